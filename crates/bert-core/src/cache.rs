@@ -1,0 +1,86 @@
+//! Keys and values of the tokens a decoder has already seen.
+
+use candle_core::Tensor;
+
+use crate::error::{Error, Result};
+
+/// Keys and values per layer, so that a decoder computes each token once.
+///
+/// Comes out of one call as `past_key_values` and goes into the next through
+/// [`ForwardContext::with_cache`](crate::ForwardContext::with_cache). Hugging Face: `DynamicCache`.
+/// Cloning is cheap: tensors are shared.
+#[derive(Clone, Debug, Default)]
+pub struct KeyValueCache {
+    layers: Vec<KeysAndValues>,
+}
+
+#[derive(Clone, Debug)]
+struct KeysAndValues {
+    keys: Tensor,
+    values: Tensor,
+}
+
+impl KeyValueCache {
+    /// A cache of no tokens.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The number of tokens per sequence whose keys and values are here.
+    pub fn len(&self) -> usize {
+        self.layers.first().map_or(0, |layer| layer.keys.dims()[1])
+    }
+
+    /// Whether no token is here.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The keys of a layer: `[B, K, H]`, heads side by side.
+    pub fn keys(&self, layer: usize) -> Option<&Tensor> {
+        self.layers.get(layer).map(|layer| &layer.keys)
+    }
+
+    /// The values of a layer: `[B, K, H]`, heads side by side.
+    pub fn values(&self, layer: usize) -> Option<&Tensor> {
+        self.layers.get(layer).map(|layer| &layer.values)
+    }
+
+    /// Appends the keys and values of new tokens (`[B, Q, H]` each) to those of `layer`, and returns
+    /// all of them (`[B, K, H]` each).
+    pub(crate) fn append(
+        &mut self,
+        layer: usize,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        match self.layers.get_mut(layer) {
+            Some(past) => {
+                past.keys = Tensor::cat(&[&past.keys, &keys], 1)?;
+                past.values = Tensor::cat(&[&past.values, &values], 1)?;
+                Ok((past.keys.clone(), past.values.clone()))
+            }
+            None => {
+                self.layers.push(KeysAndValues { keys: keys.clone(), values: values.clone() });
+                Ok((keys, values))
+            }
+        }
+    }
+
+    /// Checks that a model of `layers` layers and `hidden_size` could have filled this cache for
+    /// `batch` sequences. An empty cache fits every model.
+    pub(crate) fn check(&self, layers: usize, batch: usize, hidden_size: usize) -> Result<()> {
+        let Some(first) = self.layers.first() else { return Ok(()) };
+        let dims = first.keys.dims();
+        for (what, got, expected) in [
+            ("layers", self.layers.len(), layers),
+            ("batch size", dims[0], batch),
+            ("hidden size", dims[2], hidden_size),
+        ] {
+            if got != expected {
+                return Err(Error::CacheMismatch { what, got, expected });
+            }
+        }
+        Ok(())
+    }
+}

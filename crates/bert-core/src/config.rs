@@ -1,0 +1,347 @@
+//! The model's configuration, as in a checkpoint's `config.json`.
+
+use std::collections::BTreeMap;
+
+use bert_kernels::Activation;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// A BERT's configuration. Hugging Face: `BertConfig`, of transformers 5.23 and 4.57.
+///
+/// Field names and defaults are those of `config.json`; the defaults describe
+/// google-bert/bert-base-uncased. Keys that are not fields here, among them the generation
+/// settings that version 4 wrote, are kept in [`BertConfig::other`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+#[non_exhaustive]
+pub struct BertConfig {
+    /// `V`, rows of the word embeddings.
+    pub vocab_size: usize,
+    /// `H`, a multiple of `num_attention_heads`.
+    pub hidden_size: usize,
+    /// `L`.
+    pub num_hidden_layers: usize,
+    /// `N`.
+    pub num_attention_heads: usize,
+    /// `F`.
+    pub intermediate_size: usize,
+    /// Name of the feed-forward activation, one of [`Activation::names`].
+    pub hidden_act: String,
+    /// Dropout probability of embeddings and of both sub-layers' outputs, in training.
+    pub hidden_dropout_prob: f64,
+    /// Dropout probability of attention weights, in training.
+    pub attention_probs_dropout_prob: f64,
+    /// `P`, the longest sequence in tokens.
+    pub max_position_embeddings: usize,
+    /// Rows of the token type embeddings.
+    pub type_vocab_size: usize,
+    /// Standard deviation of freshly initialised matrices.
+    pub initializer_range: f64,
+    /// Added to the variance in every LayerNorm.
+    pub layer_norm_eps: f64,
+    /// Id of the padding token; negative counts from the end.
+    pub pad_token_id: Option<i64>,
+    /// How positions enter the model. Version 4 only; absolute otherwise.
+    pub position_embedding_type: PositionEmbeddingType,
+    /// Whether a decoder returns its keys and values.
+    pub use_cache: bool,
+    /// Dropout probability of classifier heads; `hidden_dropout_prob` where absent.
+    pub classifier_dropout: Option<f64>,
+    /// Whether a token sees only itself and the tokens before it.
+    pub is_decoder: bool,
+    /// Whether layers attend to the states of another encoder.
+    pub add_cross_attention: bool,
+    /// Id of the token that begins a text.
+    pub bos_token_id: Option<i64>,
+    /// Ids of the tokens that end a text.
+    pub eos_token_id: Option<TokenIds>,
+    /// Whether the language-model head uses the word embeddings as its matrix.
+    pub tie_word_embeddings: bool,
+
+    /// The classes that the checkpoint's authors loaded it into.
+    pub architectures: Option<Vec<String>>,
+    /// `"bert"`.
+    pub model_type: String,
+    /// The version of transformers that wrote the file.
+    pub transformers_version: Option<String>,
+    /// The dtype of the stored weights, like `"float32"`; `torch_dtype` in older files.
+    pub dtype: Option<String>,
+    /// Whether a call returns hidden states unless it says otherwise.
+    pub output_hidden_states: bool,
+    /// Whether a call returns attention weights unless it says otherwise.
+    pub output_attentions: bool,
+    /// Python's choice between an output object and a tuple; outputs here are always objects.
+    pub return_dict: bool,
+    /// Tokens per feed-forward chunk, 0 for no chunks. Changes memory use, never a number.
+    pub chunk_size_feed_forward: usize,
+    /// Whether the model is one half of an encoder–decoder pair.
+    pub is_encoder_decoder: bool,
+    /// Names of the classes by id. `LABEL_0` and `LABEL_1` where the file has none.
+    pub id2label: BTreeMap<usize, String>,
+    /// Ids of the classes by name.
+    pub label2id: BTreeMap<String, usize>,
+    /// Which loss a sequence classifier is trained with; found from the labels where absent.
+    pub problem_type: Option<ProblemType>,
+
+    /// Heads removed from each layer. Version 4 only.
+    pub pruned_heads: BTreeMap<usize, Vec<usize>>,
+    /// Width of the other encoder's states. Version 4 only.
+    pub cross_attention_hidden_size: Option<usize>,
+    /// Whether encoder and decoder share weights. Version 4 only.
+    pub tie_encoder_decoder: bool,
+    /// The tokenizer's class. Version 4 only.
+    pub tokenizer_class: Option<String>,
+    /// Text put before every input. Version 4 only.
+    pub prefix: Option<String>,
+    /// Id of the separator token. Version 4 only.
+    pub sep_token_id: Option<i64>,
+    /// Id that decoding starts with. Version 4 only.
+    pub decoder_start_token_id: Option<i64>,
+    /// The task the checkpoint was fine-tuned on. Version 4 only.
+    pub finetuning_task: Option<String>,
+    /// Settings by task. Version 4 only.
+    pub task_specific_params: Option<Value>,
+
+    /// Every key of the file that is not a field above, as it stood there.
+    #[serde(skip)]
+    pub other: Map<String, Value>,
+}
+
+/// How positions enter the model. Hugging Face: `position_embedding_type`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PositionEmbeddingType {
+    /// A learned vector per position, added to the embeddings. Devlin et al. 2018.
+    #[default]
+    Absolute,
+    /// A learned vector per distance, multiplied with the query. Shaw et al. 2018.
+    RelativeKey,
+    /// A learned vector per distance, multiplied with query and key. Huang et al. 2020, method 4.
+    RelativeKeyQuery,
+}
+
+/// What a sequence classifier predicts. Hugging Face: `problem_type`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ProblemType {
+    /// One number per label.
+    Regression,
+    /// One label of several.
+    SingleLabelClassification,
+    /// Any number of labels.
+    MultiLabelClassification,
+}
+
+/// One token id or several, as `eos_token_id` may be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TokenIds {
+    /// A single id.
+    One(i64),
+    /// A list of ids.
+    Many(Vec<i64>),
+}
+
+/// The largest size a config may have: the number of elements of a matrix always fits a `usize`.
+const MAX_SIZE: usize = i32::MAX as usize;
+
+impl Default for BertConfig {
+    fn default() -> Self {
+        Self {
+            vocab_size: 30522,
+            hidden_size: 768,
+            num_hidden_layers: 12,
+            num_attention_heads: 12,
+            intermediate_size: 3072,
+            hidden_act: "gelu".to_owned(),
+            hidden_dropout_prob: 0.1,
+            attention_probs_dropout_prob: 0.1,
+            max_position_embeddings: 512,
+            type_vocab_size: 2,
+            initializer_range: 0.02,
+            layer_norm_eps: 1e-12,
+            pad_token_id: Some(0),
+            position_embedding_type: PositionEmbeddingType::Absolute,
+            use_cache: true,
+            classifier_dropout: None,
+            is_decoder: false,
+            add_cross_attention: false,
+            bos_token_id: None,
+            eos_token_id: None,
+            tie_word_embeddings: true,
+            architectures: None,
+            model_type: "bert".to_owned(),
+            transformers_version: None,
+            dtype: None,
+            output_hidden_states: false,
+            output_attentions: false,
+            return_dict: true,
+            chunk_size_feed_forward: 0,
+            is_encoder_decoder: false,
+            id2label: default_labels(2),
+            label2id: ids_of(&default_labels(2)),
+            problem_type: None,
+            pruned_heads: BTreeMap::new(),
+            cross_attention_hidden_size: None,
+            tie_encoder_decoder: false,
+            tokenizer_class: None,
+            prefix: None,
+            sep_token_id: None,
+            decoder_start_token_id: None,
+            finetuning_task: None,
+            task_specific_params: None,
+            other: Map::new(),
+        }
+    }
+}
+
+impl BertConfig {
+    /// Reads and validates the text of a `config.json`.
+    ///
+    /// `null` stands for the default, but for `pad_token_id`, where it means that there is none.
+    /// Without `id2label`, `num_labels` says how many classes
+    /// there are.
+    ///
+    /// # Errors
+    /// [`Error::ConfigSyntax`] when it is not JSON or a value is of the wrong kind,
+    /// [`Error::NotBert`] when `model_type` says so, [`Error::Config`] as [`BertConfig::validate`].
+    pub fn from_json(text: &str) -> Result<Self> {
+        let mut keys: Map<String, Value> = serde_json::from_str(text)?;
+        match keys.get("model_type") {
+            None | Some(Value::Null) => {}
+            Some(Value::String(model_type)) if model_type == "bert" => {}
+            Some(other) => {
+                let model_type = other.as_str().map_or_else(|| other.to_string(), str::to_owned);
+                return Err(Error::NotBert { model_type });
+            }
+        }
+        // A missing padding token differs from the default one; elsewhere null is the default.
+        keys.retain(|key, value| !value.is_null() || key == "pad_token_id");
+        if let Some(legacy) = keys.remove("torch_dtype") {
+            keys.entry("dtype").or_insert(legacy);
+        }
+        let known = Self::default().fields()?;
+        let (fields, mut other): (Map<_, _>, Map<_, _>) =
+            keys.into_iter().partition(|(key, _)| known.contains_key(key));
+        let (has_names, has_ids) =
+            (fields.contains_key("id2label"), fields.contains_key("label2id"));
+        let mut config: Self = serde_json::from_value(Value::Object(fields))?;
+        if let Some(count) = other.remove("num_labels").filter(|_| !has_names) {
+            config.id2label = default_labels(serde_json::from_value(count)?);
+        }
+        if !has_ids {
+            config.label2id = ids_of(&config.id2label);
+        }
+        config.other = other;
+        config.validate()?;
+        Ok(config)
+    }
+
+    /// The configuration as the text of a `config.json`, with every field and every other key.
+    ///
+    /// # Errors
+    /// [`Error::ConfigSyntax`] when a number has no JSON form (NaN or infinite).
+    pub fn to_json(&self) -> Result<String> {
+        let mut keys = self.fields()?;
+        keys.extend(self.other.clone());
+        Ok(serde_json::to_string_pretty(&keys)?)
+    }
+
+    /// The number of classes a classifier head has.
+    pub fn num_labels(&self) -> usize {
+        self.id2label.len()
+    }
+
+    /// The function that `hidden_act` names.
+    ///
+    /// # Errors
+    /// [`Error::Config`] for a name that is not one of [`Activation::names`].
+    pub fn activation(&self) -> Result<Activation> {
+        Activation::from_name(&self.hidden_act).ok_or_else(|| {
+            let known = Activation::names().collect::<Vec<_>>().join(", ");
+            invalid("hidden_act", format!("{:?}", self.hidden_act), format!("one of {known}"))
+        })
+    }
+
+    /// Checks that a model can have these sizes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] with the field, its value and what it may be.
+    pub fn validate(&self) -> Result<()> {
+        for (field, size) in [
+            ("vocab_size", self.vocab_size),
+            ("hidden_size", self.hidden_size),
+            ("num_attention_heads", self.num_attention_heads),
+            ("intermediate_size", self.intermediate_size),
+            ("max_position_embeddings", self.max_position_embeddings),
+            ("type_vocab_size", self.type_vocab_size),
+            ("id2label", self.id2label.len()),
+        ] {
+            if !(1..=MAX_SIZE).contains(&size) {
+                return Err(invalid(field, size, format!("a size from 1 to {MAX_SIZE}")));
+            }
+        }
+        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
+            let expected =
+                format!("a multiple of num_attention_heads, {}", self.num_attention_heads);
+            return Err(invalid("hidden_size", self.hidden_size, expected));
+        }
+        for (field, probability) in [
+            ("hidden_dropout_prob", Some(self.hidden_dropout_prob)),
+            ("attention_probs_dropout_prob", Some(self.attention_probs_dropout_prob)),
+            ("classifier_dropout", self.classifier_dropout),
+        ] {
+            if let Some(p) = probability.filter(|p| !(0. ..=1.).contains(p)) {
+                return Err(invalid(field, p, "a probability between 0 and 1"));
+            }
+        }
+        for (field, value) in
+            [("layer_norm_eps", self.layer_norm_eps), ("initializer_range", self.initializer_range)]
+        {
+            if !(value.is_finite() && value >= 0.) {
+                return Err(invalid(field, value, "a finite number, at least 0"));
+            }
+        }
+        let vocab_size = self.vocab_size as i64;
+        if let Some(id) = self.pad_token_id.filter(|id| !(-vocab_size..vocab_size).contains(id)) {
+            return Err(invalid(
+                "pad_token_id",
+                id,
+                format!("an id below vocab_size, {vocab_size}"),
+            ));
+        }
+        if self.problem_type == Some(ProblemType::SingleLabelClassification)
+            && self.num_labels() == 1
+        {
+            let expected = "at least 2 labels, or problem_type \"regression\"";
+            return Err(invalid(
+                "problem_type",
+                "\"single_label_classification\" with 1 label",
+                expected,
+            ));
+        }
+        self.activation().map(drop)
+    }
+
+    /// Every field by its name, without the other keys.
+    fn fields(&self) -> Result<Map<String, Value>> {
+        match serde_json::to_value(self)? {
+            Value::Object(fields) => Ok(fields),
+            _ => Ok(Map::new()),
+        }
+    }
+}
+
+fn invalid(field: &'static str, got: impl ToString, expected: impl ToString) -> Error {
+    Error::Config { field, got: got.to_string(), expected: expected.to_string() }
+}
+
+fn default_labels(count: usize) -> BTreeMap<usize, String> {
+    (0..count).map(|id| (id, format!("LABEL_{id}"))).collect()
+}
+
+fn ids_of(id2label: &BTreeMap<usize, String>) -> BTreeMap<String, usize> {
+    id2label.iter().map(|(id, label)| (label.clone(), *id)).collect()
+}

@@ -1,0 +1,214 @@
+//! What a forward pass is asked for besides its result.
+
+use candle_core::{DType, Device, Shape, Tensor};
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use crate::cache::KeyValueCache;
+use crate::config::BertConfig;
+use crate::error::{Error, Result};
+use crate::outputs::LayerOutputs;
+
+/// Which of a model's per-layer tensors to return.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Layers {
+    /// None of them.
+    #[default]
+    None,
+    /// All of them.
+    All,
+    /// Those with these indices; −1 is the last.
+    Only(Vec<i64>),
+}
+
+/// What a forward pass keeps, whether it trains, and what it remembers of earlier calls.
+///
+/// Every module passes the same context on. By default nothing is kept and nothing is dropped:
+///
+/// ```
+/// use bert_core::{ForwardContext, Layers};
+///
+/// let mut context = ForwardContext::new()
+///     .with_hidden_states(Layers::All)
+///     .with_attentions(Layers::Only(vec![-1]));
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct ForwardContext {
+    hidden_states: Option<Layers>,
+    attentions: Option<Layers>,
+    dropout: Option<ChaCha8Rng>,
+    cache: Option<KeyValueCache>,
+    kept: Kept,
+}
+
+/// The tensors kept in the current pass.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Kept {
+    pub(crate) past_key_values: Option<KeyValueCache>,
+    pub(crate) hidden_states: Option<LayerOutputs>,
+    pub(crate) attentions: Option<LayerOutputs>,
+}
+
+impl ForwardContext {
+    /// Evaluation: no dropout. Hidden states and attentions as the config says, which is none
+    /// unless it has `output_hidden_states` or `output_attentions`.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Training: dropout with the config's probabilities, drawn from a generator of this seed.
+    pub fn training(seed: u64) -> Self {
+        Self { dropout: Some(ChaCha8Rng::seed_from_u64(seed)), ..Self::default() }
+    }
+
+    /// Asks for hidden states: index 0 is the embeddings' output, `l` the output of layer `l`.
+    pub fn with_hidden_states(mut self, layers: Layers) -> Self {
+        self.hidden_states = Some(layers);
+        self
+    }
+
+    /// Asks for attention weights, `[B, N, Q, K]` per layer; in training, those after dropout.
+    pub fn with_attentions(mut self, layers: Layers) -> Self {
+        self.attentions = Some(layers);
+        self
+    }
+
+    /// Continues after the tokens whose keys and values `cache` holds. One pass takes the cache
+    /// and returns it, longer, as `past_key_values`.
+    pub fn with_cache(mut self, cache: KeyValueCache) -> Self {
+        self.cache = Some(cache);
+        self
+    }
+
+    /// Tokens already seen.
+    pub(crate) fn past(&self) -> usize {
+        self.cache.as_ref().map_or(0, KeyValueCache::len)
+    }
+
+    pub(crate) fn cache_mut(&mut self) -> &mut Option<KeyValueCache> {
+        &mut self.cache
+    }
+
+    /// Begins a pass: forgets what an earlier one kept and resolves which layers are wanted.
+    pub(crate) fn begin(&mut self, config: &BertConfig) -> Result<()> {
+        let layers = config.num_hidden_layers;
+        let wanted = |asked: &Option<Layers>, by_default: bool| match asked {
+            Some(layers) => layers.clone(),
+            None if by_default => Layers::All,
+            None => Layers::None,
+        };
+        let hidden_states = wanted(&self.hidden_states, config.output_hidden_states);
+        let attentions = wanted(&self.attentions, config.output_attentions);
+        self.kept = Kept {
+            past_key_values: None,
+            hidden_states: hidden_states.slots("hidden_states", layers + 1)?,
+            attentions: attentions.slots("attentions", layers)?,
+        };
+        Ok(())
+    }
+
+    /// Ends a pass and hands out what it kept, the cache included.
+    pub(crate) fn finish(&mut self) -> Kept {
+        Kept { past_key_values: self.cache.take(), ..std::mem::take(&mut self.kept) }
+    }
+
+    pub(crate) fn keep_hidden_state(&mut self, index: usize, x: &Tensor) {
+        if let Some(kept) = &mut self.kept.hidden_states {
+            kept.fill(index, x);
+        }
+    }
+
+    pub(crate) fn wants_attention(&self, layer: usize) -> bool {
+        self.kept.attentions.as_ref().is_some_and(|kept| kept.wants(layer))
+    }
+
+    pub(crate) fn keep_attention(&mut self, layer: usize, weights: &Tensor) {
+        if let Some(kept) = &mut self.kept.attentions {
+            kept.fill(layer, weights);
+        }
+    }
+
+    /// `x` with each element zeroed with probability `p` and the others divided by `1 − p`, in
+    /// training; `x` itself otherwise. Srivastava et al. 2014.
+    pub(crate) fn dropout(&mut self, x: &Tensor, p: f64) -> Result<Tensor> {
+        match self.dropout_factor(x.shape(), p, x.dtype(), x.device())? {
+            Some(factor) => Ok(x.mul(&factor)?),
+            None => Ok(x.clone()),
+        }
+    }
+
+    /// What [`ForwardContext::dropout`] multiplies a tensor of this shape with, if anything.
+    pub(crate) fn dropout_factor(
+        &mut self,
+        shape: impl Into<Shape>,
+        p: f64,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Option<Tensor>> {
+        let Some(generator) = self.dropout.as_mut().filter(|_| p > 0.) else { return Ok(None) };
+        let shape = shape.into();
+        let kept = if p < 1. { (1. / (1. - p)) as f32 } else { 0. };
+        let factor: Vec<f32> = (0..shape.elem_count())
+            .map(|_| if generator.random::<f64>() < p { 0. } else { kept })
+            .collect();
+        Ok(Some(Tensor::from_vec(factor, shape, device)?.to_dtype(dtype)?))
+    }
+}
+
+impl Layers {
+    /// An empty place for each wanted entry of `count`, or `None` where nothing is wanted.
+    fn slots(&self, name: &'static str, count: usize) -> Result<Option<LayerOutputs>> {
+        match self {
+            Self::None => Ok(None),
+            Self::All => Ok(Some(LayerOutputs::with_slots(count, 0..count))),
+            Self::Only(indices) => {
+                let resolved = indices
+                    .iter()
+                    .map(|&got| {
+                        let index = if got < 0 { got + count as i64 } else { got };
+                        usize::try_from(index)
+                            .ok()
+                            .filter(|index| *index < count)
+                            .ok_or(Error::NoSuchLayer { name, got, count })
+                    })
+                    .collect::<Result<Vec<_>>>()?;
+                Ok(Some(LayerOutputs::with_slots(count, resolved)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn drawn(seed: u64, p: f64) -> Result<Vec<f32>> {
+        let ones = Tensor::ones(20_000, DType::F32, &Device::Cpu)?;
+        Ok(ForwardContext::training(seed).dropout(&ones, p)?.to_vec1()?)
+    }
+
+    #[test]
+    fn dropout_keeps_the_asked_share_and_the_mean() -> Result<()> {
+        let values = drawn(7, 0.1)?;
+        let kept = values.iter().filter(|v| **v != 0.).count() as f64 / values.len() as f64;
+        assert!((kept - 0.9).abs() < 0.01, "kept {kept}");
+        assert!(values.iter().all(|v| *v == 0. || (*v - 1. / 0.9).abs() < 1e-6));
+        assert!(drawn(7, 1.)?.iter().all(|v| *v == 0.));
+        Ok(())
+    }
+
+    #[test]
+    fn the_same_seed_drops_the_same_elements() -> Result<()> {
+        assert_eq!(drawn(3, 0.5)?, drawn(3, 0.5)?);
+        assert_ne!(drawn(3, 0.5)?, drawn(4, 0.5)?);
+        Ok(())
+    }
+
+    #[test]
+    fn evaluation_drops_nothing() -> Result<()> {
+        let x = Tensor::arange(0f32, 8., &Device::Cpu)?;
+        let y = ForwardContext::new().dropout(&x, 0.5)?;
+        assert_eq!(y.to_vec1::<f32>()?, x.to_vec1::<f32>()?);
+        Ok(())
+    }
+}

@@ -1,0 +1,82 @@
+//! The sum of three embeddings.
+
+use bert_kernels::{LayerNormWeights, embedding, layer_norm};
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+use crate::config::BertConfig;
+use crate::context::ForwardContext;
+use crate::error::Result;
+use crate::input::{BertInput, CheckedInput, Tables, Words};
+use crate::names;
+
+/// `LayerNorm(word + token type + position)`.
+///
+/// Devlin et al. 2018, Figure 2. Hugging Face: `BertEmbeddings`.
+#[derive(Clone, Debug)]
+pub struct BertEmbeddings {
+    config: BertConfig,
+    word_embeddings: Tensor,
+    token_type_embeddings: Tensor,
+    position_embeddings: Tensor,
+    norm: LayerNormWeights,
+}
+
+impl BertEmbeddings {
+    /// Loads `word_embeddings`, `token_type_embeddings`, `position_embeddings` and `LayerNorm`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        let table = |name, rows| names::embedding(vb.pp(name), rows, config);
+        Ok(Self {
+            word_embeddings: table("word_embeddings", config.vocab_size)?,
+            token_type_embeddings: table("token_type_embeddings", config.type_vocab_size)?,
+            position_embeddings: table("position_embeddings", config.max_position_embeddings)?,
+            norm: names::layer_norm(vb.pp("LayerNorm"), config)?,
+            config: config.clone(),
+        })
+    }
+
+    /// `input`: B sequences of S tokens → `[B, S, H]`. The attention mask plays no part.
+    ///
+    /// # Errors
+    /// When the input does not fit the tables; see [`Error`](crate::Error).
+    pub fn forward(&self, input: &BertInput) -> Result<Tensor> {
+        self.forward_with(input, &mut ForwardContext::new())
+    }
+
+    /// [`BertEmbeddings::forward`] in a context.
+    ///
+    /// # Errors
+    /// As [`BertEmbeddings::forward`].
+    pub fn forward_with(&self, input: &BertInput, context: &mut ForwardContext) -> Result<Tensor> {
+        let input = self.check(input, context.past())?;
+        self.embed(&input, context)
+    }
+
+    pub(crate) fn check(&self, input: &BertInput, past: usize) -> Result<CheckedInput> {
+        let (dtype, device) = (self.word_embeddings.dtype(), self.word_embeddings.device());
+        Tables { config: &self.config, dtype, device, past }.check(input)
+    }
+
+    pub(crate) fn embed(
+        &self,
+        input: &CheckedInput,
+        context: &mut ForwardContext,
+    ) -> Result<Tensor> {
+        let words = match &input.words {
+            Words::Ids(ids) => embedding(&self.word_embeddings, ids)?,
+            Words::Embeds(embeds) => embeds.clone(),
+        }; // [B, S, H]
+        let x = words
+            .broadcast_add(&embedding(&self.token_type_embeddings, &input.token_type_ids)?)?
+            .broadcast_add(&embedding(&self.position_embeddings, &input.position_ids)?)?;
+        context.dropout(&layer_norm(&x, &self.norm)?, self.config.hidden_dropout_prob)
+    }
+
+    /// `[V, H]`.
+    pub(crate) fn word_embeddings(&self) -> &Tensor {
+        &self.word_embeddings
+    }
+}

@@ -1,0 +1,112 @@
+//! The stack of layers.
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+use crate::cache::KeyValueCache;
+use crate::config::BertConfig;
+use crate::context::ForwardContext;
+use crate::error::{Error, Result};
+use crate::layer::BertLayer;
+use crate::mask::AttentionMask;
+use crate::outputs::BaseModelOutputWithPastAndCrossAttentions;
+
+/// `L` layers, each taking the output of the one before.
+///
+/// Devlin et al. 2018, §3. Hugging Face: `BertEncoder`.
+#[derive(Clone, Debug)]
+pub struct BertEncoder {
+    /// The layers, the one nearest to the embeddings first.
+    pub layer: Vec<BertLayer>,
+    config: BertConfig,
+}
+
+impl BertEncoder {
+    /// Loads `layer.0`, `layer.1`, …
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        let vb = vb.pp("layer");
+        let layer = (0..config.num_hidden_layers)
+            .map(|l| BertLayer::load(vb.pp(l), l, config))
+            .collect::<Result<_>>()?;
+        Ok(Self { layer, config: config.clone() })
+    }
+
+    /// `x`, the embeddings' output: `[B, S, H]` → `last_hidden_state` `[B, S, H]`, and the hidden
+    /// states and attentions that the config asks for.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `x` has another width or `mask` does not fit `x`.
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        mask: &AttentionMask,
+    ) -> Result<BaseModelOutputWithPastAndCrossAttentions> {
+        self.forward_with(x, mask, &mut ForwardContext::new())
+    }
+
+    /// [`BertEncoder::forward`] in a context.
+    ///
+    /// # Errors
+    /// As [`BertEncoder::forward`]; [`Error::NoSuchLayer`] and [`Error::CacheMismatch`] when the
+    /// context asks for, or brings, what another model has.
+    pub fn forward_with(
+        &self,
+        x: &Tensor,
+        mask: &AttentionMask,
+        context: &mut ForwardContext,
+    ) -> Result<BaseModelOutputWithPastAndCrossAttentions> {
+        let h = self.config.hidden_size;
+        let (b, s) = match *x.dims() {
+            [b, s, width] if width == h => (b, s),
+            ref got => {
+                let expected = format!("[B, S, {h}]");
+                return Err(Error::Shape { name: "hidden_states", got: got.to_vec(), expected });
+            }
+        };
+        self.begin((b, s), mask, context)?;
+        self.encode(x, mask, context)
+    }
+
+    /// Checks mask and context against `B` sequences of `S` tokens and begins a pass.
+    pub(crate) fn begin(
+        &self,
+        (b, s): (usize, usize),
+        mask: &AttentionMask,
+        context: &mut ForwardContext,
+    ) -> Result<()> {
+        let config = &self.config;
+        mask.check([b, config.num_attention_heads, s, context.past() + s])?;
+        if let Some(cache) = context.cache_mut() {
+            cache.check(self.layer.len(), b, config.hidden_size)?;
+        } else if config.is_decoder && config.use_cache {
+            *context.cache_mut() = Some(KeyValueCache::new());
+        }
+        context.begin(config)
+    }
+
+    /// The layers, after [`BertEncoder::begin`].
+    pub(crate) fn encode(
+        &self,
+        x: &Tensor,
+        mask: &AttentionMask,
+        context: &mut ForwardContext,
+    ) -> Result<BaseModelOutputWithPastAndCrossAttentions> {
+        let mut x = x.clone();
+        context.keep_hidden_state(0, &x);
+        for (l, layer) in self.layer.iter().enumerate() {
+            x = layer.forward(&x, mask, context)?;
+            context.keep_hidden_state(l + 1, &x);
+        }
+        let kept = context.finish();
+        Ok(BaseModelOutputWithPastAndCrossAttentions {
+            last_hidden_state: x,
+            past_key_values: kept.past_key_values,
+            hidden_states: kept.hidden_states,
+            attentions: kept.attentions,
+            cross_attentions: None,
+        })
+    }
+}

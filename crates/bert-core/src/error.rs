@@ -1,0 +1,177 @@
+//! What can go wrong between a config, a checkpoint and an input.
+
+use candle_core::{DType, DeviceLocation};
+
+/// What bert-core's functions return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error that says what was got, what was expected and, where there is one, the way out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// `config.json` is not JSON, or a field has a value of the wrong kind.
+    #[error("config.json cannot be read as a BERT config: {0}")]
+    ConfigSyntax(#[from] serde_json::Error),
+
+    /// `config.json` belongs to a model of another family.
+    #[error(
+        "config.json describes a model of type {model_type:?}, expected \"bert\"; \
+         only BERT checkpoints can be loaded"
+    )]
+    NotBert {
+        /// The config's `model_type`.
+        model_type: String,
+    },
+
+    /// A field of the config has a value that no BERT can have.
+    #[error("config field {field} is {got}, expected {expected}")]
+    Config {
+        /// The field's name in `config.json`.
+        field: &'static str,
+        /// Its value.
+        got: String,
+        /// What it may be.
+        expected: String,
+    },
+
+    /// The config asks for something this version does not compute.
+    #[error("config field {field} is {got}, which this version of the library does not compute")]
+    Unsupported {
+        /// The field's name in `config.json`.
+        field: &'static str,
+        /// Its value.
+        got: String,
+    },
+
+    /// Neither `input_ids` nor `inputs_embeds` was given.
+    #[error("neither input_ids nor inputs_embeds is given, expected exactly one of them")]
+    NoInput,
+
+    /// Both `input_ids` and `inputs_embeds` were given.
+    #[error("both input_ids and inputs_embeds are given, expected exactly one of them")]
+    TwoInputs,
+
+    /// The batch has no rows, or its rows have no tokens.
+    #[error("{name} has shape {got:?}, expected at least one sequence of at least one token")]
+    EmptyInput {
+        /// The input's name.
+        name: &'static str,
+        /// Its shape.
+        got: Vec<usize>,
+    },
+
+    /// A tensor has a shape that does not fit the others.
+    #[error("{name} has shape {got:?}, expected {expected}")]
+    Shape {
+        /// The tensor's name.
+        name: &'static str,
+        /// Its shape.
+        got: Vec<usize>,
+        /// The shape, or shapes, it may have.
+        expected: String,
+    },
+
+    /// A tensor has a dtype that cannot be used.
+    #[error("{name} has dtype {got:?}, expected {expected}; convert it with Tensor::to_dtype")]
+    DType {
+        /// The tensor's name.
+        name: &'static str,
+        /// Its dtype.
+        got: DType,
+        /// The dtype, or dtypes, it may have.
+        expected: String,
+    },
+
+    /// A tensor is not where the model is.
+    #[error(
+        "{name} is on {got:?}, but the model is on {expected:?}; move it with Tensor::to_device"
+    )]
+    Device {
+        /// The tensor's name.
+        name: &'static str,
+        /// Where it is.
+        got: DeviceLocation,
+        /// Where the model is.
+        expected: DeviceLocation,
+    },
+
+    /// An id has no row in the table it indexes.
+    #[error("{name} holds {got} at {at:?}, but the checkpoint has {size} ({field}): 0 to {}", size - 1)]
+    IdOutOfRange {
+        /// The tensor's name.
+        name: &'static str,
+        /// The id.
+        got: i64,
+        /// Its row and column.
+        at: (usize, usize),
+        /// How many rows the table has.
+        size: usize,
+        /// The config field that says so.
+        field: &'static str,
+    },
+
+    /// A sequence is longer than the position table.
+    #[error(
+        "input has {got} tokens per row{past}, but the checkpoint has {positions} positions \
+         (max_position_embeddings); truncate first", past = PastTokens(*past)
+    )]
+    TooLong {
+        /// `S`.
+        got: usize,
+        /// Tokens already in the key/value cache.
+        past: usize,
+        /// `P`.
+        positions: usize,
+    },
+
+    /// A mask holds something that is neither 0 nor 1, or NaN.
+    #[error("attention_mask of shape {shape:?} holds {got}, expected {expected}")]
+    MaskValue {
+        /// The mask's shape.
+        shape: Vec<usize>,
+        /// The value.
+        got: f64,
+        /// The values it may hold.
+        expected: &'static str,
+    },
+
+    /// A layer that the model does not have was asked for.
+    #[error("{name} of layer {got} asked for, expected {} to {}", -(*count as i64), *count as i64 - 1)]
+    NoSuchLayer {
+        /// `hidden_states` or `attentions`.
+        name: &'static str,
+        /// The index.
+        got: i64,
+        /// How many entries there are.
+        count: usize,
+    },
+
+    /// A key/value cache was given that another model, or another batch, filled.
+    #[error(
+        "past_key_values {what} {got}, expected {expected}; start a new cache for another model or batch"
+    )]
+    CacheMismatch {
+        /// What differs.
+        what: &'static str,
+        /// The cache's.
+        got: usize,
+        /// The model's.
+        expected: usize,
+    },
+
+    /// An operation failed in Candle.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+/// ` after N cached`, or nothing where N is 0.
+struct PastTokens(usize);
+
+impl std::fmt::Display for PastTokens {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            past => write!(f, " after {past} cached"),
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! BERT, as in Devlin et al. 2018 and with the numbers of Hugging Face's transformers.
+//!
+//! Modules in reading order: [`BertConfig`] says how large the model is; [`BertInput`] goes into
+//! [`BertModel`], which is [`BertEmbeddings`], then [`BertEncoder`] (a list of [`BertLayer`]), then
+//! [`BertPooler`]; [`BaseModelOutputWithPoolingAndCrossAttentions`] comes out. [`AttentionMask`]
+//! says which tokens see which, and [`ForwardContext`] what to keep besides the result.
+//!
+//! Models load from any [`candle_nn::VarBuilder`]. Reading files, the hub and tokenizers are the
+//! business of the crates above this one.
+//!
+//! # Dimensions
+//!
+//! | letter | meaning |
+//! |---|---|
+//! | `B` | batch: sequences in one call |
+//! | `S` | sequence length in tokens; `Q` and `K` where queries and keys differ |
+//! | `H` | hidden size |
+//! | `L` | layers |
+//! | `N` | attention heads |
+//! | `D` | size of a head, `H / N` |
+//! | `F` | feed-forward size |
+//! | `V` | vocabulary size |
+//! | `P` | positions the checkpoint has |
+
+mod config;
+mod error;
+mod names;
+
+mod cache;
+mod context;
+mod input;
+mod mask;
+
+mod add_norm;
+mod attention;
+mod embeddings;
+mod encoder;
+mod feed_forward;
+mod layer;
+mod model;
+mod pooler;
+
+mod outputs;
+
+pub use bert_kernels::Activation;
+pub use cache::KeyValueCache;
+pub use config::{BertConfig, PositionEmbeddingType, ProblemType, TokenIds};
+pub use context::{ForwardContext, Layers};
+pub use embeddings::BertEmbeddings;
+pub use encoder::BertEncoder;
+pub use error::{Error, Result};
+pub use input::BertInput;
+pub use layer::BertLayer;
+pub use mask::AttentionMask;
+pub use model::BertModel;
+pub use outputs::{
+    BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPoolingAndCrossAttentions,
+    LayerOutputs,
+};
+pub use pooler::BertPooler;

@@ -1,0 +1,163 @@
+//! Which tokens see which.
+
+use bert_kernels::MASKED;
+use candle_core::{DType, Device, Tensor};
+
+use crate::error::{Error, Result};
+
+/// Which keys each query may attend to, ready to be added to attention scores.
+///
+/// Hidden keys get [`MASKED`], which is finite in every dtype the scores are computed in: a query
+/// that sees no key attends to all keys equally, as in transformers' eager attention.
+#[derive(Clone, Debug)]
+pub struct AttentionMask {
+    /// The shape the caller gave; empty where it fits every input.
+    dims: Vec<usize>,
+    /// F32, `[B or 1, N or 1, Q or 1, K]`; absent where every key is visible.
+    bias: Option<Tensor>,
+}
+
+impl AttentionMask {
+    /// Every query sees every key.
+    pub fn all_visible() -> Self {
+        Self { dims: Vec::new(), bias: None }
+    }
+
+    /// The mask that a caller passes as `attention_mask`:
+    ///
+    /// * `[B, K]` or `[B, Q, K]` of any dtype: 1 where a key is visible, 0 where it is hidden.
+    /// * `[B, 1 or N, 1 or Q, K]` of an integer dtype: the same.
+    /// * `[B, 1 or N, 1 or Q, K]` of a floating dtype: added to the scores. −∞ counts as [`MASKED`].
+    ///
+    /// # Errors
+    /// [`Error::Shape`] for another rank, [`Error::MaskValue`] for a value other than 0 and 1, or
+    /// for NaN or +∞ in an additive mask.
+    pub fn new(mask: &Tensor) -> Result<Self> {
+        let dims = mask.dims();
+        let bias = match *dims {
+            [b, k] => bias(&visibility(mask)?, [b, 1, 1, k], mask.device())?,
+            [b, q, k] => bias(&visibility(mask)?, [b, 1, q, k], mask.device())?,
+            [_, _, _, _] if mask.dtype().is_float() => Some(additive(mask)?),
+            [b, n, q, k] => bias(&visibility(mask)?, [b, n, q, k], mask.device())?,
+            _ => {
+                let expected = "[B, S], [B, S, S] or [B, 1, S, S]".to_owned();
+                return Err(Error::Shape { name: "attention_mask", got: dims.into(), expected });
+            }
+        };
+        Ok(Self { dims: dims.into(), bias })
+    }
+
+    /// A decoder's mask: each of `queries` tokens sees itself and what comes before it, the `past`
+    /// tokens of the cache included, except for what `mask` (`[B, K]`, K = past + queries) hides.
+    ///
+    /// A `mask` of three or four dimensions stands as it is, without a causal part.
+    ///
+    /// # Errors
+    /// As [`AttentionMask::new`], and [`Error::Shape`] when `K` is another number.
+    pub fn causal(
+        mask: Option<&Tensor>,
+        past: usize,
+        queries: usize,
+        device: &Device,
+    ) -> Result<Self> {
+        let keys = past + queries;
+        let visible = match mask {
+            Some(mask) if mask.rank() != 2 => return Self::new(mask),
+            Some(mask) if mask.dims()[1] != keys => {
+                let expected = format!("[B, {keys}], cached and new tokens");
+                return Err(Error::Shape {
+                    name: "attention_mask",
+                    got: mask.dims().into(),
+                    expected,
+                });
+            }
+            Some(mask) => visibility(mask)?,
+            None => vec![true; keys],
+        };
+        let causal: Vec<bool> = visible
+            .chunks(keys)
+            .flat_map(|row| {
+                (0..queries).flat_map(move |q| (0..keys).map(move |k| row[k] && k <= past + q))
+            })
+            .collect();
+        let b = causal.len() / (queries * keys);
+        Ok(Self {
+            dims: mask.map_or(vec![1, 1, queries, keys], |mask| mask.dims().into()),
+            bias: bias(&causal, [b, 1, queries, keys], device)?,
+        })
+    }
+
+    /// F32, broadcastable to `[B, N, Q, K]`, to be added to the scores.
+    pub(crate) fn bias(&self) -> Option<&Tensor> {
+        self.bias.as_ref()
+    }
+
+    /// Checks that the mask fits scores of shape `[B, N, Q, K]`.
+    pub(crate) fn check(&self, [b, n, q, k]: [usize; 4]) -> Result<()> {
+        let fits = match *self.dims {
+            [] => true,
+            [mb, mk] => mb == b && mk == k,
+            [mb, mq, mk] => mb == b && mq == q && mk == k,
+            [mb, mn, mq, mk] => {
+                (mb == b || mb == 1) && (mn == n || mn == 1) && (mq == q || mq == 1) && mk == k
+            }
+            _ => false,
+        };
+        if fits {
+            return Ok(());
+        }
+        let expected = format!("[{b}, {k}], [{b}, {q}, {k}] or [{b}, 1 or {n}, {q}, {k}]");
+        Err(Error::Shape { name: "attention_mask", got: self.dims.clone(), expected })
+    }
+}
+
+/// What is added to the scores for these keys, or nothing where all are visible.
+fn bias(visible: &[bool], shape: [usize; 4], device: &Device) -> Result<Option<Tensor>> {
+    if visible.iter().all(|visible| *visible) {
+        return Ok(None);
+    }
+    let bias: Vec<f32> =
+        visible.iter().map(|visible| if *visible { 0. } else { MASKED as f32 }).collect();
+    Ok(Some(Tensor::from_vec(bias, &shape, device)?))
+}
+
+/// An additive mask in F32 and without infinities.
+fn additive(mask: &Tensor) -> Result<Tensor> {
+    let bias = mask.to_dtype(DType::F32)?;
+    let values = bias.flatten_all()?.to_vec1::<f32>()?;
+    if let Some(got) = values.iter().find(|v| v.is_nan() || **v == f32::INFINITY) {
+        return Err(mask_value(mask, f64::from(*got), "finite numbers or −∞ to add to scores"));
+    }
+    Ok(bias.maximum(MASKED)?)
+}
+
+/// The elements of a mask of zeros and ones.
+fn visibility(mask: &Tensor) -> Result<Vec<bool>> {
+    let values = mask.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?;
+    values
+        .to_vec1::<f64>()?
+        .into_iter()
+        .map(|value| match value {
+            0. => Ok(false),
+            1. => Ok(true),
+            got => {
+                let expected = "1 for visible and 0 for hidden; \
+                                an additive mask has four dimensions, [B, 1, S, S]";
+                Err(mask_value(mask, got, expected))
+            }
+        })
+        .collect()
+}
+
+fn mask_value(mask: &Tensor, got: f64, expected: &'static str) -> Error {
+    Error::MaskValue { shape: mask.dims().to_vec(), got, expected }
+}
+
+/// Checks that a tensor is where the model is.
+pub(crate) fn check_device(name: &'static str, tensor: &Tensor, device: &Device) -> Result<()> {
+    if tensor.device().same_device(device) {
+        return Ok(());
+    }
+    let (got, expected) = (tensor.device().location(), device.location());
+    Err(Error::Device { name, got, expected })
+}

@@ -1,0 +1,46 @@
+//! A vector for the whole sequence.
+
+use bert_kernels::{Activation, LinearWeights, activate, linear};
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+use crate::config::BertConfig;
+use crate::error::{Error, Result};
+use crate::names;
+
+/// `tanh(x₀ W + b)` of the first token's state.
+///
+/// Devlin et al. 2018, §3.1 (`C`). Hugging Face: `BertPooler`.
+#[derive(Clone, Debug)]
+pub struct BertPooler {
+    dense: LinearWeights,
+}
+
+impl BertPooler {
+    /// Loads `dense`.
+    ///
+    /// # Errors
+    /// When a tensor is missing or has another shape.
+    pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        let h = config.hidden_size;
+        Ok(Self { dense: names::linear(vb.pp("dense"), (h, h), config)? })
+    }
+
+    /// `x`: `[B, S, H]` → `[B, H]`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when `x` is not `[B, S, H]` with at least one token.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let h = self.dense.weight.dims()[1];
+        match *x.dims() {
+            [_, s, width] if s > 0 && width == h => {
+                let first = x.narrow(1, 0, 1)?.squeeze(1)?; // [B, H]
+                Ok(activate(&linear(&first, &self.dense)?, Activation::Tanh)?)
+            }
+            ref got => {
+                let expected = format!("[B, S, {h}]");
+                Err(Error::Shape { name: "hidden_states", got: got.to_vec(), expected })
+            }
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! Scaled dot-product attention over heads.
+
+use candle_core::{D, Result, Tensor};
+use candle_nn::ops::softmax;
+
+use crate::precision::{matmul, widen};
+
+/// What a masked score becomes: finite, and so far below any score that adding a score to it
+/// changes nothing. A query whose keys are all masked therefore attends to all of them equally,
+/// and nothing is ever NaN.
+pub const MASKED: f64 = f32::MIN as f64;
+
+/// What [`attention`] needs besides queries, keys and values.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionArgs<'a> {
+    /// `N`, the number of heads `H` is split into.
+    pub heads: usize,
+    /// What the dot products are multiplied by, `1/√D`.
+    pub scale: f64,
+    /// Added to the scores: 0 where visible, [`MASKED`] where not, F32 and
+    /// broadcastable to `[B, N, Q, K]`.
+    pub mask: Option<&'a Tensor>,
+    /// What the weights are multiplied by after the softmax (dropout), in the dtype of `v` and
+    /// broadcastable to `[B, N, Q, K]`.
+    pub weights_factor: Option<&'a Tensor>,
+}
+
+/// `softmax(q kᵀ · scale + mask) v` in each head. Vaswani et al. 2017, §3.2.
+///
+/// `q`: `[B, Q, H]`; `k`, `v`: `[B, K, H]` → `[B, Q, H]`, in the dtype of `q`.
+///
+/// # Errors
+/// When `H` is not a multiple of the heads, or shapes, dtypes or devices do not fit together.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, args: AttentionArgs) -> Result<Tensor> {
+    Ok(attention_with_weights(q, k, v, args)?.0)
+}
+
+/// [`attention`] together with the attention weights, `[B, N, Q, K]`.
+///
+/// # Errors
+/// As [`attention`].
+pub fn attention_with_weights(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    args: AttentionArgs,
+) -> Result<(Tensor, Tensor)> {
+    let n = args.heads;
+    let (q, k, v) = (split_heads(q, n)?, split_heads(k, n)?, split_heads(v, n)?);
+    let mut scores = widen(&matmul(&(q * args.scale)?, &k.t()?)?)?; // [B, N, Q, K]
+    if let Some(mask) = args.mask {
+        scores = scores.broadcast_add(&mask.to_dtype(scores.dtype())?)?;
+    }
+    let mut weights = softmax(&scores, D::Minus1)?.to_dtype(v.dtype())?;
+    if let Some(factor) = args.weights_factor {
+        weights = weights.broadcast_mul(factor)?;
+    }
+    let context = matmul(&weights, &v)?.transpose(1, 2)?.flatten_from(2)?; // [B, Q, H]
+    Ok((context, weights))
+}
+
+/// `[B, S, H]` → `[B, N, S, D]`.
+fn split_heads(x: &Tensor, n: usize) -> Result<Tensor> {
+    let (b, s, h) = x.dims3()?;
+    if n == 0 || h % n != 0 {
+        candle_core::bail!("attention: H = {h} cannot be split into {n} heads");
+    }
+    x.reshape((b, s, n, h / n))?.transpose(1, 2)?.contiguous()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::{DType, Device};
+
+    fn args(heads: usize, mask: Option<&Tensor>) -> AttentionArgs<'_> {
+        AttentionArgs { heads, scale: 0.5, mask, weights_factor: None }
+    }
+
+    /// Attention of one head over slices, in f64: the definition, written without tensors.
+    fn by_hand(q: &[f64], keys: &[[f64; 2]], values: &[[f64; 2]]) -> [f64; 2] {
+        let exps: Vec<f64> =
+            keys.iter().map(|k| (0.5 * (q[0] * k[0] + q[1] * k[1])).exp()).collect();
+        let sum: f64 = exps.iter().sum();
+        let mut context = [0.; 2];
+        for (e, v) in exps.iter().zip(values) {
+            context[0] += e / sum * v[0];
+            context[1] += e / sum * v[1];
+        }
+        context
+    }
+
+    #[test]
+    fn each_head_sees_its_own_columns() -> Result<()> {
+        let q = Tensor::new(&[[[0.3f64, -1., 2., 0.5]]], &Device::Cpu)?;
+        let k = Tensor::new(&[[[1f64, 0.2, -0.7, 1.1], [0.4, 2., 0.1, -3.]]], &Device::Cpu)?;
+        let v = Tensor::new(&[[[5f64, 6., 7., 8.], [-1., -2., -3., -4.]]], &Device::Cpu)?;
+        let (context, weights) = attention_with_weights(&q, &k, &v, args(2, None))?;
+        assert_eq!(weights.dims(), [1, 2, 1, 2]);
+        let first = by_hand(&[0.3, -1.], &[[1., 0.2], [0.4, 2.]], &[[5., 6.], [-1., -2.]]);
+        let second = by_hand(&[2., 0.5], &[[-0.7, 1.1], [0.1, -3.]], &[[7., 8.], [-3., -4.]]);
+        let context = context.flatten_all()?.to_vec1::<f64>()?;
+        for (got, expected) in context.iter().zip(first.iter().chain(&second)) {
+            assert!((got - expected).abs() < 1e-12, "{got} is not {expected}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_query_without_visible_keys_attends_uniformly_in_every_dtype() -> Result<()> {
+        for dtype in [DType::F64, DType::F32, DType::F16, DType::BF16] {
+            let q = Tensor::new(&[[[40f32, -70.]]], &Device::Cpu)?.to_dtype(dtype)?;
+            let k = Tensor::new(&[[[9f32, 1.], [-50., 3.]]], &Device::Cpu)?.to_dtype(dtype)?;
+            let mask = (Tensor::ones((1, 1, 1, 2), DType::F32, &Device::Cpu)? * MASKED)?;
+            let (context, weights) = attention_with_weights(&q, &k, &k, args(1, Some(&mask)))?;
+            assert_eq!(weights.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?, [0.5, 0.5]);
+            assert_eq!(context.to_dtype(DType::F32)?.to_vec3::<f32>()?, [[[-20.5, 2.]]]);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn heads_that_do_not_divide_the_width_are_an_error() -> Result<()> {
+        let x = Tensor::ones((1, 2, 6), DType::F32, &Device::Cpu)?;
+        assert!(attention(&x, &x, &x, args(4, None)).is_err());
+        assert!(attention(&x, &x, &x, args(0, None)).is_err());
+        Ok(())
+    }
+}

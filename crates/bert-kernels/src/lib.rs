@@ -1,0 +1,30 @@
+//! The operations a BERT is made of, one file each.
+//!
+//! The model calls these functions and nothing below them: it never names a backend, a dtype or a
+//! device. Each function is defined by differentiable Candle operations, so it runs wherever Candle
+//! does and gradients pass through it.
+//!
+//! | operation | computes | shapes |
+//! |---|---|---|
+//! | [`embedding`] | rows of a table | `[V, H]`, `[B, S]` → `[B, S, H]` |
+//! | [`linear`] | `x Wᵀ + b` | `[…, I]` → `[…, O]` |
+//! | [`activate`] | an elementwise [`Activation`] | `[…]` → `[…]` |
+//! | [`layer_norm`] | LayerNorm | `[…, H]` → `[…, H]` |
+//! | [`add_layer_norm`] | LayerNorm of a sum | `[…, H]`, `[…, H]` → `[…, H]` |
+//! | [`attention`] | scaled dot-product attention | `[B, Q, H]`, `[B, K, H]` → `[B, Q, H]` |
+//!
+//! Dtypes: F32, F64, F16 and BF16. Sums, exponentials and other statistics of F16 and BF16 tensors
+//! are computed in F32 and rounded once.
+
+mod activation;
+mod attention;
+mod embedding;
+mod layer_norm;
+mod linear;
+mod precision;
+
+pub use activation::{Activation, activate};
+pub use attention::{AttentionArgs, MASKED, attention, attention_with_weights};
+pub use embedding::embedding;
+pub use layer_norm::{LayerNormWeights, add_layer_norm, layer_norm};
+pub use linear::{LinearWeights, linear};

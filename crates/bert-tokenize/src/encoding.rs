@@ -1,0 +1,75 @@
+//! What a tokenizer makes of texts.
+
+use bert_core::BertInput;
+use candle_core::{Device, Tensor};
+
+use crate::error::{Error, Result};
+
+/// One text, or pair of texts, as tokens. Every list has one entry per token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoding {
+    /// The tokens' ids.
+    pub ids: Vec<u32>,
+    /// The tokens as the vocabulary writes them.
+    pub tokens: Vec<String>,
+    /// 0 for tokens of the first text, 1 for those of the second.
+    pub type_ids: Vec<u32>,
+    /// 1 for tokens, 0 for padding.
+    pub attention_mask: Vec<u32>,
+    /// 1 for tokens that are not of the text: `[CLS]`, `[SEP]`, padding.
+    pub special_tokens_mask: Vec<u32>,
+    /// Where a token begins and ends in its text; `(0, 0)` for tokens that are not of the text.
+    pub offsets: Vec<(usize, usize)>,
+}
+
+impl Encoding {
+    /// The number of tokens, padding included.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there are no tokens.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+}
+
+impl From<tokenizers::Encoding> for Encoding {
+    fn from(encoding: tokenizers::Encoding) -> Self {
+        Self {
+            ids: encoding.get_ids().to_vec(),
+            tokens: encoding.get_tokens().to_vec(),
+            type_ids: encoding.get_type_ids().to_vec(),
+            attention_mask: encoding.get_attention_mask().to_vec(),
+            special_tokens_mask: encoding.get_special_tokens_mask().to_vec(),
+            offsets: encoding.get_offsets().to_vec(),
+        }
+    }
+}
+
+/// One or more texts as tokens. Hugging Face: `BatchEncoding`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BatchEncoding {
+    /// The texts in the order they were given: B of them.
+    pub encodings: Vec<Encoding>,
+}
+
+impl BatchEncoding {
+    /// Ids, types and mask as tensors on `device`: `[B, S]` each, U32.
+    ///
+    /// # Errors
+    /// [`Error::EmptyBatch`] for no texts and [`Error::Ragged`] for texts of different lengths.
+    pub fn to_input(&self, device: &Device) -> Result<BertInput> {
+        let s = self.encodings.first().ok_or(Error::EmptyBatch)?.len();
+        if let Some(row) = self.encodings.iter().position(|encoding| encoding.len() != s) {
+            return Err(Error::Ragged { first: s, row, got: self.encodings[row].len() });
+        }
+        let tensor = |list: fn(&Encoding) -> &[u32]| {
+            let values: Vec<u32> = self.encodings.iter().flat_map(list).copied().collect();
+            Tensor::from_vec(values, (self.encodings.len(), s), device)
+        };
+        Ok(BertInput::from_ids(tensor(|encoding| &encoding.ids)?)
+            .with_token_type_ids(tensor(|encoding| &encoding.type_ids)?)
+            .with_attention_mask(tensor(|encoding| &encoding.attention_mask)?))
+    }
+}

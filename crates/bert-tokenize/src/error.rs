@@ -1,0 +1,69 @@
+//! What can go wrong between a text and its tensors.
+
+/// What bert-tokenize's functions return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error that says what was got, what was expected and, where there is one, the way out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The bytes are not a `tokenizer.json`.
+    #[error("not a tokenizer.json: {0}")]
+    Syntax(#[source] Box<dyn std::error::Error + Send + Sync>),
+
+    /// The tokenizer refused a text or a token id.
+    #[error("the tokenizer failed: {0}")]
+    Tokenizer(#[source] Box<dyn std::error::Error + Send + Sync>),
+
+    /// Truncation leaves no room for the special tokens.
+    #[error(
+        "max_length is {got}, but the special tokens alone are {special}; expected {special} or more"
+    )]
+    MaxLength {
+        /// The length asked for.
+        got: usize,
+        /// How many special tokens the tokenizer adds.
+        special: usize,
+    },
+
+    /// Truncating one text of a pair would have to remove all of it, or there is no such text.
+    #[error(
+        "text {row} cannot be truncated to {max_length} tokens by shortening the {which} text only: {reason}; \
+         use TruncationStrategy::LongestFirst"
+    )]
+    Truncation {
+        /// The text's place in the batch.
+        row: usize,
+        /// The length asked for.
+        max_length: usize,
+        /// `first` or `second`.
+        which: &'static str,
+        /// Why not.
+        reason: &'static str,
+    },
+
+    /// Padding is asked for, but the vocabulary has no padding token.
+    #[error("padding is asked for, but the tokenizer has no [PAD] token")]
+    NoPadToken,
+
+    /// A batch has no texts.
+    #[error("the batch has no texts, expected at least one")]
+    EmptyBatch,
+
+    /// The texts of a batch have different lengths, so they make no tensor.
+    #[error(
+        "text 0 has {first} tokens and text {row} has {got}; pad them to one length, for example with Padding::Longest"
+    )]
+    Ragged {
+        /// Tokens of the first text.
+        first: usize,
+        /// The first text of another length.
+        row: usize,
+        /// Its tokens.
+        got: usize,
+    },
+
+    /// Tensors could not be made on the device.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}

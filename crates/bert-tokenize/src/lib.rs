@@ -1,0 +1,23 @@
+//! Texts to tensors: Hugging Face's tokenizers with transformers' calling conventions.
+//!
+//! ```no_run
+//! use bert_tokenize::{BertTokenizer, EncodeOptions, Padding};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! let tokenizer = BertTokenizer::from_bytes(&std::fs::read("tokenizer.json")?)?;
+//! let options = EncodeOptions::new().with_padding(Padding::Longest);
+//! let batch = tokenizer.encode_batch(["Hello, my dog is cute", "Hi"], &options)?;
+//! let input = batch.to_input(&candle_core::Device::Cpu)?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod encoding;
+mod error;
+mod options;
+mod tokenizer;
+
+pub use encoding::{BatchEncoding, Encoding};
+pub use error::{Error, Result};
+pub use options::{EncodeOptions, OffsetUnit, Padding, Side, Truncation, TruncationStrategy};
+pub use tokenizer::{BertTokenizer, Text};

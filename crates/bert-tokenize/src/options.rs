@@ -1,0 +1,159 @@
+//! How texts are cut and filled up to one length.
+
+/// What a call to the tokenizer asks for. The default, like transformers', adds the special tokens
+/// and neither pads nor truncates.
+///
+/// ```
+/// use bert_tokenize::{EncodeOptions, Padding, Truncation};
+///
+/// let options = EncodeOptions::new()
+///     .with_padding(Padding::Longest)
+///     .with_truncation(Truncation::to(512));
+/// ```
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct EncodeOptions {
+    /// Whether `[CLS]` and `[SEP]` are added. Default: yes.
+    pub add_special_tokens: bool,
+    /// How short texts are filled up. Default: not at all.
+    pub padding: Padding,
+    /// On which side they are filled up. Default: right.
+    pub padding_side: Side,
+    /// Padded lengths are rounded up to a multiple of this many tokens. Default: 1.
+    pub pad_to_multiple_of: usize,
+    /// How long texts are cut. Default: not at all.
+    pub truncation: Option<Truncation>,
+    /// What offsets count. Default: characters.
+    pub offsets: OffsetUnit,
+}
+
+/// To which length texts are padded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Padding {
+    /// Each keeps its own.
+    #[default]
+    None,
+    /// That of the longest text of the batch.
+    Longest,
+    /// This many tokens, special tokens included; longer texts stay longer.
+    Length(usize),
+}
+
+/// To which length texts are cut, and where.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Truncation {
+    /// The most tokens a text, or a pair, may have, special tokens included.
+    pub max_length: usize,
+    /// Which text of a pair is cut.
+    pub strategy: TruncationStrategy,
+    /// At which end it is cut.
+    pub side: Side,
+}
+
+/// Which text of a pair is cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TruncationStrategy {
+    /// The longer one, then both alike.
+    #[default]
+    LongestFirst,
+    /// The first one.
+    OnlyFirst,
+    /// The second one.
+    OnlySecond,
+}
+
+/// An end of a text.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Side {
+    /// The beginning.
+    Left,
+    /// The end.
+    #[default]
+    Right,
+}
+
+/// What offsets into a text count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OffsetUnit {
+    /// Unicode scalar values, as in Python.
+    #[default]
+    Characters,
+    /// Bytes of UTF-8, as Rust slices strings.
+    Bytes,
+}
+
+impl Default for EncodeOptions {
+    fn default() -> Self {
+        Self {
+            add_special_tokens: true,
+            padding: Padding::None,
+            padding_side: Side::Right,
+            pad_to_multiple_of: 1,
+            truncation: None,
+            offsets: OffsetUnit::Characters,
+        }
+    }
+}
+
+impl EncodeOptions {
+    /// Special tokens, no padding, no truncation.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Leaves `[CLS]` and `[SEP]` out.
+    pub fn without_special_tokens(mut self) -> Self {
+        self.add_special_tokens = false;
+        self
+    }
+
+    /// Sets [`EncodeOptions::padding`].
+    pub fn with_padding(mut self, padding: Padding) -> Self {
+        self.padding = padding;
+        self
+    }
+
+    /// Sets [`EncodeOptions::padding_side`].
+    pub fn with_padding_side(mut self, side: Side) -> Self {
+        self.padding_side = side;
+        self
+    }
+
+    /// Sets [`EncodeOptions::pad_to_multiple_of`].
+    pub fn with_pad_to_multiple_of(mut self, tokens: usize) -> Self {
+        self.pad_to_multiple_of = tokens;
+        self
+    }
+
+    /// Sets [`EncodeOptions::truncation`].
+    pub fn with_truncation(mut self, truncation: Truncation) -> Self {
+        self.truncation = Some(truncation);
+        self
+    }
+
+    /// Sets [`EncodeOptions::offsets`].
+    pub fn with_offsets(mut self, unit: OffsetUnit) -> Self {
+        self.offsets = unit;
+        self
+    }
+}
+
+impl Truncation {
+    /// At most `max_length` tokens, the longer text of a pair cut first, at its end.
+    pub fn to(max_length: usize) -> Self {
+        Self { max_length, strategy: TruncationStrategy::LongestFirst, side: Side::Right }
+    }
+
+    /// Sets [`Truncation::strategy`].
+    pub fn with_strategy(mut self, strategy: TruncationStrategy) -> Self {
+        self.strategy = strategy;
+        self
+    }
+
+    /// Sets [`Truncation::side`].
+    pub fn with_side(mut self, side: Side) -> Self {
+        self.side = side;
+        self
+    }
+}

@@ -1,0 +1,241 @@
+//! The tokenizer itself: tokens of each text, then truncation, special tokens and padding.
+
+use tokenizers::tokenizer::{PaddingDirection, PaddingParams, PaddingStrategy, PostProcessor};
+use tokenizers::utils::padding::pad_encodings;
+use tokenizers::utils::truncation::{
+    self, TruncationDirection, TruncationParams, truncate_encodings,
+};
+use tokenizers::{PostProcessorWrapper, Tokenizer};
+
+use crate::encoding::BatchEncoding;
+use crate::error::{Error, Result};
+use crate::options::{EncodeOptions, OffsetUnit, Padding, Side, Truncation, TruncationStrategy};
+
+/// A text, or a pair of texts that one sequence holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Text<'a> {
+    /// `[CLS] text [SEP]`.
+    Single(&'a str),
+    /// `[CLS] first [SEP] second [SEP]`.
+    Pair(&'a str, &'a str),
+}
+
+impl<'a> From<&'a str> for Text<'a> {
+    fn from(text: &'a str) -> Self {
+        Self::Single(text)
+    }
+}
+
+impl<'a> From<&'a String> for Text<'a> {
+    fn from(text: &'a String) -> Self {
+        Self::Single(text)
+    }
+}
+
+impl<'a> From<(&'a str, &'a str)> for Text<'a> {
+    fn from((first, second): (&'a str, &'a str)) -> Self {
+        Self::Pair(first, second)
+    }
+}
+
+/// Texts to token ids and back. Hugging Face: `BertTokenizer`.
+///
+/// Truncation and padding are what a call asks for. Those that a `tokenizer.json` carries are
+/// ignored: they would cut texts without a word.
+#[derive(Clone, Debug)]
+pub struct BertTokenizer {
+    /// Normalizer, pre-tokenizer, vocabulary and decoder only.
+    tokens: Tokenizer,
+    special_tokens: Option<PostProcessorWrapper>,
+    /// The padding token and its id.
+    pad: Option<(String, u32)>,
+}
+
+impl BertTokenizer {
+    /// Reads the bytes of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`Error::Syntax`] when they are not one.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let mut tokens = Tokenizer::from_bytes(bytes).map_err(Error::Syntax)?;
+        let pad = match tokens.get_padding() {
+            Some(padding) => Some((padding.pad_token.clone(), padding.pad_id)),
+            None => tokens.token_to_id("[PAD]").map(|id| ("[PAD]".to_owned(), id)),
+        };
+        let special_tokens = tokens.get_post_processor().cloned();
+        tokens.with_padding(None);
+        tokens.with_post_processor(None::<PostProcessorWrapper>);
+        tokens.with_truncation(None).map_err(Error::Syntax)?;
+        Ok(Self { tokens, special_tokens, pad })
+    }
+
+    /// Encodes one text or pair.
+    ///
+    /// # Errors
+    /// As [`BertTokenizer::encode_batch`].
+    pub fn encode<'a>(
+        &self,
+        text: impl Into<Text<'a>>,
+        options: &EncodeOptions,
+    ) -> Result<BatchEncoding> {
+        self.encode_batch([text], options)
+    }
+
+    /// Encodes texts or pairs, in parallel. No texts give no encodings.
+    ///
+    /// # Errors
+    /// [`Error::MaxLength`] and [`Error::Truncation`] when a text cannot be cut as asked,
+    /// [`Error::NoPadToken`] when padding is asked for and there is no padding token.
+    pub fn encode_batch<'a, T: Into<Text<'a>>>(
+        &self,
+        texts: impl IntoIterator<Item = T>,
+        options: &EncodeOptions,
+    ) -> Result<BatchEncoding> {
+        let texts: Vec<Text> = texts.into_iter().map(Into::into).collect();
+        let sequences: Vec<&str> = texts
+            .iter()
+            .flat_map(|text| match *text {
+                Text::Single(text) => [Some(text), None],
+                Text::Pair(first, second) => [Some(first), Some(second)],
+            })
+            .flatten()
+            .collect();
+        let mut sequences = match options.offsets {
+            OffsetUnit::Characters => self.tokens.encode_batch_char_offsets(sequences, false),
+            OffsetUnit::Bytes => self.tokens.encode_batch(sequences, false),
+        }
+        .map_err(Error::Tokenizer)?
+        .into_iter();
+
+        let mut encodings = Vec::with_capacity(texts.len());
+        for (row, text) in texts.iter().enumerate() {
+            let Some(first) = sequences.next() else { break };
+            let second = match text {
+                Text::Single(_) => None,
+                Text::Pair(..) => sequences.next().map(|mut second| {
+                    second.set_type_ids(vec![1; second.len()]);
+                    second
+                }),
+            };
+            let (first, second) = self.truncate(row, first, second, options)?;
+            encodings.push(self.add_special_tokens(first, second, options)?);
+        }
+        self.pad(&mut encodings, options)?;
+        Ok(BatchEncoding { encodings: encodings.into_iter().map(Into::into).collect() })
+    }
+
+    /// The text that `ids` came from, as far as the vocabulary tells.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the decoder fails. Ids that are not in the vocabulary are skipped.
+    pub fn decode(&self, ids: &[u32]) -> Result<String> {
+        self.tokens.decode(ids, false).map_err(Error::Tokenizer)
+    }
+
+    /// [`BertTokenizer::decode`] without `[CLS]`, `[SEP]` and the like.
+    ///
+    /// # Errors
+    /// As [`BertTokenizer::decode`].
+    pub fn decode_without_special_tokens(&self, ids: &[u32]) -> Result<String> {
+        self.tokens.decode(ids, true).map_err(Error::Tokenizer)
+    }
+
+    /// The id of a token, if the vocabulary has it.
+    pub fn token_to_id(&self, token: &str) -> Option<u32> {
+        self.tokens.token_to_id(token)
+    }
+
+    /// The token of an id, if the vocabulary has it.
+    pub fn id_to_token(&self, id: u32) -> Option<String> {
+        self.tokens.id_to_token(id)
+    }
+
+    /// The number of tokens, added ones included.
+    pub fn vocab_size(&self) -> usize {
+        self.tokens.get_vocab_size(true)
+    }
+
+    fn truncate(
+        &self,
+        row: usize,
+        first: tokenizers::Encoding,
+        second: Option<tokenizers::Encoding>,
+        options: &EncodeOptions,
+    ) -> Result<(tokenizers::Encoding, Option<tokenizers::Encoding>)> {
+        let Some(truncation) = options.truncation else { return Ok((first, second)) };
+        let Truncation { max_length, strategy, side } = truncation;
+        let special = match &self.special_tokens {
+            Some(processor) if options.add_special_tokens => {
+                processor.added_tokens(second.is_some())
+            }
+            _ => 0,
+        };
+        let room =
+            max_length.checked_sub(special).ok_or(Error::MaxLength { got: max_length, special })?;
+        let excess =
+            (first.len() + second.as_ref().map_or(0, |second| second.len())).saturating_sub(room);
+        let fail = |which, reason| Error::Truncation { row, max_length, which, reason };
+        let short = "it is too short";
+        match strategy {
+            TruncationStrategy::OnlyFirst if excess > 0 && first.len() <= excess => {
+                return Err(fail("first", short));
+            }
+            TruncationStrategy::OnlySecond if excess > 0 => match &second {
+                None => return Err(fail("second", "there is none")),
+                Some(second) if second.len() <= excess => return Err(fail("second", short)),
+                Some(_) => {}
+            },
+            _ => {}
+        }
+        let params = TruncationParams {
+            max_length: room,
+            stride: 0,
+            direction: match side {
+                Side::Left => TruncationDirection::Left,
+                Side::Right => TruncationDirection::Right,
+            },
+            strategy: match strategy {
+                TruncationStrategy::LongestFirst => truncation::TruncationStrategy::LongestFirst,
+                TruncationStrategy::OnlyFirst => truncation::TruncationStrategy::OnlyFirst,
+                TruncationStrategy::OnlySecond => truncation::TruncationStrategy::OnlySecond,
+            },
+        };
+        truncate_encodings(first, second, &params).map_err(Error::Tokenizer)
+    }
+
+    fn add_special_tokens(
+        &self,
+        first: tokenizers::Encoding,
+        second: Option<tokenizers::Encoding>,
+        options: &EncodeOptions,
+    ) -> Result<tokenizers::Encoding> {
+        match &self.special_tokens {
+            Some(processor) => processor.process(first, second, options.add_special_tokens),
+            None => {
+                Ok(tokenizers::Encoding::merge([Some(first), second].into_iter().flatten(), false))
+            }
+        }
+        .map_err(Error::Tokenizer)
+    }
+
+    fn pad(&self, encodings: &mut [tokenizers::Encoding], options: &EncodeOptions) -> Result<()> {
+        let strategy = match options.padding {
+            Padding::None => return Ok(()),
+            Padding::Longest => PaddingStrategy::BatchLongest,
+            Padding::Length(tokens) => PaddingStrategy::Fixed(tokens),
+        };
+        let (pad_token, pad_id) = self.pad.clone().ok_or(Error::NoPadToken)?;
+        let params = PaddingParams {
+            strategy,
+            direction: match options.padding_side {
+                Side::Left => PaddingDirection::Left,
+                Side::Right => PaddingDirection::Right,
+            },
+            pad_to_multiple_of: Some(options.pad_to_multiple_of),
+            pad_id,
+            pad_type_id: 0,
+            pad_token,
+        };
+        pad_encodings(encodings, &params).map_err(Error::Tokenizer)
+    }
+}

@@ -1,0 +1,185 @@
+//! What can go wrong between a name and a loaded model.
+
+use std::path::PathBuf;
+
+use candle_core::DType;
+
+/// What this crate's functions return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error that says what was got, what was expected and, where there is one, the way out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A name is neither a folder nor a possible hub id.
+    #[error(
+        "{name:?} is neither a folder nor a hub id; expected the path of a folder with config.json, \
+         or a name like google-bert/bert-base-uncased"
+    )]
+    NoSuchCheckpoint {
+        /// The name.
+        name: String,
+    },
+
+    /// A checkpoint's folder lacks a file.
+    #[error("no {file} in {}, which holds {}", folder.display(), listing(found))]
+    MissingFile {
+        /// The file.
+        file: String,
+        /// Where it was looked for.
+        folder: PathBuf,
+        /// The files that are there.
+        found: Vec<String>,
+    },
+
+    /// A file could not be read.
+    #[error("cannot read {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: std::io::Error,
+    },
+
+    /// A `config.json` is not that of a BERT.
+    #[error("{}: {source}", path.display())]
+    Config {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: bert_core::Error,
+    },
+
+    /// A `tokenizer.json` cannot be used.
+    #[error("{}: {source}", path.display())]
+    Tokenizer {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: bert_tokenize::Error,
+    },
+
+    /// A safetensors file is damaged.
+    #[error("{} is not a whole safetensors file: {reason}; download or save it again", path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// The checkpoint lacks weights that the model needs.
+    #[error(
+        "{} of the model's weights are not in {checkpoint}: {}; the checkpoint holds {}. \
+         Load the class the checkpoint was saved from, or ask for new weights with \
+         LoadOptions::initialise_missing",
+        missing.len(), listing(missing), listing(found)
+    )]
+    MissingWeights {
+        /// The checkpoint.
+        checkpoint: String,
+        /// The names the model asked for.
+        missing: Vec<String>,
+        /// The names the checkpoint has.
+        found: Vec<String>,
+    },
+
+    /// A weight has another shape than the config says.
+    #[error(
+        "{name} in {checkpoint} has shape {got:?}, but its config.json asks for {expected:?}; \
+         use the config that belongs to these weights"
+    )]
+    MismatchedWeight {
+        /// The checkpoint.
+        checkpoint: String,
+        /// The weight's name.
+        name: String,
+        /// Its shape in the file.
+        got: Vec<usize>,
+        /// The shape the model needs.
+        expected: Vec<usize>,
+    },
+
+    /// A weight is stored as something that no model computes with.
+    #[error("{name} in {checkpoint} is stored as {got}, expected F64, F32, F16 or BF16")]
+    WeightDType {
+        /// The checkpoint.
+        checkpoint: String,
+        /// The weight's name.
+        name: String,
+        /// Its dtype in the file.
+        got: String,
+    },
+
+    /// A model is asked for in a dtype it cannot have.
+    #[error("a model cannot be loaded as {got:?}, expected F64, F32, F16 or BF16")]
+    ModelDType {
+        /// The dtype asked for.
+        got: DType,
+    },
+
+    /// The hub was needed and did not answer.
+    #[error(
+        "{file} of {repo} is not in the cache {}, and the hub cannot be reached: {reason}; \
+         connect to the network, or pass the path of a folder that holds the checkpoint",
+        cache.display()
+    )]
+    HubUnreachable {
+        /// The repository.
+        repo: String,
+        /// The file.
+        file: String,
+        /// Where it was looked for first.
+        cache: PathBuf,
+        /// Why the hub cannot be reached.
+        reason: String,
+    },
+
+    /// The hub answered, but not with the file.
+    #[error("the hub does not give {file} of {repo}: {reason}")]
+    Hub {
+        /// The repository.
+        repo: String,
+        /// The file.
+        file: String,
+        /// What the hub said.
+        reason: String,
+    },
+
+    /// A device was asked for that is not here.
+    #[error("no {name} device: {reason}; use another device, for example the CPU")]
+    NoDevice {
+        /// `cuda` or `metal`.
+        name: &'static str,
+        /// Why not.
+        reason: String,
+    },
+
+    /// The model refused a config or an input.
+    #[error(transparent)]
+    Model(#[from] bert_core::Error),
+
+    /// The tokenizer refused a text.
+    #[error(transparent)]
+    Text(#[from] bert_tokenize::Error),
+
+    /// An operation failed in Candle.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+impl From<std::convert::Infallible> for Error {
+    fn from(never: std::convert::Infallible) -> Self {
+        match never {}
+    }
+}
+
+/// The first few of `names`, and how many more there are.
+pub(crate) fn listing(names: &[String]) -> String {
+    const SHOWN: usize = 6;
+    match names {
+        [] => "nothing".to_owned(),
+        names if names.len() <= SHOWN => names.join(", "),
+        names => format!("{} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN),
+    }
+}

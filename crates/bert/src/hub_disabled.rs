@@ -1,0 +1,27 @@
+//! The hub, in a build without the feature `hub`: every file is an error.
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+
+/// A model repository that cannot be reached.
+#[derive(Clone, Debug)]
+pub(crate) struct Repo {
+    id: String,
+}
+
+impl Repo {
+    pub(crate) fn new(id: &str) -> Self {
+        Self { id: id.to_owned() }
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    pub(crate) fn file(&self, file: &str) -> Result<PathBuf> {
+        let reason = "this program was built without the feature `hub`; \
+                      pass the path of a folder that holds the checkpoint";
+        Err(Error::Hub { repo: self.id.clone(), file: file.to_owned(), reason: reason.to_owned() })
+    }
+}

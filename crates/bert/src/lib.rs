@@ -1,0 +1,64 @@
+//! BERT as people know it from transformers: a name in, numbers out.
+//!
+//! ```
+//! use bert::{AutoModel, AutoTokenizer, Checkpoint, EncodeOptions, LoadOptions};
+//!
+//! # fn main() -> bert::Result<()> {
+//! let checkpoint = Checkpoint::built_in(); // or "google-bert/bert-base-uncased", or a folder
+//! let tokenizer = AutoTokenizer::from_pretrained(&checkpoint)?;
+//! let model = AutoModel::from_pretrained(&checkpoint, &LoadOptions::new())?;
+//!
+//! let inputs = tokenizer.encode("Hello, my dog is cute", &EncodeOptions::new())?;
+//! let outputs = model.forward(&inputs.to_input(model.device())?)?;
+//! assert_eq!(outputs.last_hidden_state.dims(), [1, 8, 128]);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The crates below this one are re-exported whole: the model from `bert-core`, tokenization from
+//! `bert-tokenize`.
+//!
+//! # Features
+//!
+//! * `hub` (default): download from the Hugging Face hub.
+//! * `cuda`, `metal`, `accelerate`: Candle's backends. None of them changes what a model computes.
+
+mod auto;
+mod checkpoint;
+mod device;
+mod error;
+mod hub_id;
+mod load;
+mod safetensors;
+mod weights;
+
+#[cfg_attr(not(feature = "hub"), path = "hub_disabled.rs")]
+mod hub;
+
+pub use auto::{AutoConfig, AutoModel, AutoTokenizer};
+pub use bert_core::{
+    Activation, AttentionMask, BaseModelOutputWithPastAndCrossAttentions,
+    BaseModelOutputWithPoolingAndCrossAttentions, BertConfig, BertEmbeddings, BertEncoder,
+    BertInput, BertLayer, BertModel, BertPooler, ForwardContext, KeyValueCache, LayerOutputs,
+    Layers, PositionEmbeddingType, ProblemType, TokenIds,
+};
+pub use bert_tokenize::{
+    BatchEncoding, BertTokenizer, EncodeOptions, Encoding, OffsetUnit, Padding, Side, Text,
+    Truncation, TruncationStrategy,
+};
+pub use candle_core::{DType, Device, Tensor};
+pub use checkpoint::Checkpoint;
+pub use device::{best_device, cuda_device, metal_device};
+pub use error::{Error, Result};
+pub use load::{LoadOptions, LoadReport, PreTrainedModel};
+
+/// The errors of the crates below, as [`Error::Model`] and [`Error::Text`] carry them.
+pub mod errors {
+    pub use bert_core::Error as ModelError;
+    pub use bert_tokenize::Error as TextError;
+}
+
+/// The README's programs, compiled as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;

@@ -1,0 +1,108 @@
+//! The notebook: load a BERT, tokenize a text, run the model, look at the output.
+
+use anyhow::{Context, Result};
+use bert::*;
+use clap::{Parser, ValueEnum};
+
+/// Tokenizes texts, runs a BERT on them and prints the shapes of what comes out.
+#[derive(Parser)]
+struct Args {
+    /// Hub id or folder [default: google-bert/bert-base-uncased, or a built-in checkpoint offline]
+    #[arg(long)]
+    model: Option<String>,
+    /// A text; repeat it for a batch
+    #[arg(long, default_value = "Hello, my dog is cute")]
+    text: Vec<String>,
+    /// The second text of a pair, for every --text
+    #[arg(long)]
+    text_pair: Option<String>,
+    /// Where to compute [default: the fastest there is]
+    #[arg(long)]
+    device: Option<DeviceName>,
+    /// What to compute in
+    #[arg(long, default_value = "f32")]
+    dtype: DTypeName,
+    /// Print the hidden states too
+    #[arg(long)]
+    output_hidden_states: bool,
+    /// Print the attention weights too
+    #[arg(long)]
+    output_attentions: bool,
+}
+
+#[derive(Clone, ValueEnum)]
+enum DeviceName {
+    Cpu,
+    Cuda,
+    Metal,
+}
+
+#[derive(Clone, ValueEnum)]
+enum DTypeName {
+    F32,
+    F16,
+    Bf16,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let device = match args.device {
+        None => best_device(),
+        Some(DeviceName::Cpu) => Device::Cpu,
+        Some(DeviceName::Cuda) => cuda_device()?,
+        Some(DeviceName::Metal) => metal_device()?,
+    };
+    let dtype = match args.dtype {
+        DTypeName::F32 => DType::F32,
+        DTypeName::F16 => DType::F16,
+        DTypeName::Bf16 => DType::BF16,
+    };
+    let options = LoadOptions::new().device(device.clone()).dtype(dtype);
+
+    let (checkpoint, (model, report)) = load(args.model.as_deref(), &options)?;
+    println!("{checkpoint}\n{report}");
+    if model.config().other.contains_key("untrained") {
+        println!("This checkpoint is untrained: shapes are right, values mean nothing.");
+    }
+
+    let tokenizer = AutoTokenizer::from_pretrained(&checkpoint)?;
+    let encode = EncodeOptions::new().with_padding(Padding::Longest);
+    let inputs = match &args.text_pair {
+        Some(pair) => tokenizer.encode_batch(args.text.iter().map(|t| (&**t, &**pair)), &encode)?,
+        None => tokenizer.encode_batch(&args.text, &encode)?,
+    };
+    for encoding in &inputs.encodings {
+        println!("\ntokens: {:?}\nids:    {:?}", encoding.tokens, encoding.ids);
+    }
+
+    let mut context = ForwardContext::new();
+    if args.output_hidden_states {
+        context = context.with_hidden_states(Layers::All);
+    }
+    if args.output_attentions {
+        context = context.with_attentions(Layers::All);
+    }
+    let outputs = model.forward_with(&inputs.to_input(&device)?, &mut context)?;
+    print!("\n{outputs}");
+    Ok(())
+}
+
+/// The named checkpoint; without a name bert-base-uncased, or the built-in one offline.
+fn load(
+    name: Option<&str>,
+    options: &LoadOptions,
+) -> Result<(Checkpoint, (BertModel, LoadReport))> {
+    let checkpoint = Checkpoint::named(name.unwrap_or("google-bert/bert-base-uncased"))?;
+    match AutoModel::from_pretrained_with_report(&checkpoint, options) {
+        Err(Error::HubUnreachable { reason, .. }) if name.is_none() => {
+            println!("The hub cannot be reached ({reason}); running the built-in checkpoint.");
+            let checkpoint = Checkpoint::built_in();
+            let loaded = AutoModel::from_pretrained_with_report(&checkpoint, options)?;
+            Ok((checkpoint, loaded))
+        }
+        loaded => {
+            let loaded = loaded.with_context(|| format!("cannot load {checkpoint}"))?;
+            Ok((checkpoint, loaded))
+        }
+    }
+}

@@ -1,0 +1,14 @@
+//! Everything that is tested across crates, in one program.
+//!
+//! Tests that need what `scripts/check` prepares (downloaded weights, a second build) are ignored by
+//! a plain `cargo test`.
+
+mod batching;
+mod gradients;
+mod inputs;
+mod loading;
+mod minilm;
+mod outside;
+mod parity;
+mod support;
+mod tokenizing;

@@ -1,0 +1,218 @@
+//! Our numbers against those of transformers in float64, on wide random parameters.
+
+use bert::*;
+
+use crate::support::*;
+
+const CHECKPOINTS: [&str; 11] = [
+    "base",
+    "sizes",
+    "one_head",
+    "decoder",
+    "act_relu",
+    "act_gelu_new",
+    "act_gelu_pytorch_tanh",
+    "act_quick_gelu",
+    "act_silu",
+    "act_mish",
+    "act_tanh",
+];
+
+/// What `output` has under transformers' name for it.
+fn field<'a>(output: &'a BaseModelOutputWithPoolingAndCrossAttentions, name: &str) -> &'a Tensor {
+    let layer = |layers: &'a Option<LayerOutputs>, index: &str| {
+        layers.as_ref().unwrap().get(index.parse().unwrap()).unwrap()
+    };
+    match name.split_once('.') {
+        None if name == "last_hidden_state" => &output.last_hidden_state,
+        None if name == "pooler_output" => output.pooler_output.as_ref().unwrap(),
+        Some(("hidden_states", index)) => layer(&output.hidden_states, index),
+        Some(("attentions", index)) => layer(&output.attentions, index),
+        _ => panic!("no output is called {name}"),
+    }
+}
+
+/// Compares every output of every case of a file; returns how many tensors were compared.
+fn compare(model: &BertModel, file: &str, tolerance: f64) -> usize {
+    let mut compared = 0;
+    for (name, case) in cases(&fixture(file)) {
+        if name == "cached" {
+            continue;
+        }
+        let mut context = ForwardContext::new();
+        if case.expected.contains_key("hidden_states.0") {
+            context = context.with_hidden_states(Layers::All).with_attentions(Layers::All);
+        }
+        let mut input = case.input;
+        input.inputs_embeds = input.inputs_embeds.map(|x| x.to_dtype(model.dtype()).unwrap());
+        let output = model.forward_with(&input, &mut context).unwrap();
+        for (output_name, expected) in &case.expected {
+            let got = field(&output, output_name);
+            assert_eq!(got.dtype(), model.dtype());
+            assert_close(&format!("{file} {name} {output_name}"), got, expected, tolerance);
+            compared += 1;
+        }
+    }
+    compared
+}
+
+#[test]
+fn every_case_of_every_checkpoint_equals_transformers() {
+    let compared: usize = CHECKPOINTS
+        .iter()
+        .map(|name| compare(&model(name, DType::F32), &format!("{name}/cases.safetensors"), 1e-5))
+        .sum();
+    assert_eq!(compared, 103);
+}
+
+#[test]
+fn float64_is_as_exact_as_the_stored_reference() {
+    for name in CHECKPOINTS {
+        compare(&model(name, DType::F64), &format!("{name}/cases.safetensors"), 2e-6);
+    }
+}
+
+#[test]
+fn half_precision_is_finite_and_near() {
+    for name in CHECKPOINTS {
+        compare(&model(name, DType::F16), &format!("{name}/cases.safetensors"), 0.03);
+        compare(&model(name, DType::BF16), &format!("{name}/cases.safetensors"), 0.25);
+    }
+}
+
+#[test]
+fn masks_of_three_dimensions_equal_transformers_4() {
+    assert_eq!(compare(&model("base", DType::F32), "base/v4.safetensors", 1e-5), 9);
+}
+
+#[test]
+fn a_model_without_a_pooler_has_no_pooled_output() {
+    let options = LoadOptions::new().without_pooling_layer();
+    let (model, report) =
+        BertModel::from_pretrained_with_report(&fixture("base"), &options).unwrap();
+    assert_eq!(report.unused, ["pooler.dense.bias", "pooler.dense.weight"]);
+    assert_eq!(compare(&model, "base/no_pooler.safetensors", 1e-5), 1);
+    let output = model.forward(&BertInput::from_ids(ids(&[&[1, 2, 3]]))).unwrap();
+    assert!(output.pooler_output.is_none());
+}
+
+#[test]
+fn a_decoder_continues_from_its_cache() {
+    let model = model("decoder", DType::F32);
+    let case = cases(&fixture("decoder/cases.safetensors")).remove("cached").unwrap();
+    let (all_ids, mask) = (case.input.input_ids.unwrap(), case.input.attention_mask.unwrap());
+    let first = |t: &Tensor| t.narrow(1, 0, 5).unwrap();
+
+    let start = model
+        .forward(&BertInput::from_ids(first(&all_ids)).with_attention_mask(first(&mask)))
+        .unwrap();
+    assert_close("start", &start.last_hidden_state, &case.expected["start"], 1e-5);
+    let cache = start.past_key_values.unwrap();
+    assert_eq!((cache.len(), cache.keys(1).unwrap().dims()), (5, [3, 5, 32].as_slice()));
+
+    let mut context = ForwardContext::new().with_cache(cache.clone());
+    let rest = BertInput::from_ids(all_ids.narrow(1, 5, 4).unwrap()).with_attention_mask(mask);
+    let output = model.forward_with(&rest, &mut context).unwrap();
+    assert_close("rest", &output.last_hidden_state, &case.expected["rest"], 1e-5);
+    assert_eq!(output.past_key_values.unwrap().len(), 9);
+
+    let one_row = BertInput::from_ids(ids(&[&[1, 2]]));
+    let error = model.forward_with(&one_row, &mut ForwardContext::new().with_cache(cache.clone()));
+    assert_says(&error.unwrap_err(), &["past_key_values batch size 3", "expected 1"]);
+    let error = self::model("base", DType::F32).forward_with(
+        &BertInput::from_ids(first(&all_ids)),
+        &mut ForwardContext::new().with_cache(cache),
+    );
+    assert_says(&error.unwrap_err(), &["past_key_values layers 2", "expected 3"]);
+}
+
+#[test]
+fn the_parts_in_sequence_are_the_model_bit_for_bit() {
+    let model = model("base", DType::F32);
+    let case = cases(&fixture("base/cases.safetensors")).remove("holes").unwrap();
+
+    let embedding_output = model.embeddings.forward(&case.input).unwrap();
+    let mask = AttentionMask::new(case.input.attention_mask.as_ref().unwrap()).unwrap();
+    let mut context =
+        ForwardContext::new().with_hidden_states(Layers::All).with_attentions(Layers::All);
+    let encoded = model.encoder.forward_with(&embedding_output, &mask, &mut context).unwrap();
+    let pooled = model.pooler.as_ref().unwrap().forward(&encoded.last_hidden_state).unwrap();
+
+    let mut context =
+        ForwardContext::new().with_hidden_states(Layers::All).with_attentions(Layers::All);
+    let whole = model.forward_with(&case.input, &mut context).unwrap();
+    assert_same("last_hidden_state", &encoded.last_hidden_state, &whole.last_hidden_state);
+    assert_same("pooler_output", &pooled, whole.pooler_output.as_ref().unwrap());
+    let (parts, whole_states) = (encoded.hidden_states.unwrap(), whole.hidden_states.unwrap());
+    assert_eq!((parts.len(), whole_states.len()), (4, 4));
+    for ((_, part), (_, whole)) in parts.iter().zip(whole_states.iter()) {
+        assert_same("hidden_states", part, whole);
+    }
+    for l in 0..3 {
+        let (part, whole) =
+            (encoded.attentions.as_ref().unwrap(), whole.attentions.as_ref().unwrap());
+        assert_same("attentions", &part[l], &whole[l]);
+    }
+}
+
+#[test]
+fn chosen_layers_keep_their_index_and_others_are_absent() {
+    let model = model("base", DType::F32);
+    let input = BertInput::from_ids(ids(&[&[1, 2, 3, 4]]));
+    let run = |context: ForwardContext| model.forward_with(&input, &mut context.clone()).unwrap();
+    let all = run(ForwardContext::new().with_hidden_states(Layers::All)).hidden_states.unwrap();
+
+    let chosen = run(ForwardContext::new()
+        .with_hidden_states(Layers::Only(vec![0, -1]))
+        .with_attentions(Layers::Only(vec![-3])));
+    let states = chosen.hidden_states.unwrap();
+    assert_eq!(states.iter().map(|(i, _)| i).collect::<Vec<_>>(), [0, 3]);
+    assert_same("first", &states[0], &all[0]);
+    assert_same("last", &states[3], &all[3]);
+    assert_same("last is the output", &states[3], &chosen.last_hidden_state);
+    assert!(states.get(1).is_none() && states.get(4).is_none());
+    assert_eq!(chosen.attentions.unwrap().iter().map(|(i, _)| i).collect::<Vec<_>>(), [0]);
+
+    let plain = model.forward(&input).unwrap();
+    assert!(plain.hidden_states.is_none() && plain.attentions.is_none());
+    assert!(plain.past_key_values.is_none() && plain.cross_attentions.is_none());
+
+    for (layers, bad) in [(vec![4], "4"), (vec![0, -5], "-5")] {
+        let mut context = ForwardContext::new().with_hidden_states(Layers::Only(layers));
+        let error = model.forward_with(&input, &mut context).unwrap_err();
+        assert_says(&error, &["hidden_states", &format!("layer {bad} "), "-4 to 3"]);
+    }
+}
+
+#[test]
+fn the_output_prints_names_and_shapes_and_skips_what_is_absent() {
+    let model = model("base", DType::F32);
+    let input = BertInput::from_ids(ids(&[&[1, 2, 3, 4], &[5, 6, 7, 8]]));
+    assert_eq!(
+        model.forward(&input).unwrap().to_string(),
+        "BaseModelOutputWithPoolingAndCrossAttentions\n  \
+         last_hidden_state: [2, 4, 32] F32\n  pooler_output: [2, 32] F32\n"
+    );
+    let mut context = ForwardContext::new().with_attentions(Layers::Only(vec![1]));
+    let embedded = model.embeddings.forward(&input).unwrap();
+    let mask = AttentionMask::all_visible();
+    assert_eq!(
+        model.encoder.forward_with(&embedded, &mask, &mut context).unwrap().to_string(),
+        "BaseModelOutputWithPastAndCrossAttentions\n  last_hidden_state: [2, 4, 32] F32\n  \
+         attentions: 1 of 3\n    [1]: [2, 4, 4, 4] F32\n"
+    );
+}
+
+#[test]
+fn training_drops_and_evaluation_does_not() {
+    let model = model("base", DType::F32);
+    let input = BertInput::from_ids(ids(&[&[1, 2, 3, 4]]));
+    let train = |seed| {
+        model.forward_with(&input, &mut ForwardContext::training(seed)).unwrap().last_hidden_state
+    };
+    assert_same("same seed", &train(5), &train(5));
+    let plain = model.forward(&input).unwrap().last_hidden_state;
+    for other in [train(6), plain] {
+        assert!(largest_difference(&values(&train(5)), &values(&other)).0 > 1e-2);
+    }
+}

@@ -1,0 +1,107 @@
+//! Fixtures and comparisons.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+use bert::{BertInput, BertModel, DType, Device, LoadOptions, PreTrainedModel, Tensor};
+
+/// The repository's root.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The folder of a fixture checkpoint.
+pub fn fixture(name: &str) -> PathBuf {
+    root().join("tests/fixtures").join(name)
+}
+
+/// A fixture checkpoint as a model.
+pub fn model(name: &str, dtype: DType) -> BertModel {
+    BertModel::from_pretrained(&fixture(name), &LoadOptions::new().dtype(dtype)).unwrap()
+}
+
+/// The tensors of a safetensors file.
+pub fn tensors(path: &Path) -> HashMap<String, Tensor> {
+    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+}
+
+/// One input and what transformers computes from it.
+#[derive(Default)]
+pub struct Case {
+    pub input: BertInput,
+    pub expected: BTreeMap<String, Tensor>,
+}
+
+/// The cases of a fixture file by name.
+pub fn cases(path: &Path) -> BTreeMap<String, Case> {
+    let mut cases: BTreeMap<String, Case> = BTreeMap::new();
+    for (key, tensor) in tensors(path) {
+        let (case, field) = key.split_once('/').unwrap();
+        let case = cases.entry(case.to_owned()).or_default();
+        match field {
+            "input_ids" => case.input.input_ids = Some(tensor),
+            "inputs_embeds" => case.input.inputs_embeds = Some(tensor),
+            "attention_mask" => case.input.attention_mask = Some(tensor),
+            "token_type_ids" => case.input.token_type_ids = Some(tensor),
+            "position_ids" => case.input.position_ids = Some(tensor),
+            field => {
+                let field = field.strip_prefix("expected/").unwrap();
+                case.expected.insert(field.to_owned(), tensor);
+            }
+        }
+    }
+    cases
+}
+
+/// The elements of a tensor in f64.
+pub fn values(tensor: &Tensor) -> Vec<f64> {
+    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The largest |got − expected| and its place. NaN counts as infinitely large.
+pub fn largest_difference(got: &[f64], expected: &[f64]) -> (f64, usize) {
+    assert_eq!(got.len(), expected.len());
+    let mut worst = (0., 0);
+    for (i, (got, expected)) in got.iter().zip(expected).enumerate() {
+        let difference = (got - expected).abs();
+        let difference = if difference.is_nan() { f64::INFINITY } else { difference };
+        if difference > worst.0 {
+            worst = (difference, i);
+        }
+    }
+    worst
+}
+
+/// Fails unless the tensors have one shape and differ by no more than `tolerance` anywhere.
+#[track_caller]
+pub fn assert_close(what: &str, got: &Tensor, expected: &Tensor, tolerance: f64) {
+    assert_eq!(got.dims(), expected.dims(), "{what}");
+    let (difference, at) = largest_difference(&values(got), &values(expected));
+    assert!(
+        difference <= tolerance,
+        "{what}: max |Δ| = {difference:e} at element {at} of {:?}, tolerance {tolerance:e}",
+        got.dims()
+    );
+}
+
+/// Fails unless the tensors have the same bits.
+#[track_caller]
+pub fn assert_same(what: &str, got: &Tensor, expected: &Tensor) {
+    assert_eq!(got.dtype(), expected.dtype(), "{what}");
+    assert_close(what, got, expected, 0.);
+}
+
+/// Fails unless the error's text holds each of `parts`.
+#[track_caller]
+pub fn assert_says(error: &dyn std::error::Error, parts: &[&str]) {
+    let text = error.to_string();
+    for part in parts {
+        assert!(text.contains(part), "{text:?} does not say {part:?}");
+    }
+}
+
+/// `[B, S]` ids, all within a fixture's vocabulary.
+pub fn ids(rows: &[&[u32]]) -> Tensor {
+    let flat: Vec<u32> = rows.iter().flat_map(|row| row.iter().copied()).collect();
+    Tensor::from_vec(flat, (rows.len(), rows[0].len()), &Device::Cpu).unwrap()
+}

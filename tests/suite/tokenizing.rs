@@ -1,0 +1,172 @@
+//! Texts to ids, with the built-in vocabulary.
+
+use bert::errors::TextError;
+use bert::*;
+
+use crate::support::*;
+
+fn tokenizer() -> BertTokenizer {
+    AutoTokenizer::from_pretrained(Checkpoint::built_in()).unwrap()
+}
+
+fn tokens(batch: &BatchEncoding) -> Vec<String> {
+    batch.encodings.iter().map(|encoding| encoding.tokens.join(" ")).collect()
+}
+
+#[test]
+fn a_text_gets_its_special_tokens() {
+    let batch = tokenizer().encode("Hello, my dog is cute", &EncodeOptions::new()).unwrap();
+    let encoding = &batch.encodings[0];
+    assert_eq!(encoding.tokens, ["[CLS]", "hello", ",", "my", "dog", "is", "cute", "[SEP]"]);
+    assert_eq!(encoding.special_tokens_mask, [1, 0, 0, 0, 0, 0, 0, 1]);
+    assert_eq!(encoding.type_ids, [0; 8]);
+    assert_eq!(encoding.attention_mask, [1; 8]);
+    assert_eq!(encoding.offsets[1..4], [(0, 5), (5, 6), (7, 9)]);
+    assert_eq!(encoding.offsets[7], (0, 0));
+    let bare = EncodeOptions::new().without_special_tokens();
+    assert_eq!(tokens(&tokenizer().encode("my dog", &bare).unwrap()), ["my dog"]);
+}
+
+#[test]
+fn a_pair_is_told_apart_by_its_types() {
+    let batch = tokenizer().encode(("my dog", "is"), &EncodeOptions::new()).unwrap();
+    assert_eq!(tokens(&batch), ["[CLS] my dog [SEP] is [SEP]"]);
+    assert_eq!(batch.encodings[0].type_ids, [0, 0, 0, 0, 1, 1]);
+}
+
+#[test]
+fn no_printable_ascii_text_is_unknown() {
+    let ascii: String = (' '..='~').collect();
+    let texts = [ascii.clone(), ascii.replace(' ', ""), "z".repeat(500), "Q9".repeat(300)];
+    let batch = tokenizer().encode_batch(&texts, &EncodeOptions::new()).unwrap();
+    let singles: Vec<String> = ascii.chars().map(String::from).collect();
+    let each = tokenizer().encode_batch(&singles, &EncodeOptions::new()).unwrap();
+    for encoding in batch.encodings.iter().chain(&each.encodings) {
+        assert!(!encoding.tokens.contains(&"[UNK]".to_owned()), "{:?}", encoding.tokens);
+    }
+}
+
+#[test]
+fn padding_fills_to_the_asked_length_on_the_asked_side() {
+    let tokenizer = tokenizer();
+    let texts = ["my dog is cute", "my"];
+    let run = |options: EncodeOptions| tokens(&tokenizer.encode_batch(texts, &options).unwrap());
+    let plain = EncodeOptions::new();
+    assert_eq!(run(plain.clone()), ["[CLS] my dog is cute [SEP]", "[CLS] my [SEP]"]);
+    let longest = plain.clone().with_padding(Padding::Longest);
+    assert_eq!(run(longest.clone())[1], "[CLS] my [SEP] [PAD] [PAD] [PAD]");
+    let left = longest.clone().with_padding_side(Side::Left);
+    assert_eq!(run(left)[1], "[PAD] [PAD] [PAD] [CLS] my [SEP]");
+    let rounded = longest.with_pad_to_multiple_of(4);
+    assert_eq!(run(rounded)[0], "[CLS] my dog is cute [SEP] [PAD] [PAD]");
+    let fixed = plain.with_padding(Padding::Length(5));
+    assert_eq!(run(fixed), ["[CLS] my dog is cute [SEP]", "[CLS] my [SEP] [PAD] [PAD]"]);
+}
+
+#[test]
+fn padding_is_masked() {
+    let options = EncodeOptions::new().with_padding(Padding::Longest);
+    let batch = tokenizer().encode_batch(["my dog", "my"], &options).unwrap();
+    assert_eq!(batch.encodings[1].attention_mask, [1, 1, 1, 0]);
+    assert_eq!(batch.encodings[1].special_tokens_mask, [1, 0, 1, 1]);
+    assert_eq!(batch.encodings[1].ids[3], 0);
+}
+
+#[test]
+fn truncation_cuts_what_was_asked() {
+    let tokenizer = tokenizer();
+    let run = |text: Text, truncation: Truncation| {
+        let options = EncodeOptions::new().with_truncation(truncation);
+        tokenizer.encode_batch([text], &options).map(|batch| tokens(&batch).remove(0))
+    };
+    let single = Text::Single("one two three four");
+    let pair = Text::Pair("one two three four", "five six");
+    assert_eq!(run(single, Truncation::to(4)).unwrap(), "[CLS] one two [SEP]");
+    assert_eq!(run(single, Truncation::to(2)).unwrap(), "[CLS] [SEP]");
+    assert_eq!(run(single, Truncation::to(6)).unwrap(), "[CLS] one two three four [SEP]");
+    assert_eq!(
+        run(single, Truncation::to(4).with_side(Side::Left)).unwrap(),
+        "[CLS] three four [SEP]"
+    );
+    assert_eq!(run(pair, Truncation::to(7)).unwrap(), "[CLS] one two [SEP] five six [SEP]");
+    let only = |strategy, length| Truncation::to(length).with_strategy(strategy);
+    assert_eq!(
+        run(pair, only(TruncationStrategy::OnlyFirst, 6)).unwrap(),
+        "[CLS] one [SEP] five six [SEP]"
+    );
+    assert_eq!(
+        run(pair, only(TruncationStrategy::OnlySecond, 8)).unwrap(),
+        "[CLS] one two three four [SEP] five [SEP]"
+    );
+
+    let error = run(single, Truncation::to(1)).unwrap_err();
+    assert!(matches!(error, TextError::MaxLength { got: 1, special: 2 }), "{error}");
+    for (text, truncation) in [
+        (pair, only(TruncationStrategy::OnlySecond, 5)),
+        (pair, only(TruncationStrategy::OnlyFirst, 4)),
+        (single, only(TruncationStrategy::OnlySecond, 4)),
+    ] {
+        let error = run(text, truncation).unwrap_err();
+        assert_says(&error, &["cannot be truncated", "LongestFirst"]);
+    }
+}
+
+#[test]
+fn truncation_and_padding_in_the_file_are_ignored() {
+    let path = root().join("crates/bert/built-in/tokenizer.json");
+    let mut file: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    file["truncation"] = serde_json::json!(
+        {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0});
+    file["padding"] = serde_json::json!({
+        "strategy": {"Fixed": 9}, "direction": "Right", "pad_to_multiple_of": null,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"});
+    let tokenizer = BertTokenizer::from_bytes(file.to_string().as_bytes()).unwrap();
+    let batch = tokenizer.encode("my dog is cute", &EncodeOptions::new()).unwrap();
+    assert_eq!(tokens(&batch), ["[CLS] my dog is cute [SEP]"]);
+}
+
+#[test]
+fn offsets_count_characters_or_bytes() {
+    let run = |unit| {
+        let options = EncodeOptions::new().with_offsets(unit).without_special_tokens();
+        tokenizer().encode("é my", &options).unwrap().encodings[0].offsets.clone()
+    };
+    assert_eq!(run(OffsetUnit::Characters), [(0, 1), (2, 4)]);
+    assert_eq!(run(OffsetUnit::Bytes), [(0, 2), (3, 5)]);
+}
+
+#[test]
+fn ragged_and_empty_batches_make_no_tensor() {
+    let tokenizer = tokenizer();
+    let plain = EncodeOptions::new();
+    let ragged = tokenizer.encode_batch(["my dog", "my", "my dog"], &plain).unwrap();
+    let error = ragged.to_input(&Device::Cpu).unwrap_err();
+    assert_says(&error, &["text 0 has 4 tokens and text 1 has 3", "Padding::Longest"]);
+    let none: [&str; 0] = [];
+    let error = tokenizer.encode_batch(none, &plain).unwrap().to_input(&Device::Cpu).unwrap_err();
+    assert!(matches!(error, TextError::EmptyBatch), "{error}");
+}
+
+#[test]
+fn input_tensors_have_one_row_per_text() {
+    let options = EncodeOptions::new().with_padding(Padding::Longest);
+    let batch = tokenizer().encode_batch([("my", "dog"), ("is", "my cat")], &options).unwrap();
+    let input = batch.to_input(&Device::Cpu).unwrap();
+    let rows = |t: Option<Tensor>| t.unwrap().to_vec2::<u32>().unwrap();
+    assert_eq!(rows(input.input_ids)[1], batch.encodings[1].ids);
+    assert_eq!(rows(input.token_type_ids), [[0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]]);
+    assert_eq!(rows(input.attention_mask), [[1, 1, 1, 1, 1, 0], [1; 6]]);
+}
+
+#[test]
+fn ids_decode_to_text() {
+    let tokenizer = tokenizer();
+    let batch = tokenizer.encode("Hello, my dogs", &EncodeOptions::new()).unwrap();
+    let ids = &batch.encodings[0].ids;
+    assert_eq!(tokenizer.decode(ids).unwrap(), "[CLS] hello, my dogs [SEP]");
+    assert_eq!(tokenizer.decode_without_special_tokens(ids).unwrap(), "hello, my dogs");
+    assert_eq!(tokenizer.token_to_id("[CLS]"), Some(2));
+    assert_eq!(tokenizer.id_to_token(3).as_deref(), Some("[SEP]"));
+    assert_eq!(tokenizer.token_to_id("no such token"), None);
+}
