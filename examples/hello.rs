@@ -1,7 +1,7 @@
 //! The notebook: load a BERT, tokenize a text, run the model, look at the output.
 
 use anyhow::{Context, Result};
-use bert::*;
+use bert::{Error, *};
 use clap::{Parser, ValueEnum};
 
 /// Tokenizes texts, runs a BERT on them and prints the shapes of what comes out.
@@ -59,13 +59,7 @@ fn main() -> Result<()> {
     };
     let options = LoadOptions::new().device(device.clone()).dtype(dtype);
 
-    let (checkpoint, (model, report)) = load(args.model.as_deref(), &options)?;
-    println!("{checkpoint}\n{report}");
-    if model.config().other.contains_key("untrained") {
-        println!("This checkpoint is untrained: shapes are right, values mean nothing.");
-    }
-
-    let tokenizer = AutoTokenizer::from_pretrained(&checkpoint)?;
+    let (model, tokenizer) = load(args.model.as_deref(), &options)?;
     let encode = EncodeOptions::new().with_padding(Padding::Longest);
     let inputs = match &args.text_pair {
         Some(pair) => tokenizer.encode_batch(args.text.iter().map(|t| (&**t, &**pair)), &encode)?,
@@ -88,21 +82,26 @@ fn main() -> Result<()> {
 }
 
 /// The named checkpoint; without a name bert-base-uncased, or the built-in one offline.
-fn load(
-    name: Option<&str>,
-    options: &LoadOptions,
-) -> Result<(Checkpoint, (BertModel, LoadReport))> {
-    let checkpoint = Checkpoint::named(name.unwrap_or("google-bert/bert-base-uncased"))?;
-    match AutoModel::from_pretrained_with_report(&checkpoint, options) {
+fn load(name: Option<&str>, options: &LoadOptions) -> Result<(BertModel, BertTokenizer)> {
+    let named = Checkpoint::named(name.unwrap_or("google-bert/bert-base-uncased"))?;
+    match load_from(&named, options) {
         Err(Error::HubUnreachable { reason, .. }) if name.is_none() => {
             println!("The hub cannot be reached ({reason}); running the built-in checkpoint.");
-            let checkpoint = Checkpoint::built_in();
-            let loaded = AutoModel::from_pretrained_with_report(&checkpoint, options)?;
-            Ok((checkpoint, loaded))
+            Ok(load_from(&Checkpoint::built_in(), options)?)
         }
-        loaded => {
-            let loaded = loaded.with_context(|| format!("cannot load {checkpoint}"))?;
-            Ok((checkpoint, loaded))
-        }
+        loaded => loaded.with_context(|| format!("cannot load {named}")),
     }
+}
+
+fn load_from(
+    checkpoint: &Checkpoint,
+    options: &LoadOptions,
+) -> bert::Result<(BertModel, BertTokenizer)> {
+    let (model, report) = AutoModel::from_pretrained_with_report(checkpoint, options)?;
+    let tokenizer = AutoTokenizer::from_pretrained(checkpoint)?;
+    println!("{checkpoint}\n{report}");
+    if model.config().other.contains_key("untrained") {
+        println!("This checkpoint is untrained: shapes are right, values mean nothing.");
+    }
+    Ok((model, tokenizer))
 }

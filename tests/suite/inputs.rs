@@ -175,7 +175,10 @@ fn impossible_configs_name_the_field() {
         (r#"{"classifier_dropout": -0.1}"#, ["classifier_dropout is -0.1", "between 0 and 1"]),
         (r#"{"layer_norm_eps": -1e-12}"#, ["layer_norm_eps is", "at least 0"]),
         (r#"{"pad_token_id": 30522}"#, ["pad_token_id is 30522", "below vocab_size"]),
-        (r#"{"num_labels": 0}"#, ["id2label is 0", "from 1 to"]),
+        (r#"{"num_labels": 0}"#, ["num_labels is 0", "from 1 to"]),
+        (r#"{"num_labels": 9999999999}"#, ["num_labels is 9999999999", "from 1 to"]),
+        (r#"{"id2label": {}}"#, ["id2label is 0", "from 1 to"]),
+        (r#"{"num_hidden_layers": 999999}"#, ["num_hidden_layers is 999999", "at most"]),
         (
             r#"{"num_labels": 1, "problem_type": "single_label_classification"}"#,
             ["problem_type", "regression"],
@@ -194,8 +197,17 @@ fn configs_that_are_not_a_bert_or_not_json_are_errors() {
         &["\"roberta\"", "expected \"bert\""],
     );
     assert_says(&config_refusal(r#"{"model_type": 3}"#), &["3", "expected \"bert\""]);
-    for text in ["", "{", "[]", r#"{"hidden_size": "768"}"#, r#"{"vocab_size": -1}"#] {
+    for text in ["", "{", "[]"] {
         assert!(matches!(config_refusal(text), ModelError::ConfigSyntax(_)), "{text}");
+    }
+    for (text, parts) in [
+        (r#"{"hidden_size": "768"}"#, ["hidden_size is \"768\"", "expected usize"]),
+        (r#"{"vocab_size": -1}"#, ["vocab_size is -1", "expected usize"]),
+        (r#"{"problem_type": "guess"}"#, ["problem_type is \"guess\"", "regression"]),
+    ] {
+        let error = config_refusal(text);
+        assert!(matches!(error, ModelError::ConfigField { .. }), "{text}");
+        assert_says(&error, &parts);
     }
 }
 
@@ -209,9 +221,16 @@ fn what_this_version_does_not_compute_is_refused() {
     ] {
         let config = BertConfig::from_json(&format!(r#"{{"{field}": {value}}}"#)).unwrap();
         let vb = candle_nn::VarBuilder::from_varmap(&weights, DType::F32, &Device::Cpu);
-        let error = BertModel::load(vb, &config).unwrap_err();
-        assert!(matches!(error, ModelError::Unsupported { .. }), "{error}");
-        assert_says(&error, &[field, "does not compute"]);
+        for error in [
+            BertModel::load(vb.clone(), &config).unwrap_err(),
+            BertEmbeddings::load(vb.clone(), &config).unwrap_err(),
+            BertEncoder::load(vb.clone(), &config).unwrap_err(),
+            BertLayer::load(vb.clone(), &config).unwrap_err(),
+            BertPooler::load(vb, &config).unwrap_err(),
+        ] {
+            assert!(matches!(error, ModelError::Unsupported { .. }), "{error}");
+            assert_says(&error, &[field, "does not compute"]);
+        }
     }
 }
 
@@ -225,7 +244,7 @@ fn configs_have_the_defaults_of_transformers_and_keep_unknown_keys() {
     let text = r#"{
         "model_type": "bert", "torch_dtype": "float16", "my_key": [1, 2], "temperature": 0.5,
         "id2label": {"0": "no", "1": "maybe", "2": "yes"}, "eos_token_id": [7, 8],
-        "classifier_dropout": null, "pad_token_id": null, "problem_type": "regression",
+        "unknown": null, "classifier_dropout": null, "pad_token_id": null, "problem_type": "regression",
         "position_embedding_type": "relative_key_query", "num_labels": 9
     }"#;
     let config = BertConfig::from_json(text).unwrap();
@@ -236,7 +255,42 @@ fn configs_have_the_defaults_of_transformers_and_keep_unknown_keys() {
     assert_eq!(config.problem_type, Some(ProblemType::Regression));
     assert_eq!(config.position_embedding_type, PositionEmbeddingType::RelativeKeyQuery);
     assert_eq!(config.other["my_key"].to_string(), "[1,2]");
+    assert!(config.other["unknown"].is_null());
     assert_eq!(config.other["temperature"].to_string(), "0.5");
     assert_eq!(BertConfig::from_json(&config.to_json().unwrap()).unwrap(), config);
     assert_eq!(BertConfig::from_json(r#"{"num_labels": 5}"#).unwrap().num_labels(), 5);
+    let ids_alone = BertConfig::from_json(r#"{"label2id": {"x": 0}}"#).unwrap();
+    assert_eq!(ids_alone.label2id["LABEL_1"], 1);
+}
+
+#[test]
+fn the_lowest_number_of_a_masks_dtype_hides_a_whole_row() {
+    // transformers' masks are filled with it, whatever the dtype.
+    let model = model("base", DType::F32);
+    let run = |mask: Tensor| {
+        let input = BertInput::from_ids(ids(&[&[5, 6, 7]])).with_attention_mask(mask);
+        model.forward(&input).unwrap().last_hidden_state
+    };
+    let hidden = run(Tensor::zeros((1, 3), DType::U32, &Device::Cpu).unwrap());
+    let lowest = |value: f32, dtype| {
+        Tensor::full(value, (1, 1, 3, 3), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+    };
+    assert_same("F16", &run(lowest(-65504., DType::F16)), &hidden);
+    assert_same("BF16", &run(lowest(f32::from_bits(0xff7f_0000), DType::BF16)), &hidden);
+    assert_same("F32", &run(lowest(f32::MIN, DType::F32)), &hidden);
+}
+
+#[test]
+fn causal_masks_need_tokens_and_the_right_shape() {
+    let mask = |b, k| Some(Tensor::ones((b, k), DType::U32, &Device::Cpu).unwrap());
+    let causal = |mask: Option<Tensor>, past, new| {
+        AttentionMask::causal(mask.as_ref(), past, new, &Device::Cpu)
+    };
+    assert!(causal(mask(2, 5), 2, (2, 3)).is_ok());
+    for new in [(0, 3), (2, 0)] {
+        assert!(matches!(causal(None, 0, new), Err(ModelError::EmptyInput { .. })));
+    }
+    for (b, k) in [(2, 3), (3, 5)] {
+        assert!(matches!(causal(mask(b, k), 2, (2, 3)), Err(ModelError::Shape { .. })));
+    }
 }

@@ -4,11 +4,16 @@
 //! a plain `cargo test`.
 
 mod batching;
+mod corruption;
+mod files;
 mod gradients;
+mod hello;
+mod hub;
 mod inputs;
 mod loading;
 mod minilm;
 mod outside;
 mod parity;
+mod server;
 mod support;
 mod tokenizing;

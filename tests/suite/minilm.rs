@@ -52,7 +52,7 @@ fn minilm_ids_offsets_and_decoded_texts_equal_transformers() {
 fn minilm_embeddings_equal_transformers_alone_and_padded() {
     let (model, report) =
         AutoModel::from_pretrained_with_report(&folder(), &LoadOptions::new()).unwrap();
-    assert_eq!(report, LoadReport::default());
+    assert_eq!((report.used.len(), report.unused.len()), (103, 0));
     let tokenizer = AutoTokenizer::from_pretrained(&folder()).unwrap();
     let expected = tensors(&fixture("minilm.safetensors"));
     let check = |i: usize, output: &BaseModelOutputWithPoolingAndCrossAttentions, row, length| {

@@ -23,12 +23,11 @@ pub(crate) struct SelfAttention {
     heads: usize,
     scale: f64,
     dropout: f64,
-    layer: usize,
 }
 
 impl SelfAttention {
     /// Loads `self.query`, `self.key`, `self.value` and `output.dense`.
-    pub(crate) fn load(vb: VarBuilder, layer: usize, config: &BertConfig) -> Result<Self> {
+    pub(crate) fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         let h = config.hidden_size;
         let square = |name| names::linear(vb.pp(name), (h, h), config);
         Ok(Self {
@@ -39,7 +38,6 @@ impl SelfAttention {
             heads: config.num_attention_heads,
             scale: ((h / config.num_attention_heads) as f64).powf(-0.5),
             dropout: config.attention_probs_dropout_prob,
-            layer,
         })
     }
 
@@ -52,10 +50,7 @@ impl SelfAttention {
     ) -> Result<Tensor> {
         let q = linear(x, &self.query)?;
         let (k, v) = (linear(x, &self.key)?, linear(x, &self.value)?);
-        let (k, v) = match context.cache_mut() {
-            Some(cache) => cache.append(self.layer, k, v)?, // [B, K, H]
-            None => (k, v),
-        };
+        let (k, v) = context.extend_cache(k, v)?; // [B, K, H]
         let scores = (q.dim(0)?, self.heads, q.dim(1)?, k.dim(1)?);
         let dropped = context.dropout_factor(scores, self.dropout, v.dtype(), v.device())?;
         let args = AttentionArgs {
@@ -64,9 +59,9 @@ impl SelfAttention {
             mask: mask.bias(),
             weights_factor: dropped.as_ref(),
         };
-        let attended = if context.wants_attention(self.layer) {
+        let attended = if context.wants_attention() {
             let (attended, weights) = attention_with_weights(&q, &k, &v, args)?;
-            context.keep_attention(self.layer, &weights);
+            context.keep_attention(&weights);
             attended
         } else {
             attention(&q, &k, &v, args)?

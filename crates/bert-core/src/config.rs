@@ -146,6 +146,10 @@ pub enum TokenIds {
 
 /// The largest size a config may have: the number of elements of a matrix always fits a `usize`.
 const MAX_SIZE: usize = i32::MAX as usize;
+/// The most layers a config may have.
+const MAX_LAYERS: usize = 1 << 16;
+/// The most labels a config may have.
+const MAX_LABELS: usize = 1 << 20;
 
 impl Default for BertConfig {
     fn default() -> Self {
@@ -201,12 +205,12 @@ impl BertConfig {
     /// Reads and validates the text of a `config.json`.
     ///
     /// `null` stands for the default, but for `pad_token_id`, where it means that there is none.
-    /// Without `id2label`, `num_labels` says how many classes
-    /// there are.
+    /// `id2label` says how many classes there are, or else `num_labels`; `label2id` alone does not
+    /// count, as in transformers.
     ///
     /// # Errors
-    /// [`Error::ConfigSyntax`] when it is not JSON or a value is of the wrong kind,
-    /// [`Error::NotBert`] when `model_type` says so, [`Error::Config`] as [`BertConfig::validate`].
+    /// [`Error::ConfigSyntax`] when it is not a JSON object, [`Error::ConfigField`] when a value is of
+    /// the wrong kind, [`Error::NotBert`] when `model_type` says so, [`Error::Config`] as [`BertConfig::validate`].
     pub fn from_json(text: &str) -> Result<Self> {
         let mut keys: Map<String, Value> = serde_json::from_str(text)?;
         match keys.get("model_type") {
@@ -217,21 +221,30 @@ impl BertConfig {
                 return Err(Error::NotBert { model_type });
             }
         }
-        // A missing padding token differs from the default one; elsewhere null is the default.
-        keys.retain(|key, value| !value.is_null() || key == "pad_token_id");
         if let Some(legacy) = keys.remove("torch_dtype") {
             keys.entry("dtype").or_insert(legacy);
         }
         let known = Self::default().fields()?;
-        let (fields, mut other): (Map<_, _>, Map<_, _>) =
+        let (mut fields, mut other): (Map<_, _>, Map<_, _>) =
             keys.into_iter().partition(|(key, _)| known.contains_key(key));
+        // A missing padding token differs from the default one; elsewhere null is the default.
+        fields.retain(|key, value| !value.is_null() || key == "pad_token_id");
         let (has_names, has_ids) =
             (fields.contains_key("id2label"), fields.contains_key("label2id"));
+        for (field, value) in &fields {
+            let alone = Map::from_iter([(field.clone(), value.clone())]);
+            serde_json::from_value::<Self>(Value::Object(alone)).map_err(|reason| {
+                Error::ConfigField { field: field.clone(), got: value.to_string(), reason }
+            })?;
+        }
         let mut config: Self = serde_json::from_value(Value::Object(fields))?;
         if let Some(count) = other.remove("num_labels").filter(|_| !has_names) {
-            config.id2label = default_labels(serde_json::from_value(count)?);
+            let labels = count.as_u64().filter(|count| (1..=MAX_LABELS as u64).contains(count));
+            let expected = format!("a number from 1 to {MAX_LABELS}");
+            let labels = labels.ok_or_else(|| invalid("num_labels", &count, expected))?;
+            config.id2label = default_labels(labels as usize);
         }
-        if !has_ids {
+        if !has_ids || !has_names {
             config.label2id = ids_of(&config.id2label);
         }
         config.other = other;
@@ -283,6 +296,10 @@ impl BertConfig {
                 return Err(invalid(field, size, format!("a size from 1 to {MAX_SIZE}")));
             }
         }
+        if self.num_hidden_layers > MAX_LAYERS {
+            let expected = format!("at most {MAX_LAYERS}");
+            return Err(invalid("num_hidden_layers", self.num_hidden_layers, expected));
+        }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let expected =
                 format!("a multiple of num_attention_heads, {}", self.num_attention_heads);
@@ -323,6 +340,25 @@ impl BertConfig {
             ));
         }
         self.activation().map(drop)
+    }
+
+    /// Checks that this version computes a model of this config, every part of it.
+    pub(crate) fn check_supported(&self) -> Result<()> {
+        self.validate()?;
+        let unsupported = |field, got: String| Err(Error::Unsupported { field, got });
+        if self.position_embedding_type != PositionEmbeddingType::Absolute {
+            return unsupported(
+                "position_embedding_type",
+                format!("{:?}", self.position_embedding_type),
+            );
+        }
+        if self.add_cross_attention {
+            return unsupported("add_cross_attention", "true".to_owned());
+        }
+        if self.pruned_heads.values().any(|heads| !heads.is_empty()) {
+            return unsupported("pruned_heads", format!("{:?}", self.pruned_heads));
+        }
+        Ok(())
     }
 
     /// Every field by its name, without the other keys.

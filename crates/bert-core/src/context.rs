@@ -38,6 +38,8 @@ pub struct ForwardContext {
     attentions: Option<Layers>,
     dropout: Option<ChaCha8Rng>,
     cache: Option<KeyValueCache>,
+    /// The layer that is running.
+    layer: usize,
     kept: Kept,
 }
 
@@ -85,13 +87,9 @@ impl ForwardContext {
         self.cache.as_ref().map_or(0, KeyValueCache::len)
     }
 
-    pub(crate) fn cache_mut(&mut self) -> &mut Option<KeyValueCache> {
-        &mut self.cache
-    }
-
-    /// Begins a pass: forgets what an earlier one kept and resolves which layers are wanted.
-    pub(crate) fn begin(&mut self, config: &BertConfig) -> Result<()> {
-        let layers = config.num_hidden_layers;
+    /// Begins a pass of `batch` sequences through `layers` layers: forgets what an earlier pass kept
+    /// and resolves what is wanted.
+    pub(crate) fn begin(&mut self, layers: usize, batch: usize, config: &BertConfig) -> Result<()> {
         let wanted = |asked: &Option<Layers>, by_default: bool| match asked {
             Some(layers) => layers.clone(),
             None if by_default => Layers::All,
@@ -99,17 +97,44 @@ impl ForwardContext {
         };
         let hidden_states = wanted(&self.hidden_states, config.output_hidden_states);
         let attentions = wanted(&self.attentions, config.output_attentions);
+        // The pass works on a copy (tensors are shared), so that one that fails can be repeated.
+        let cache = match &self.cache {
+            Some(cache) => {
+                cache.check(layers, batch, config.hidden_size)?;
+                Some(cache.clone())
+            }
+            None => (config.is_decoder && config.use_cache).then(KeyValueCache::new),
+        };
+        self.layer = 0;
         self.kept = Kept {
-            past_key_values: None,
+            past_key_values: cache,
             hidden_states: hidden_states.slots("hidden_states", layers + 1)?,
             attentions: attentions.slots("attentions", layers)?,
         };
         Ok(())
     }
 
-    /// Ends a pass and hands out what it kept, the cache included.
+    /// Ends a pass and hands out what it kept. The cache that the caller brought is used up.
     pub(crate) fn finish(&mut self) -> Kept {
-        Kept { past_key_values: self.cache.take(), ..std::mem::take(&mut self.kept) }
+        self.cache = None;
+        std::mem::take(&mut self.kept)
+    }
+
+    /// Says which layer what follows belongs to.
+    pub(crate) fn enter_layer(&mut self, layer: usize) {
+        self.layer = layer;
+    }
+
+    /// The keys and values of all tokens so far, from those of the new ones; `[B, S, H]` each.
+    pub(crate) fn extend_cache(
+        &mut self,
+        keys: Tensor,
+        values: Tensor,
+    ) -> Result<(Tensor, Tensor)> {
+        match &mut self.kept.past_key_values {
+            Some(cache) => cache.append(self.layer, keys, values),
+            None => Ok((keys, values)),
+        }
     }
 
     pub(crate) fn keep_hidden_state(&mut self, index: usize, x: &Tensor) {
@@ -118,13 +143,13 @@ impl ForwardContext {
         }
     }
 
-    pub(crate) fn wants_attention(&self, layer: usize) -> bool {
-        self.kept.attentions.as_ref().is_some_and(|kept| kept.wants(layer))
+    pub(crate) fn wants_attention(&self) -> bool {
+        self.kept.attentions.as_ref().is_some_and(|kept| kept.wants(self.layer))
     }
 
-    pub(crate) fn keep_attention(&mut self, layer: usize, weights: &Tensor) {
+    pub(crate) fn keep_attention(&mut self, weights: &Tensor) {
         if let Some(kept) = &mut self.kept.attentions {
-            kept.fill(layer, weights);
+            kept.fill(self.layer, weights);
         }
     }
 

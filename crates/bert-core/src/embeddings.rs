@@ -26,8 +26,9 @@ impl BertEmbeddings {
     /// Loads `word_embeddings`, `token_type_embeddings`, `position_embeddings` and `LayerNorm`.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape.
+    /// As [`BertModel::load`](crate::BertModel::load).
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        config.check_supported()?;
         let table = |name, rows| names::embedding(vb.pp(name), rows, config);
         Ok(Self {
             word_embeddings: table("word_embeddings", config.vocab_size)?,

@@ -3,7 +3,6 @@
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
-use crate::cache::KeyValueCache;
 use crate::config::BertConfig;
 use crate::context::ForwardContext;
 use crate::error::{Error, Result};
@@ -25,17 +24,20 @@ impl BertEncoder {
     /// Loads `layer.0`, `layer.1`, …
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape.
+    /// As [`BertModel::load`](crate::BertModel::load).
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        config.check_supported()?;
         let vb = vb.pp("layer");
         let layer = (0..config.num_hidden_layers)
-            .map(|l| BertLayer::load(vb.pp(l), l, config))
+            .map(|l| BertLayer::load(vb.pp(l), config))
             .collect::<Result<_>>()?;
         Ok(Self { layer, config: config.clone() })
     }
 
     /// `x`, the embeddings' output: `[B, S, H]` → `last_hidden_state` `[B, S, H]`, and the hidden
     /// states and attentions that the config asks for.
+    ///
+    /// A decoder's layers see what `mask` lets them see: give it [`AttentionMask::causal`].
     ///
     /// # Errors
     /// [`Error::Shape`] when `x` has another width or `mask` does not fit `x`.
@@ -79,12 +81,7 @@ impl BertEncoder {
     ) -> Result<()> {
         let config = &self.config;
         mask.check([b, config.num_attention_heads, s, context.past() + s])?;
-        if let Some(cache) = context.cache_mut() {
-            cache.check(self.layer.len(), b, config.hidden_size)?;
-        } else if config.is_decoder && config.use_cache {
-            *context.cache_mut() = Some(KeyValueCache::new());
-        }
-        context.begin(config)
+        context.begin(self.layer.len(), b, config)
     }
 
     /// The layers, after [`BertEncoder::begin`].
@@ -97,6 +94,7 @@ impl BertEncoder {
         let mut x = x.clone();
         context.keep_hidden_state(0, &x);
         for (l, layer) in self.layer.iter().enumerate() {
+            context.enter_layer(l);
             x = layer.forward(&x, mask, context)?;
             context.keep_hidden_state(l + 1, &x);
         }

@@ -9,9 +9,20 @@ pub type Result<T> = std::result::Result<T, Error>;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// `config.json` is not JSON, or a field has a value of the wrong kind.
+    /// `config.json` is not a JSON object.
     #[error("config.json cannot be read as a BERT config: {0}")]
-    ConfigSyntax(#[from] serde_json::Error),
+    ConfigSyntax(serde_json::Error),
+
+    /// A field of the config has a value of the wrong kind.
+    #[error("config field {field} is {got}: {reason}")]
+    ConfigField {
+        /// The field's name in `config.json`.
+        field: String,
+        /// Its value.
+        got: String,
+        /// What kind it must be of.
+        reason: serde_json::Error,
+    },
 
     /// `config.json` belongs to a model of another family.
     #[error(
@@ -146,6 +157,10 @@ pub enum Error {
         count: usize,
     },
 
+    /// A head that reads the pooled output has a model without a pooler below it.
+    #[error("the model below this head has no pooler; load it with BertModel::load")]
+    NoPooler,
+
     /// A key/value cache was given that another model, or another batch, filled.
     #[error(
         "past_key_values {what} {got}, expected {expected}; start a new cache for another model or batch"
@@ -166,6 +181,12 @@ pub enum Error {
 
 /// ` after N cached`, or nothing where N is 0.
 struct PastTokens(usize);
+
+impl From<serde_json::Error> for Error {
+    fn from(error: serde_json::Error) -> Self {
+        Self::ConfigSyntax(error)
+    }
+}
 
 impl std::fmt::Display for PastTokens {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {

@@ -24,13 +24,14 @@ pub struct BertLayer {
 }
 
 impl BertLayer {
-    /// Loads `attention`, `intermediate` and `output`; `layer` is its place in the encoder.
+    /// Loads `attention`, `intermediate` and `output`.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape.
-    pub fn load(vb: VarBuilder, layer: usize, config: &BertConfig) -> Result<Self> {
+    /// As [`BertModel::load`](crate::BertModel::load).
+    pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        config.check_supported()?;
         Ok(Self {
-            attention: SelfAttention::load(vb.pp("attention"), layer, config)?,
+            attention: SelfAttention::load(vb.pp("attention"), config)?,
             attention_norm: AddNorm::load(vb.pp("attention.output.LayerNorm"), config)?,
             feed_forward: FeedForward::load(vb.clone(), config)?,
             feed_forward_norm: AddNorm::load(vb.pp("output.LayerNorm"), config)?,
@@ -38,6 +39,9 @@ impl BertLayer {
     }
 
     /// `x`: `[B, S, H]` → `[B, S, H]`.
+    ///
+    /// Called alone, a layer drops as the context says but keeps nothing: hidden states, attentions
+    /// and the cache come from [`BertEncoder`](crate::BertEncoder).
     ///
     /// # Errors
     /// When `x` or `mask` has another shape than the layer or each other.

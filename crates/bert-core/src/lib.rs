@@ -40,6 +40,8 @@ mod layer;
 mod model;
 mod pooler;
 
+mod heads;
+
 mod outputs;
 
 pub use bert_kernels::Activation;
@@ -49,6 +51,7 @@ pub use context::{ForwardContext, Layers};
 pub use embeddings::BertEmbeddings;
 pub use encoder::BertEncoder;
 pub use error::{Error, Result};
+pub use heads::{BertForPreTraining, BertForPreTrainingOutput};
 pub use input::BertInput;
 pub use layer::BertLayer;
 pub use mask::AttentionMask;

@@ -47,24 +47,29 @@ impl AttentionMask {
         Ok(Self { dims: dims.into(), bias })
     }
 
-    /// A decoder's mask: each of `queries` tokens sees itself and what comes before it, the `past`
-    /// tokens of the cache included, except for what `mask` (`[B, K]`, K = past + queries) hides.
+    /// A decoder's mask for `queries` new tokens of each of `batch` sequences: each sees itself and
+    /// what comes before it, the `past` tokens of the cache included, except for what `mask`
+    /// (`[B, K]`, K = past + queries) hides.
     ///
     /// A `mask` of three or four dimensions stands as it is, without a causal part.
     ///
     /// # Errors
-    /// As [`AttentionMask::new`], and [`Error::Shape`] when `K` is another number.
+    /// As [`AttentionMask::new`]; [`Error::Shape`] when `mask` is not `[B, K]`, and
+    /// [`Error::EmptyInput`] when there are no sequences or no new tokens.
     pub fn causal(
         mask: Option<&Tensor>,
         past: usize,
-        queries: usize,
+        (batch, queries): (usize, usize),
         device: &Device,
     ) -> Result<Self> {
-        let keys = past + queries;
+        if batch == 0 || queries == 0 {
+            return Err(Error::EmptyInput { name: "attention_mask", got: vec![batch, queries] });
+        }
+        let keys = past.saturating_add(queries);
         let visible = match mask {
             Some(mask) if mask.rank() != 2 => return Self::new(mask),
-            Some(mask) if mask.dims()[1] != keys => {
-                let expected = format!("[B, {keys}], cached and new tokens");
+            Some(mask) if mask.dims() != [batch, keys] => {
+                let expected = format!("[{batch}, {keys}], cached and new tokens");
                 return Err(Error::Shape {
                     name: "attention_mask",
                     got: mask.dims().into(),
@@ -121,14 +126,28 @@ fn bias(visible: &[bool], shape: [usize; 4], device: &Device) -> Result<Option<T
     Ok(Some(Tensor::from_vec(bias, &shape, device)?))
 }
 
-/// An additive mask in F32 and without infinities.
+/// An additive mask in F32 and without infinities. The lowest number of the mask's own dtype, which
+/// callers use for −∞, becomes [`MASKED`] as well.
 fn additive(mask: &Tensor) -> Result<Tensor> {
-    let bias = mask.to_dtype(DType::F32)?;
-    let values = bias.flatten_all()?.to_vec1::<f32>()?;
-    if let Some(got) = values.iter().find(|v| v.is_nan() || **v == f32::INFINITY) {
-        return Err(mask_value(mask, f64::from(*got), "finite numbers or −∞ to add to scores"));
-    }
-    Ok(bias.maximum(MASKED)?)
+    let lowest = match mask.dtype() {
+        DType::F16 => -65504.,
+        DType::BF16 => f32::from_bits(0xff7f_0000),
+        _ => f32::MIN,
+    };
+    let values = mask.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?;
+    let bias = values
+        .to_vec1::<f32>()?
+        .into_iter()
+        .map(|value| match value {
+            value if value.is_nan() || value == f32::INFINITY => {
+                let expected = "finite numbers or −∞ to add to scores";
+                Err(mask_value(mask, f64::from(value), expected))
+            }
+            value if value <= lowest => Ok(MASKED as f32),
+            value => Ok(value),
+        })
+        .collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::from_vec(bias, mask.shape(), mask.device())?)
 }
 
 /// The elements of a mask of zeros and ones.

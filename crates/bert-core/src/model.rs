@@ -3,11 +3,11 @@
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
-use crate::config::{BertConfig, PositionEmbeddingType};
+use crate::config::BertConfig;
 use crate::context::ForwardContext;
 use crate::embeddings::BertEmbeddings;
 use crate::encoder::BertEncoder;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::input::{BertInput, CheckedInput};
 use crate::mask::{AttentionMask, check_device};
 use crate::names;
@@ -62,11 +62,16 @@ impl BertModel {
     /// `initializer_range`.
     ///
     /// # Errors
-    /// [`Error::Config`] for an impossible config, [`Error::Unsupported`] for one that this version
-    /// does not compute, [`Error::Candle`] for a tensor that is missing or has another shape.
+    /// [`Error::Config`](crate::Error::Config) for an impossible config, [`Error::Unsupported`](crate::Error::Unsupported) for one that this version
+    /// does not compute, [`Error::Candle`](crate::Error::Candle) for a tensor that is missing or has another shape.
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        let pooler = BertPooler::load(names::base_model(&vb).pp("pooler"), config)?;
-        Ok(Self { pooler: Some(pooler), ..Self::load_without_pooler(vb, config)? })
+        Self::load_base(names::base_model(&vb), config)
+    }
+
+    /// [`BertModel::load`] where `vb` is known to be at the model's own names.
+    pub(crate) fn load_base(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        let bare = Self::load_base_without_pooler(vb.clone(), config)?;
+        Ok(Self { pooler: Some(BertPooler::load(vb.pp("pooler"), config)?), ..bare })
     }
 
     /// Loads the model without a pooler; Hugging Face's `add_pooling_layer=False`.
@@ -74,9 +79,10 @@ impl BertModel {
     /// # Errors
     /// As [`BertModel::load`].
     pub fn load_without_pooler(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        config.validate()?;
-        check_supported(config)?;
-        let vb = names::base_model(&vb);
+        Self::load_base_without_pooler(names::base_model(&vb), config)
+    }
+
+    fn load_base_without_pooler(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         Ok(Self {
             embeddings: BertEmbeddings::load(vb.pp("embeddings"), config)?,
             encoder: BertEncoder::load(vb.pp("encoder"), config)?,
@@ -89,7 +95,7 @@ impl BertModel {
     /// `[B, H]`, and the hidden states and attentions that the config asks for.
     ///
     /// # Errors
-    /// Before any arithmetic, when the input does not fit itself or the model; see [`Error`].
+    /// Before any arithmetic, when the input does not fit itself or the model; see [`Error`](crate::Error).
     pub fn forward(
         &self,
         input: &BertInput,
@@ -100,7 +106,7 @@ impl BertModel {
     /// [`BertModel::forward`] in a context.
     ///
     /// # Errors
-    /// As [`BertModel::forward`]; [`Error::NoSuchLayer`] and [`Error::CacheMismatch`] when the
+    /// As [`BertModel::forward`]; [`Error::NoSuchLayer`](crate::Error::NoSuchLayer) and [`Error::CacheMismatch`](crate::Error::CacheMismatch) when the
     /// context asks for, or brings, what another model has.
     pub fn forward_with(
         &self,
@@ -154,28 +160,11 @@ impl BertModel {
         }
         match mask {
             _ if self.config.is_decoder => {
-                AttentionMask::causal(mask, past, checked.sequence, self.device())
+                let new = (checked.batch, checked.sequence);
+                AttentionMask::causal(mask, past, new, self.device())
             }
             Some(mask) => AttentionMask::new(mask),
             None => Ok(AttentionMask::all_visible()),
         }
     }
-}
-
-/// Refuses what would otherwise be computed as something else.
-fn check_supported(config: &BertConfig) -> Result<()> {
-    let unsupported = |field, got: String| Err(Error::Unsupported { field, got });
-    if config.position_embedding_type != PositionEmbeddingType::Absolute {
-        return unsupported(
-            "position_embedding_type",
-            format!("{:?}", config.position_embedding_type),
-        );
-    }
-    if config.add_cross_attention {
-        return unsupported("add_cross_attention", "true".to_owned());
-    }
-    if config.pruned_heads.values().any(|heads| !heads.is_empty()) {
-        return unsupported("pruned_heads", format!("{:?}", config.pruned_heads));
-    }
-    Ok(())
 }

@@ -20,6 +20,12 @@ pub(crate) fn base_model<'a>(vb: &VarBuilder<'a>) -> VarBuilder<'a> {
     }
 }
 
+/// Where the base model's parameters are in a checkpoint of a model with a head: below `bert.`,
+/// unless the head was put beside those of a bare `BertModel`.
+pub(crate) fn base_below_head<'a>(vb: &VarBuilder<'a>) -> VarBuilder<'a> {
+    if vb.contains_tensor("embeddings.word_embeddings.weight") { vb.clone() } else { vb.pp("bert") }
+}
+
 /// `weight`: `[rows, H]`.
 pub(crate) fn embedding(vb: VarBuilder, rows: usize, config: &BertConfig) -> Result<Tensor> {
     Ok(vb.get_with_hints((rows, config.hidden_size), "weight", normal(config))?)

@@ -138,17 +138,21 @@ impl fmt::Display for BaseModelOutputWithPastAndCrossAttentions {
 }
 
 /// Writes one line per field that is present.
-struct Fields<'a, 'b>(&'a mut fmt::Formatter<'b>);
+pub(crate) struct Fields<'a, 'b>(pub(crate) &'a mut fmt::Formatter<'b>);
 
 impl Fields<'_, '_> {
-    fn tensor(self, name: &str, tensor: Option<&Tensor>) -> Result<Self, fmt::Error> {
+    pub(crate) fn tensor(self, name: &str, tensor: Option<&Tensor>) -> Result<Self, fmt::Error> {
         if let Some(tensor) = tensor {
             writeln!(self.0, "  {name}: {:?} {:?}", tensor.dims(), tensor.dtype())?;
         }
         Ok(self)
     }
 
-    fn layers(self, name: &str, layers: Option<&LayerOutputs>) -> Result<Self, fmt::Error> {
+    pub(crate) fn layers(
+        self,
+        name: &str,
+        layers: Option<&LayerOutputs>,
+    ) -> Result<Self, fmt::Error> {
         if let Some(layers) = layers {
             writeln!(self.0, "  {name}: {} of {}", layers.iter().count(), layers.len())?;
             for (index, tensor) in layers.iter() {
@@ -158,7 +162,7 @@ impl Fields<'_, '_> {
         Ok(self)
     }
 
-    fn cache(self, cache: Option<&KeyValueCache>) -> Result<Self, fmt::Error> {
+    pub(crate) fn cache(self, cache: Option<&KeyValueCache>) -> Result<Self, fmt::Error> {
         if let Some(cache) = cache {
             writeln!(self.0, "  past_key_values: {} tokens", cache.len())?;
         }

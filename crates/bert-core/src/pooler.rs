@@ -20,8 +20,9 @@ impl BertPooler {
     /// Loads `dense`.
     ///
     /// # Errors
-    /// When a tensor is missing or has another shape.
+    /// As [`BertModel::load`](crate::BertModel::load).
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        config.check_supported()?;
         let h = config.hidden_size;
         Ok(Self { dense: names::linear(vb.pp("dense"), (h, h), config)? })
     }

@@ -4,10 +4,11 @@ use candle_core::{Result, Tensor};
 
 /// The rows of `table` that `ids` name.
 ///
-/// `table`: `[V, H]`; `ids`: `[B, S]`, U32, each below `V` → `[B, S, H]`.
+/// `table`: `[V, H]`; `ids`: `[B, S]`, U32, each below `V`, which the caller has checked
+/// → `[B, S, H]`.
 ///
 /// # Errors
-/// When the shapes are not these or an id is out of range.
+/// When the shapes are not these.
 pub fn embedding(table: &Tensor, ids: &Tensor) -> Result<Tensor> {
     let (b, s) = ids.dims2()?;
     let (_, h) = table.dims2()?;

@@ -13,8 +13,9 @@
 //! | [`add_layer_norm`] | LayerNorm of a sum | `[…, H]`, `[…, H]` → `[…, H]` |
 //! | [`attention`] | scaled dot-product attention | `[B, Q, H]`, `[B, K, H]` → `[B, Q, H]` |
 //!
-//! Dtypes: F32, F64, F16 and BF16. Sums, exponentials and other statistics of F16 and BF16 tensors
-//! are computed in F32 and rounded once.
+//! Dtypes: F32, F64, F16 and BF16. For F16 and BF16 tensors, activations, softmax and LayerNorm
+//! compute in F32 and round their result; products accumulate as the backend does, and sums of two
+//! tensors are rounded to their dtype.
 
 mod activation;
 mod attention;

@@ -18,7 +18,8 @@ pub struct Encoding {
     pub attention_mask: Vec<u32>,
     /// 1 for tokens that are not of the text: `[CLS]`, `[SEP]`, padding.
     pub special_tokens_mask: Vec<u32>,
-    /// Where a token begins and ends in its text; `(0, 0)` for tokens that are not of the text.
+    /// Where a token begins and ends in its text, in the unit of
+    /// [`EncodeOptions::offsets`](crate::EncodeOptions::offsets); `(0, 0)` for tokens that are not of the text.
     pub offsets: Vec<(usize, usize)>,
 }
 

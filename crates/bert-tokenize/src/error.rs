@@ -9,11 +9,39 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// The bytes are not a `tokenizer.json`.
     #[error("not a tokenizer.json: {0}")]
-    Syntax(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Syntax(Box<dyn std::error::Error + Send + Sync>),
+
+    /// There is neither a `tokenizer.json` nor a `vocab.txt`.
+    #[error("a tokenizer needs tokenizer.json or vocab.txt, and neither is given")]
+    NoVocabulary,
+
+    /// One of the smaller files is broken.
+    #[error("{file} cannot be used: {reason}")]
+    File {
+        /// The file.
+        file: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A token cannot have the id that a file gives it.
+    #[error(
+        "the added token {content:?} has the id {expected} in tokenizer_config.json or \
+         added_tokens.json, but {} in the vocabulary; use the files of one tokenizer",
+        got.map_or_else(|| "none".to_owned(), |id| id.to_string())
+    )]
+    AddedToken {
+        /// The token.
+        content: String,
+        /// The id it would get.
+        got: Option<u32>,
+        /// The id the file gives it.
+        expected: u32,
+    },
 
     /// The tokenizer refused a text or a token id.
     #[error("the tokenizer failed: {0}")]
-    Tokenizer(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Tokenizer(Box<dyn std::error::Error + Send + Sync>),
 
     /// Truncation leaves no room for the special tokens.
     #[error(
@@ -45,6 +73,15 @@ pub enum Error {
     /// Padding is asked for, but the vocabulary has no padding token.
     #[error("padding is asked for, but the tokenizer has no [PAD] token")]
     NoPadToken,
+
+    /// Padding to more tokens than any model reads.
+    #[error("padding to {got} tokens is asked for, expected at most {most}")]
+    PaddingLength {
+        /// The length asked for.
+        got: usize,
+        /// The limit.
+        most: usize,
+    },
 
     /// A batch has no texts.
     #[error("the batch has no texts, expected at least one")]

@@ -14,10 +14,12 @@
 
 mod encoding;
 mod error;
+mod files;
 mod options;
 mod tokenizer;
 
 pub use encoding::{BatchEncoding, Encoding};
 pub use error::{Error, Result};
+pub use files::TokenizerFiles;
 pub use options::{EncodeOptions, OffsetUnit, Padding, Side, Truncation, TruncationStrategy};
 pub use tokenizer::{BertTokenizer, Text};

@@ -39,6 +39,16 @@ pub enum Padding {
     Length(usize),
 }
 
+impl Padding {
+    /// The length asked for, 0 where it comes from the texts.
+    pub(crate) fn length(self) -> usize {
+        match self {
+            Self::None | Self::Longest => 0,
+            Self::Length(tokens) => tokens,
+        }
+    }
+}
+
 /// To which length texts are cut, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]

@@ -9,7 +9,11 @@ use tokenizers::{PostProcessorWrapper, Tokenizer};
 
 use crate::encoding::BatchEncoding;
 use crate::error::{Error, Result};
+use crate::files::{Built, TokenizerFiles};
 use crate::options::{EncodeOptions, OffsetUnit, Padding, Side, Truncation, TruncationStrategy};
+
+/// The most tokens that a text can be padded to: far more than any BERT reads.
+const MOST_PADDED: usize = 1 << 20;
 
 /// A text, or a pair of texts that one sequence holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,11 +61,17 @@ impl BertTokenizer {
     /// # Errors
     /// [`Error::Syntax`] when they are not one.
     pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
-        let mut tokens = Tokenizer::from_bytes(bytes).map_err(Error::Syntax)?;
-        let pad = match tokens.get_padding() {
-            Some(padding) => Some((padding.pad_token.clone(), padding.pad_id)),
-            None => tokens.token_to_id("[PAD]").map(|id| ("[PAD]".to_owned(), id)),
-        };
+        Self::from_files(&TokenizerFiles { tokenizer: Some(bytes), ..TokenizerFiles::default() })
+    }
+
+    /// Reads a tokenizer from all of its files.
+    ///
+    /// # Errors
+    /// [`Error::NoVocabulary`] without `tokenizer.json` and `vocab.txt`; [`Error::Syntax`],
+    /// [`Error::File`] and [`Error::AddedToken`] when files are broken or contradict each other.
+    pub fn from_files(files: &TokenizerFiles) -> Result<Self> {
+        let Built { tokenizer: mut tokens, pad_token } = files.build()?;
+        let pad = tokens.token_to_id(&pad_token).map(|id| (pad_token, id));
         let special_tokens = tokens.get_post_processor().cloned();
         tokens.with_padding(None);
         tokens.with_post_processor(None::<PostProcessorWrapper>);
@@ -85,7 +95,8 @@ impl BertTokenizer {
     ///
     /// # Errors
     /// [`Error::MaxLength`] and [`Error::Truncation`] when a text cannot be cut as asked,
-    /// [`Error::NoPadToken`] when padding is asked for and there is no padding token.
+    /// [`Error::NoPadToken`] when padding is asked for and there is no padding token,
+    /// [`Error::PaddingLength`] for an absurd length.
     pub fn encode_batch<'a, T: Into<Text<'a>>>(
         &self,
         texts: impl IntoIterator<Item = T>,
@@ -200,7 +211,12 @@ impl BertTokenizer {
                 TruncationStrategy::OnlySecond => truncation::TruncationStrategy::OnlySecond,
             },
         };
-        truncate_encodings(first, second, &params).map_err(Error::Tokenizer)
+        let (mut first, mut second) =
+            truncate_encodings(first, second, &params).map_err(Error::Tokenizer)?;
+        // What was cut off would otherwise be combined, each piece of one text with each of the other.
+        drop(first.take_overflowing());
+        drop(second.as_mut().map(|second| second.take_overflowing()));
+        Ok((first, second))
     }
 
     fn add_special_tokens(
@@ -224,6 +240,11 @@ impl BertTokenizer {
             Padding::Longest => PaddingStrategy::BatchLongest,
             Padding::Length(tokens) => PaddingStrategy::Fixed(tokens),
         };
+        for tokens in [options.pad_to_multiple_of, options.padding.length()] {
+            if tokens > MOST_PADDED {
+                return Err(Error::PaddingLength { got: tokens, most: MOST_PADDED });
+            }
+        }
         let (pad_token, pad_id) = self.pad.clone().ok_or(Error::NoPadToken)?;
         let params = PaddingParams {
             strategy,

@@ -1,5 +1,7 @@
 //! Which device to compute on.
 
+use std::sync::OnceLock;
+
 use candle_core::Device;
 
 use crate::error::{Error, Result};
@@ -9,20 +11,39 @@ pub fn best_device() -> Device {
     cuda_device().or_else(|_| metal_device()).unwrap_or(Device::Cpu)
 }
 
-/// The first CUDA device.
+/// The first CUDA device. Every call gives the same one.
 ///
 /// # Errors
 /// [`Error::NoDevice`] when there is none, or the crate was built without the feature `cuda`.
 pub fn cuda_device() -> Result<Device> {
-    Device::new_cuda(0).map_err(|error| no_device("cuda", &error))
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    once(&DEVICE, || Device::new_cuda(0).map_err(|error| no_device("cuda", &error)))
 }
 
-/// The first Metal device.
+/// The first Metal device. Every call gives the same one.
 ///
 /// # Errors
 /// [`Error::NoDevice`] when there is none, or the crate was built without the feature `metal`.
 pub fn metal_device() -> Result<Device> {
-    Device::new_metal(0).map_err(|error| no_device("metal", &error))
+    static DEVICE: OnceLock<Device> = OnceLock::new();
+    once(&DEVICE, || {
+        // Candle takes the first of Metal's devices without asking whether there is one.
+        match std::panic::catch_unwind(|| Device::new_metal(0)) {
+            Ok(device) => device.map_err(|error| no_device("metal", &error)),
+            Err(_) => Err(Error::NoDevice { name: "metal", reason: "none is there".to_owned() }),
+        }
+    })
+}
+
+/// Candle tells devices apart by their handle, so that a program needs to keep one.
+fn once(place: &OnceLock<Device>, make: impl FnOnce() -> Result<Device>) -> Result<Device> {
+    match place.get() {
+        Some(device) => Ok(device.clone()),
+        None => {
+            let device = make()?;
+            Ok(place.get_or_init(|| device).clone())
+        }
+    }
 }
 
 fn no_device(name: &'static str, error: &candle_core::Error) -> Error {

@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use candle_core::DType;
+use candle_core::{DType, DeviceLocation};
+
+use crate::load::Mismatch;
 
 /// What this crate's functions return.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -22,41 +24,41 @@ pub enum Error {
     },
 
     /// A checkpoint's folder lacks a file.
-    #[error("no {file} in {}, which holds {}", folder.display(), listing(found))]
+    #[error("no {file} in {checkpoint}, which holds {}", listing(found))]
     MissingFile {
-        /// The file.
+        /// The file, or the files of which one would do.
         file: String,
         /// Where it was looked for.
-        folder: PathBuf,
+        checkpoint: String,
         /// The files that are there.
         found: Vec<String>,
     },
 
     /// A file could not be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {}: {cause}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
         /// Why not.
-        source: std::io::Error,
+        cause: std::io::Error,
     },
 
     /// A `config.json` is not that of a BERT.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Config {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: bert_core::Error,
+        cause: bert_core::Error,
     },
 
     /// A `tokenizer.json` cannot be used.
-    #[error("{}: {source}", path.display())]
+    #[error("{}: {cause}", path.display())]
     Tokenizer {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: bert_tokenize::Error,
+        cause: bert_tokenize::Error,
     },
 
     /// A safetensors file is damaged.
@@ -66,6 +68,47 @@ pub enum Error {
         path: PathBuf,
         /// What is wrong with it.
         reason: String,
+    },
+
+    /// A `pytorch_model.bin` is damaged, or no `torch.save` wrote it.
+    #[error("{} is not a file of weights that torch.save wrote: {reason}; download or save it again", path.display())]
+    TorchFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// A `pytorch_model.bin` is of the format before PyTorch 1.6.
+    #[error(
+        "{path} is of the format before PyTorch 1.6, which is not read here; convert it with: \
+         python -c \"import torch; p = '{path}'; torch.save(torch.load(p, map_location='cpu'), p)\"",
+        path = path.display()
+    )]
+    LegacyTorchFile {
+        /// The file.
+        path: PathBuf,
+    },
+
+    /// The index of a sharded checkpoint cannot be used.
+    #[error("{} is not an index of weight files: {reason}", path.display())]
+    Index {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+
+    /// Two tensors of a checkpoint have one name.
+    #[error(
+        "{} and {} in {checkpoint} have the same name for the model; rename one of them with \
+         LoadOptions::rename_prefix", names[0], names[1]
+    )]
+    AmbiguousWeight {
+        /// The checkpoint.
+        checkpoint: String,
+        /// The names in the files.
+        names: [String; 2],
     },
 
     /// The checkpoint lacks weights that the model needs.
@@ -86,18 +129,15 @@ pub enum Error {
 
     /// A weight has another shape than the config says.
     #[error(
-        "{name} in {checkpoint} has shape {got:?}, but its config.json asks for {expected:?}; \
-         use the config that belongs to these weights"
+        "{} in {checkpoint} has shape {:?}, but its config.json asks for {:?}; use the config that \
+         belongs to these weights, or ask for new ones with LoadOptions::initialise_missing",
+        mismatch.name, mismatch.got, mismatch.expected
     )]
     MismatchedWeight {
         /// The checkpoint.
         checkpoint: String,
-        /// The weight's name.
-        name: String,
-        /// Its shape in the file.
-        got: Vec<usize>,
-        /// The shape the model needs.
-        expected: Vec<usize>,
+        /// Which weight, and both shapes.
+        mismatch: Mismatch,
     },
 
     /// A weight is stored as something that no model computes with.
@@ -112,10 +152,14 @@ pub enum Error {
     },
 
     /// A model is asked for in a dtype it cannot have.
-    #[error("a model cannot be loaded as {got:?}, expected F64, F32, F16 or BF16")]
+    #[error(
+        "a model cannot be loaded as {got:?} on {on:?}, expected F32, F16, BF16 or, but for Metal, F64"
+    )]
     ModelDType {
         /// The dtype asked for.
         got: DType,
+        /// The device asked for.
+        on: DeviceLocation,
     },
 
     /// The hub was needed and did not answer.
@@ -144,6 +188,18 @@ pub enum Error {
         file: String,
         /// What the hub said.
         reason: String,
+    },
+
+    /// The hub's cache cannot be written to.
+    #[error(
+        "cannot write to the hub's cache {}: {cause}; make room there, or set HF_HOME to another folder",
+        folder.display()
+    )]
+    Cache {
+        /// The cache of one repository.
+        folder: PathBuf,
+        /// Why not.
+        cause: std::io::Error,
     },
 
     /// A device was asked for that is not here.

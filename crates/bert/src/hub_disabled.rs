@@ -3,25 +3,31 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::hub_options::HubOptions;
 
 /// A model repository that cannot be reached.
 #[derive(Clone, Debug)]
 pub(crate) struct Repo {
     id: String,
+    pub(crate) options: HubOptions,
 }
 
 impl Repo {
     pub(crate) fn new(id: &str) -> Self {
-        Self { id: id.to_owned() }
+        Self { id: id.to_owned(), options: HubOptions::default() }
     }
 
     pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
-    pub(crate) fn file(&self, file: &str) -> Result<PathBuf> {
+    pub(crate) fn find(&self, names: &[&str]) -> Result<Option<(usize, PathBuf)>> {
         let reason = "this program was built without the feature `hub`; \
                       pass the path of a folder that holds the checkpoint";
-        Err(Error::Hub { repo: self.id.clone(), file: file.to_owned(), reason: reason.to_owned() })
+        Err(Error::Hub {
+            repo: self.id.clone(),
+            file: names.join(" or "),
+            reason: reason.to_owned(),
+        })
     }
 }

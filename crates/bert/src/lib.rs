@@ -28,8 +28,12 @@ mod checkpoint;
 mod device;
 mod error;
 mod hub_id;
+mod hub_options;
 mod load;
+mod pickle;
 mod safetensors;
+mod torch_file;
+mod weight_file;
 mod weights;
 
 #[cfg_attr(not(feature = "hub"), path = "hub_disabled.rs")]
@@ -39,18 +43,20 @@ pub use auto::{AutoConfig, AutoModel, AutoTokenizer};
 pub use bert_core::{
     Activation, AttentionMask, BaseModelOutputWithPastAndCrossAttentions,
     BaseModelOutputWithPoolingAndCrossAttentions, BertConfig, BertEmbeddings, BertEncoder,
-    BertInput, BertLayer, BertModel, BertPooler, ForwardContext, KeyValueCache, LayerOutputs,
-    Layers, PositionEmbeddingType, ProblemType, TokenIds,
+    BertForPreTraining, BertForPreTrainingOutput, BertInput, BertLayer, BertModel, BertPooler,
+    ForwardContext, KeyValueCache, LayerOutputs, Layers, PositionEmbeddingType, ProblemType,
+    TokenIds,
 };
 pub use bert_tokenize::{
     BatchEncoding, BertTokenizer, EncodeOptions, Encoding, OffsetUnit, Padding, Side, Text,
-    Truncation, TruncationStrategy,
+    TokenizerFiles, Truncation, TruncationStrategy,
 };
 pub use candle_core::{DType, Device, Tensor};
 pub use checkpoint::Checkpoint;
 pub use device::{best_device, cuda_device, metal_device};
 pub use error::{Error, Result};
-pub use load::{LoadOptions, LoadReport, PreTrainedModel};
+pub use hub_options::DownloadProgress;
+pub use load::{Conversion, LoadOptions, LoadReport, Mismatch, PreTrainedModel};
 
 /// The errors of the crates below, as [`Error::Model`] and [`Error::Text`] carry them.
 pub mod errors {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use bert_core::{BertConfig, BertModel};
+use bert_core::{BertConfig, BertForPreTraining, BertModel};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
@@ -24,10 +24,14 @@ pub struct LoadOptions {
     pub device: Device,
     /// What the parameters are converted to. Default: F32.
     pub dtype: DType,
-    /// Seed for weights that the checkpoint lacks; without one they are an error.
+    /// Seed for weights that the checkpoint lacks or has in another shape; without one they are
+    /// an error.
     pub initialise_missing: Option<u64>,
     /// Whether a `BertModel` has a pooler. Default: yes.
     pub add_pooling_layer: bool,
+    /// Beginnings of names in the checkpoint and what stands for them in the model; the first that
+    /// fits a name counts. Default: none.
+    pub rename_prefixes: Vec<(String, String)>,
 }
 
 impl Default for LoadOptions {
@@ -37,6 +41,7 @@ impl Default for LoadOptions {
             dtype: DType::F32,
             initialise_missing: None,
             add_pooling_layer: true,
+            rename_prefixes: Vec::new(),
         }
     }
 }
@@ -59,11 +64,25 @@ impl LoadOptions {
         self
     }
 
-    /// Draws weights that the checkpoint lacks as transformers does: matrices from a normal
+    /// Draws weights that the checkpoint lacks, or has in another shape, as transformers does: matrices from a normal
     /// distribution of the config's `initializer_range`, biases 0, γ 1.
     pub fn initialise_missing(mut self, seed: u64) -> Self {
         self.initialise_missing = Some(seed);
         self
+    }
+
+    /// Reads weights whose names in the checkpoint begin with `stored` as if they began with
+    /// `current`. `bert.` needs no renaming.
+    pub fn rename_prefix(mut self, stored: &str, current: &str) -> Self {
+        self.rename_prefixes.push((stored.to_owned(), current.to_owned()));
+        self
+    }
+
+    /// What the model calls a weight of the checkpoint.
+    pub(crate) fn renamed(&self, stored: &str) -> String {
+        let rename =
+            |(old, new): &(String, String)| Some(format!("{new}{}", stored.strip_prefix(old)?));
+        self.rename_prefixes.iter().find_map(rename).unwrap_or_else(|| stored.to_owned())
     }
 
     /// Leaves out the pooler of a `BertModel`; Hugging Face's `add_pooling_layer=False`.
@@ -73,36 +92,94 @@ impl LoadOptions {
     }
 }
 
-/// What a checkpoint and a model did not share. [`fmt::Display`] says it in sentences.
+/// What became of a checkpoint's tensors. Hugging Face: `output_loading_info`.
+///
+/// [`fmt::Display`] says in sentences what a user should know.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct LoadReport {
+    /// Tensors of the checkpoint that the model read.
+    pub used: Vec<String>,
     /// Tensors of the checkpoint that the model has no place for.
     pub unused: Vec<String>,
-    /// Weights of the model that the checkpoint lacks and that were initialised.
-    pub initialised: Vec<String>,
+    /// Weights of the model that the checkpoint lacks and that were drawn.
+    pub missing: Vec<String>,
+    /// Weights of another shape, which were drawn.
+    pub mismatched: Vec<Mismatch>,
+    /// Tensors that the model has under another name: theirs, then the model's.
+    pub renamed: Vec<(String, String)>,
+    /// Weights that are another one's: the name of the first, then that of the second.
+    pub tied: Vec<(String, String)>,
+    /// How many tensors were converted to another dtype.
+    pub converted: Vec<(Conversion, usize)>,
+}
+
+/// A weight whose shape in the checkpoint is not the model's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// Its shape there.
+    pub got: Vec<usize>,
+    /// The shape the model needs.
+    pub expected: Vec<usize>,
+}
+
+/// From one dtype to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conversion {
+    /// As stored.
+    pub from: DType,
+    /// As loaded.
+    pub to: DType,
 }
 
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.unused.as_slice() {
-            [] => write!(f, "Every weight of the checkpoint was used")?,
+        let names = |names: &mut dyn Iterator<Item = String>| listing(&names.collect::<Vec<_>>());
+        match self.unused.len() {
+            0 => write!(f, "All {} weights of the checkpoint were used.", self.used.len())?,
             unused => write!(
                 f,
-                "{} weights of the checkpoint were not used: {}",
-                unused.len(),
-                listing(unused)
+                "{} weights of the checkpoint were used, {unused} were not: {}.",
+                self.used.len(),
+                listing(&self.unused)
             )?,
         }
-        match self.initialised.as_slice() {
-            [] => write!(f, "; the model has no others."),
-            new => write!(
+        if !self.missing.is_empty() {
+            write!(
                 f,
-                "; {} weights of the model were newly initialised: {}. Train them before use.",
-                new.len(),
-                listing(new)
-            ),
+                "\n{} weights of the model are new, because the checkpoint lacks them: {}. \
+                 Train them before use.",
+                self.missing.len(),
+                listing(&self.missing)
+            )?;
         }
+        if !self.mismatched.is_empty() {
+            let mismatches = &mut self.mismatched.iter().map(|mismatch| {
+                format!(
+                    "{} ({:?} in place of {:?})",
+                    mismatch.name, mismatch.got, mismatch.expected
+                )
+            });
+            let (count, mismatches) = (self.mismatched.len(), names(mismatches));
+            write!(
+                f,
+                "\n{count} weights of the model are new, because the checkpoint has them in another \
+                 shape: {mismatches}. Train them before use."
+            )?;
+        }
+        if !self.renamed.is_empty() {
+            let pairs = names(&mut self.renamed.iter().map(|(old, new)| format!("{old} as {new}")));
+            write!(f, "\n{} weights were renamed: {pairs}.", self.renamed.len())?;
+        }
+        for (tied, to) in &self.tied {
+            write!(f, "\n{tied} is {to}.")?;
+        }
+        for (Conversion { from, to }, count) in &self.converted {
+            write!(f, "\n{count} weights were converted from {from:?} to {to:?}.")?;
+        }
+        Ok(())
     }
 }
 
@@ -117,6 +194,11 @@ pub trait PreTrainedModel: Sized {
         config: &BertConfig,
         options: &LoadOptions,
     ) -> bert_core::Result<Self>;
+
+    /// Weights that are another one's: the name of the first, then that of the second.
+    fn tied_weights(&self) -> Vec<(String, String)> {
+        Vec::new()
+    }
 
     /// Loads the model from `checkpoint`: a [`Checkpoint`], a folder's path or a hub id.
     ///
@@ -145,15 +227,24 @@ pub trait PreTrainedModel: Sized {
     {
         let checkpoint = checkpoint.try_into()?;
         let dtype = options.dtype;
-        if !matches!(dtype, DType::F64 | DType::F32 | DType::F16 | DType::BF16) {
-            return Err(Error::ModelDType { got: dtype });
+        let metal = options.device.is_metal();
+        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) && (metal || dtype != DType::F64)
+        {
+            return Err(Error::ModelDType { got: dtype, on: options.device.location() });
         }
         let config = checkpoint.config()?;
-        let weights = Weights::new(checkpoint.weights()?, options.initialise_missing);
+        let files = checkpoint.weights()?;
+        let weights = Weights::new(checkpoint.to_string(), files, config.pad_token_id, options)?;
         let vb = VarBuilder::from_backend(Box::new(weights.clone()), dtype, options.device.clone());
-        let model = Self::from_weights(vb, &config, options);
-        let report = weights.report()?;
-        Ok((model?, report))
+        match Self::from_weights(vb, &config, options) {
+            Ok(model) => {
+                let tied = model.tied_weights();
+                Ok((model, weights.report(tied)?))
+            }
+            // What the weights know is more exact than what Candle passes on.
+            Err(bert_core::Error::Candle(error)) => Err(weights.failure().unwrap_or(error.into())),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 
@@ -168,5 +259,24 @@ impl PreTrainedModel for BertModel {
         } else {
             Self::load_without_pooler(vb, config)
         }
+    }
+}
+
+impl PreTrainedModel for BertForPreTraining {
+    fn from_weights(
+        vb: VarBuilder,
+        config: &BertConfig,
+        _options: &LoadOptions,
+    ) -> bert_core::Result<Self> {
+        Self::load(vb, config)
+    }
+
+    fn tied_weights(&self) -> Vec<(String, String)> {
+        let (decoder, words) =
+            ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight");
+        self.has_tied_decoder()
+            .then(|| (decoder.to_owned(), words.to_owned()))
+            .into_iter()
+            .collect()
     }
 }

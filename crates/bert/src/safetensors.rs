@@ -3,6 +3,8 @@
 //! Nothing is mapped into memory: a file that is truncated while it is read gives an error, and at
 //! most one tensor is held twice.
 
+use std::collections::HashSet;
+use std::fmt;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -10,9 +12,12 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
-use safetensors::tensor::{Metadata, TensorInfo};
+use safetensors::tensor::Metadata;
+use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
+use crate::checkpoint::Bytes;
 use crate::error::{Error, Result};
+use crate::weight_file::{TensorInfo, WeightFile};
 
 /// Bytes of the header's length, which stands before the header.
 const LENGTH_BYTES: u64 = 8;
@@ -40,20 +45,21 @@ impl<T: Read + Seek + Send> ReadAt for T {
 
 impl SafetensorsFile {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
+        let io = |cause| Error::Io { path: path.to_owned(), cause };
         let file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         Self::new(path, Box::new(file), length)
     }
 
     /// `name` stands for the path in errors.
-    pub(crate) fn from_bytes(name: &Path, bytes: &'static [u8]) -> Result<Self> {
-        Self::new(name, Box::new(std::io::Cursor::new(bytes)), bytes.len() as u64)
+    pub(crate) fn from_bytes(name: &Path, bytes: Bytes) -> Result<Self> {
+        let length = bytes.as_ref().len() as u64;
+        Self::new(name, Box::new(std::io::Cursor::new(bytes)), length)
     }
 
     fn new(path: &Path, mut source: Box<dyn ReadAt>, length: u64) -> Result<Self> {
         let damaged = |reason: String| Error::Safetensors { path: path.to_owned(), reason };
-        let io = |source| Error::Io { path: path.to_owned(), source };
+        let io = |cause| Error::Io { path: path.to_owned(), cause };
         if length < LENGTH_BYTES {
             return Err(damaged(format!(
                 "it has {length} bytes, expected at least {LENGTH_BYTES}"
@@ -70,8 +76,9 @@ impl SafetensorsFile {
         }
         let mut header = vec![0; header_length as usize];
         source.read_at(LENGTH_BYTES, &mut header).map_err(io)?;
-        let header: Metadata = serde_json::from_slice(&header)
-            .map_err(|error| damaged(format!("its header cannot be read: {error}")))?;
+        let unreadable = |error| damaged(format!("its header cannot be read: {error}"));
+        serde_json::from_slice::<DistinctKeys>(&header).map_err(unreadable)?;
+        let header: Metadata = serde_json::from_slice(&header).map_err(unreadable)?;
         let data_start = LENGTH_BYTES + header_length;
         let (got, expected) = (length - data_start, header.data_len() as u64);
         if got != expected {
@@ -81,37 +88,34 @@ impl SafetensorsFile {
         }
         Ok(Self { path: path.to_owned(), source: Mutex::new(source), header, data_start })
     }
+}
 
-    pub(crate) fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Names in the order the tensors stand in.
-    pub(crate) fn names(&self) -> Vec<String> {
+impl WeightFile for SafetensorsFile {
+    /// In the order the tensors stand in.
+    fn names(&self) -> Vec<String> {
         self.header.offset_keys()
     }
 
-    pub(crate) fn info(&self, name: &str) -> Option<&TensorInfo> {
-        self.header.info(name)
+    fn info(&self, name: &str) -> Option<TensorInfo> {
+        let info = self.header.info(name)?;
+        let dtype = match info.dtype {
+            Dtype::F64 => Some(DType::F64),
+            Dtype::F32 => Some(DType::F32),
+            Dtype::F16 => Some(DType::F16),
+            Dtype::BF16 => Some(DType::BF16),
+            _ => None,
+        };
+        Some(TensorInfo {
+            shape: info.shape.clone(),
+            dtype,
+            stored_as: format!("{:?}", info.dtype),
+        })
     }
 
-    /// Reads a tensor that [`SafetensorsFile::info`] describes, converted to `dtype`.
-    pub(crate) fn read(
-        &self,
-        name: &str,
-        info: &TensorInfo,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Tensor> {
-        let stored = match info.dtype {
-            Dtype::F64 => DType::F64,
-            Dtype::F32 => DType::F32,
-            Dtype::F16 => DType::F16,
-            Dtype::BF16 => DType::BF16,
-            other => {
-                let (checkpoint, name) = (self.path.display().to_string(), name.to_owned());
-                return Err(Error::WeightDType { checkpoint, name, got: format!("{other:?}") });
-            }
+    fn read(&self, name: &str, dtype: DType) -> Result<Tensor> {
+        let Some(info) = self.header.info(name) else {
+            let reason = format!("it has no {name}");
+            return Err(Error::Safetensors { path: self.path.clone(), reason });
         };
         let (start, end) = info.data_offsets;
         let mut bytes = vec![0; end - start];
@@ -119,8 +123,34 @@ impl SafetensorsFile {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .read_at(self.data_start + start as u64, &mut bytes)
-            .map_err(|source| Error::Io { path: self.path.clone(), source })?;
-        let tensor = Tensor::from_raw_buffer(&bytes, stored, &info.shape, &Device::Cpu)?;
-        Ok(tensor.to_dtype(dtype)?.to_device(device)?)
+            .map_err(|cause| Error::Io { path: self.path.clone(), cause })?;
+        Ok(Tensor::from_raw_buffer(&bytes, dtype, &info.shape, &Device::Cpu)?)
+    }
+}
+
+/// A JSON object without two equal keys, of which serde would keep the last.
+struct DistinctKeys;
+
+impl<'de> Deserialize<'de> for DistinctKeys {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        deserializer.deserialize_map(Self)
+    }
+}
+
+impl<'de> Visitor<'de> for DistinctKeys {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of tensors")
+    }
+
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<Self, M::Error> {
+        let mut seen = HashSet::new();
+        while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
+            if let Some(key) = seen.replace(key) {
+                return Err(M::Error::custom(format!("{key} stands in it twice")));
+            }
+        }
+        Ok(self)
     }
 }

@@ -1,6 +1,6 @@
 //! A checkpoint's weights as a `VarBuilder` reads them, with an account of what was read.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Shape, Tensor};
@@ -12,128 +12,209 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::Normal;
 
 use crate::error::{Error, Result};
-use crate::load::LoadReport;
-use crate::safetensors::SafetensorsFile;
+use crate::load::{Conversion, LoadOptions, LoadReport, Mismatch};
+use crate::weight_file::{TensorInfo, WeightFile};
 
 /// A model that asks for more absent weights than this gets an error at once.
 const MOST_MISSING: usize = 10_000;
 
-/// A file of weights that remembers what was asked of it. Clones share file and memory.
+/// Files of weights that remember what was asked of them. Clones share files and memory.
 #[derive(Clone)]
 pub(crate) struct Weights(Arc<Inner>);
 
 struct Inner {
-    file: SafetensorsFile,
+    /// What the checkpoint is called in errors.
+    checkpoint: String,
+    files: Vec<Box<dyn WeightFile>>,
+    /// Each weight by the name the model uses, after the caller's renamings.
+    index: HashMap<String, Place>,
+    /// Whose row of the word embeddings is zero when it is drawn.
+    pad_token_id: Option<i64>,
     account: Mutex<Account>,
 }
 
+struct Place {
+    file: usize,
+    /// Its name in the file.
+    name: String,
+}
+
 struct Account {
-    used: HashSet<String>,
-    missing: Vec<String>,
+    report: LoadReport,
     generator: Option<ChaCha8Rng>,
     /// The first error. Candle's own type would lose what kind it is.
     failure: Option<Error>,
 }
 
 impl Weights {
-    /// With a seed, absent weights are drawn; without one they are an error in the end.
-    pub(crate) fn new(file: SafetensorsFile, seed: Option<u64>) -> Self {
+    /// # Errors
+    /// [`Error::AmbiguousWeight`] when two tensors get one name.
+    pub(crate) fn new(
+        checkpoint: String,
+        files: Vec<Box<dyn WeightFile>>,
+        pad_token_id: Option<i64>,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        let mut index = HashMap::new();
+        for (file, weights) in files.iter().enumerate() {
+            for name in weights.names() {
+                let place = Place { file, name: name.clone() };
+                if let Some(other) = index.insert(options.renamed(&name), place) {
+                    let names = [other.name, name];
+                    return Err(Error::AmbiguousWeight { checkpoint, names });
+                }
+            }
+        }
         let account = Mutex::new(Account {
-            used: HashSet::new(),
-            missing: Vec::new(),
-            generator: seed.map(ChaCha8Rng::seed_from_u64),
+            report: LoadReport::default(),
+            generator: options.initialise_missing.map(ChaCha8Rng::seed_from_u64),
             failure: None,
         });
-        Self(Arc::new(Inner { file, account }))
+        Ok(Self(Arc::new(Inner { checkpoint, files, index, pad_token_id, account })))
+    }
+
+    /// The first error, if there was one.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        self.account().failure.take()
     }
 
     /// What was and was not read, once the model is loaded.
-    pub(crate) fn report(&self) -> Result<LoadReport> {
-        let mut account = self.account();
-        if let Some(failure) = account.failure.take() {
-            return Err(failure);
+    pub(crate) fn report(&self, tied: Vec<(String, String)>) -> Result<LoadReport> {
+        let account = self.account();
+        let mut report = LoadReport { tied, ..account.report.clone() };
+        if account.generator.is_none() && !report.missing.is_empty() {
+            return Err(self.missing(report.missing));
         }
-        let names = self.0.file.names();
-        if account.generator.is_none() && !account.missing.is_empty() {
-            return Err(Error::MissingWeights {
-                checkpoint: self.checkpoint(),
-                missing: account.missing.clone(),
-                found: names,
-            });
-        }
-        let unused = names
+        report.used.sort();
+        report.unused = self
+            .stored_names()
             .into_iter()
-            .filter(|name| !account.used.contains(name) && !is_buffer(name))
+            .filter(|name| report.used.binary_search(name).is_err() && !is_buffer(name))
             .collect();
-        Ok(LoadReport { unused, initialised: account.missing.clone() })
+        Ok(report)
     }
 
     fn account(&self) -> MutexGuard<'_, Account> {
         self.0.account.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn checkpoint(&self) -> String {
-        self.0.file.path().display().to_string()
+    fn stored_names(&self) -> Vec<String> {
+        self.0.files.iter().flat_map(|file| file.names()).collect()
     }
 
-    fn load(
-        &self,
-        shape: &Shape,
-        name: &str,
-        init: Init,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Tensor> {
-        let Some(info) = self.0.file.info(name) else {
-            return self.absent(shape, name, init, dtype, device);
+    fn missing(&self, missing: Vec<String>) -> Error {
+        let checkpoint = self.0.checkpoint.clone();
+        Error::MissingWeights { checkpoint, missing, found: self.stored_names() }
+    }
+
+    fn info(&self, name: &str) -> Option<(&dyn WeightFile, &str, TensorInfo)> {
+        let place = self.0.index.get(name)?;
+        let file = &*self.0.files[place.file];
+        Some((file, &place.name, file.info(&place.name)?))
+    }
+
+    fn load(&self, wanted: Wanted) -> Result<Tensor> {
+        let Some((file, stored, info)) = self.info(wanted.name) else {
+            let mut account = self.account();
+            account.report.missing.push(wanted.name.to_owned());
+            if account.report.missing.len() > MOST_MISSING {
+                return Err(self.missing(account.report.missing.clone()));
+            }
+            return wanted.draw(account.generator.as_mut(), self.0.pad_token_id);
         };
-        if info.shape != shape.dims() {
-            return Err(Error::MismatchedWeight {
-                checkpoint: self.checkpoint(),
-                name: name.to_owned(),
-                got: info.shape.clone(),
-                expected: shape.dims().to_vec(),
-            });
+        if info.shape != wanted.shape.dims() {
+            let mismatch = Mismatch {
+                name: stored.to_owned(),
+                got: info.shape,
+                expected: wanted.shape.dims().to_vec(),
+            };
+            let mut account = self.account();
+            if account.generator.is_none() {
+                return Err(Error::MismatchedWeight {
+                    checkpoint: self.0.checkpoint.clone(),
+                    mismatch,
+                });
+            }
+            account.report.used.push(stored.to_owned());
+            account.report.mismatched.push(mismatch);
+            return wanted.draw(account.generator.as_mut(), self.0.pad_token_id);
         }
-        self.account().used.insert(name.to_owned());
-        self.0.file.read(name, info, dtype, device)
+        let Some(dtype) = info.dtype else {
+            return Err(Error::WeightDType {
+                checkpoint: self.0.checkpoint.clone(),
+                name: stored.to_owned(),
+                got: info.stored_as,
+            });
+        };
+        self.account().read(&wanted, stored, dtype);
+        Ok(file.read(stored, dtype)?.to_dtype(wanted.dtype)?.to_device(wanted.device)?)
     }
+}
 
-    /// A weight that the file does not have: drawn, or a placeholder without storage of its own, so
-    /// that loading goes on and all missing names can be told at once.
-    fn absent(
-        &self,
-        shape: &Shape,
-        name: &str,
-        init: Init,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Tensor> {
-        let mut account = self.account();
-        account.missing.push(name.to_owned());
-        if account.missing.len() > MOST_MISSING {
-            return Err(Error::MissingWeights {
-                checkpoint: self.checkpoint(),
-                missing: account.missing.clone(),
-                found: self.0.file.names(),
-            });
+impl Account {
+    /// Writes down that a weight was read.
+    fn read(&mut self, wanted: &Wanted, stored: &str, dtype: DType) {
+        self.report.used.push(stored.to_owned());
+        let current = current_name(wanted.name);
+        if current != stored {
+            self.report.renamed.push((stored.to_owned(), current));
         }
+        if dtype != wanted.dtype {
+            let conversion = Conversion { from: dtype, to: wanted.dtype };
+            let converted = &mut self.report.converted;
+            match converted.iter_mut().find(|(other, _)| *other == conversion) {
+                Some((_, count)) => *count += 1,
+                None => converted.push((conversion, 1)),
+            }
+        }
+    }
+}
+
+/// A weight as a model asks for it.
+struct Wanted<'a> {
+    name: &'a str,
+    shape: &'a Shape,
+    init: Init,
+    dtype: DType,
+    device: &'a Device,
+}
+
+impl Wanted<'_> {
+    /// A fresh weight, or without a generator a placeholder without storage of its own, so that
+    /// loading goes on and all missing names can be told at once.
+    fn draw(
+        &self,
+        generator: Option<&mut ChaCha8Rng>,
+        pad_token_id: Option<i64>,
+    ) -> Result<Tensor> {
         let constant = |value: f64| -> Result<Tensor> {
-            Ok((Tensor::ones((), DType::F32, device)? * value)?
-                .to_dtype(dtype)?
-                .broadcast_as(shape)?)
+            let scalar = (Tensor::ones((), DType::F32, self.device)? * value)?;
+            Ok(scalar.to_dtype(self.dtype)?.broadcast_as(self.shape)?)
         };
-        let Some(generator) = &mut account.generator else { return constant(0.) };
-        match init {
+        let Some(generator) = generator else { return constant(0.) };
+        match self.init {
             Init::Const(value) => Ok(constant(value)?.contiguous()?),
             Init::Randn { mean, stdev } => {
                 let normal = Normal::new(mean as f32, stdev as f32)
-                    .map_err(|error| candle_core::Error::Msg(format!("{name}: {error}")))?;
-                let values: Vec<f32> =
-                    normal.sample_iter(generator).take(shape.elem_count()).collect();
-                Ok(Tensor::from_vec(values, shape, device)?.to_dtype(dtype)?)
+                    .map_err(|error| candle_core::Error::Msg(format!("{}: {error}", self.name)))?;
+                let count = self.shape.elem_count();
+                let mut values: Vec<f32> = Vec::new();
+                values
+                    .try_reserve_exact(count)
+                    .map_err(|error| candle_core::Error::Msg(format!("{}: {error}", self.name)))?;
+                values.extend(normal.sample_iter(generator).take(count));
+                if let (true, Some(id)) =
+                    (self.name.ends_with("word_embeddings.weight"), pad_token_id)
+                {
+                    let [v, h] = *self.shape.dims() else { return constant(0.) };
+                    let row = if id < 0 { id + v as i64 } else { id } as usize;
+                    values[row * h..][..h].fill(0.);
+                }
+                Ok(Tensor::from_vec(values, self.shape, self.device)?.to_dtype(self.dtype)?)
             }
-            other => Err(candle_core::Error::Msg(format!("{name}: cannot draw {other:?}")).into()),
+            other => {
+                Err(candle_core::Error::Msg(format!("{}: cannot draw {other:?}", self.name)).into())
+            }
         }
     }
 }
@@ -147,7 +228,7 @@ impl SimpleBackend for Weights {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        self.load(&shape, name, init, dtype, device).map_err(|error| {
+        self.load(Wanted { name, shape: &shape, init, dtype, device }).map_err(|error| {
             let told = candle_core::Error::Msg(error.to_string());
             self.account().failure.get_or_insert(error);
             told
@@ -160,18 +241,42 @@ impl SimpleBackend for Weights {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        let Some(info) = self.0.file.info(name) else {
-            candle_core::bail!("{name} is not in {}", self.checkpoint());
+        let Some((_, _, info)) = self.info(name) else {
+            candle_core::bail!("{name} is not in {}", self.0.checkpoint);
         };
-        self.get(Shape::from(info.shape.as_slice()), name, Init::Const(0.), dtype, device)
+        self.get(Shape::from(info.shape), name, Init::Const(0.), dtype, device)
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.0.file.info(name).is_some()
+        self.0.index.contains_key(name)
     }
+}
+
+/// What transformers calls a weight today: checkpoints from TensorFlow say gamma and beta.
+fn current_name(name: &str) -> String {
+    let legacy = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
+    let current = |(old, new): (&str, &str)| Some(format!("{}{new}", name.strip_suffix(old)?));
+    legacy.into_iter().find_map(current).unwrap_or_else(|| name.to_owned())
 }
 
 /// Buffers that transformers once stored among the weights: constants, not parameters.
 fn is_buffer(name: &str) -> bool {
     name.ends_with("embeddings.position_ids") || name.ends_with("embeddings.token_type_ids")
+}
+
+/// Weights by file, as the index of a sharded checkpoint lists them.
+pub(crate) fn shards(index: &[u8]) -> std::result::Result<Vec<String>, String> {
+    #[derive(serde::Deserialize)]
+    struct Index {
+        weight_map: BTreeMap<String, String>,
+    }
+    let index: Index = serde_json::from_slice(index).map_err(|error| error.to_string())?;
+    let mut files: Vec<String> = index.weight_map.into_values().collect();
+    files.sort();
+    files.dedup();
+    match files.iter().find(|file| file.contains(['/', '\\']) || file.starts_with('.')) {
+        Some(file) => Err(format!("{file:?} is not the name of a file beside it")),
+        None if files.is_empty() => Err("it lists no files".to_owned()),
+        None => Ok(files),
+    }
 }

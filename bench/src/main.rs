@@ -1,0 +1,137 @@
+//! Time from a checkpoint on disk to the first output, and the memory it takes.
+//!
+//! `load DIR` runs each engine in a process of its own, in turns, on the same folder; `make DIR`
+//! writes a folder with bert-base's sizes and random weights.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use bert::{AutoModel, BertConfig, BertInput, BertModel, DType, Device, LoadOptions, Tensor};
+use candle_nn::{VarBuilder, VarMap};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+struct Args {
+    #[command(subcommand)]
+    command: What,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Writes a random bert-base
+    Make { folder: PathBuf },
+    /// Measures loading it, engine by engine, in turns
+    Load {
+        folder: PathBuf,
+        #[arg(long, default_value_t = 9)]
+        turns: usize,
+    },
+    /// One engine, in this process: prints seconds, peak bytes and a sum over the output
+    One { engine: String, folder: PathBuf },
+}
+
+const ENGINES: [&str; 2] = ["ours", "candle-transformers"];
+
+fn main() -> Result<()> {
+    match Args::parse().command {
+        What::Make { folder } => make(&folder),
+        What::Load { folder, turns } => load(&folder, turns),
+        What::One { engine, folder } => one(&engine, &folder),
+    }
+}
+
+fn make(folder: &Path) -> Result<()> {
+    std::fs::create_dir_all(folder)?;
+    let config = BertConfig::default();
+    let vars = VarMap::new();
+    BertModel::load(VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu), &config)?;
+    vars.save(folder.join("model.safetensors"))?;
+    std::fs::write(folder.join("config.json"), config.to_json()?)?;
+    Ok(())
+}
+
+/// "Hello, my dog is cute".
+fn input_ids() -> Result<Tensor> {
+    Ok(Tensor::new(&[[101u32, 7592, 1010, 2026, 3899, 2003, 10140, 102]], &Device::Cpu)?)
+}
+
+fn one(engine: &str, folder: &Path) -> Result<()> {
+    let start = Instant::now();
+    let output = match engine {
+        "ours" => {
+            let model = AutoModel::from_pretrained(folder, &LoadOptions::new())?;
+            model.forward(&BertInput::from_ids(input_ids()?))?.last_hidden_state
+        }
+        "candle-transformers" => {
+            use candle_transformers::models::bert;
+            let text = std::fs::read_to_string(folder.join("config.json"))?;
+            let mut config: serde_json::Value = serde_json::from_str(&text)?;
+            config.as_object_mut().context("config.json is no object")?.retain(|_, value| !value.is_null());
+            let config: bert::Config = serde_json::from_value(config)?;
+            // SAFETY: nothing writes to the file while this process runs.
+            let vb = unsafe {
+                VarBuilder::from_mmaped_safetensors(
+                    &[folder.join("model.safetensors")],
+                    DType::F32,
+                    &Device::Cpu,
+                )?
+            };
+            let model = bert::BertModel::load(vb, &config)?;
+            let ids = input_ids()?;
+            model.forward(&ids, &ids.zeros_like()?, None)?
+        }
+        other => bail!("no engine is called {other}"),
+    };
+    let sum = output.abs()?.sum_all()?.to_scalar::<f32>()?;
+    println!("{} {} {sum}", start.elapsed().as_secs_f64(), peak_bytes()?);
+    Ok(())
+}
+
+fn peak_bytes() -> Result<u64> {
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("no VmHWM")?;
+    let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
+    Ok(kib << 10)
+}
+
+fn load(folder: &Path, turns: usize) -> Result<()> {
+    let weights = std::fs::metadata(folder.join("model.safetensors"))?.len() as f64;
+    let mut seconds = [const { Vec::new() }; 2];
+    let mut peaks = [0f64; 2];
+    let mut sums = [0f64; 2];
+    for turn in 0..=turns {
+        for (i, engine) in ENGINES.iter().enumerate() {
+            let output = Command::new(std::env::current_exe()?)
+                .args(["one", engine])
+                .arg(folder)
+                .output()?;
+            let text = String::from_utf8(output.stdout)?;
+            let numbers: Vec<f64> =
+                text.split_whitespace().map(str::parse).collect::<Result<_, _>>()?;
+            let [time, peak, sum] = numbers[..] else { bail!("{engine} printed {text:?}") };
+            sums[i] = sum;
+            // The first turn warms the file cache.
+            if turn > 0 {
+                seconds[i].push(time);
+                peaks[i] = peaks[i].max(peak);
+            }
+        }
+    }
+    if (sums[0] - sums[1]).abs() > 1e-4 * sums[0] {
+        bail!("the engines disagree: sums over the output are {sums:?}");
+    }
+    for (i, engine) in ENGINES.iter().enumerate() {
+        seconds[i].sort_by(f64::total_cmp);
+        let times = &seconds[i];
+        println!(
+            "{engine}: median {:.3} s ({:.3} to {:.3}), peak memory {:.2} x the weights",
+            times[times.len() / 2],
+            times[0],
+            times[times.len() - 1],
+            peaks[i] / weights
+        );
+    }
+    Ok(())
+}

@@ -1,0 +1,71 @@
+//! From states to scores over the vocabulary.
+
+use bert_kernels::{Activation, LayerNormWeights, LinearWeights, activate, layer_norm, linear};
+use candle_core::{DType, Tensor};
+use candle_nn::{Init, VarBuilder};
+
+use crate::config::BertConfig;
+use crate::error::Result;
+use crate::names;
+
+/// `LayerNorm(activation(x W + b)) Eᵀ + c`, with the word embeddings `E` as the decoder unless the
+/// checkpoint has another one.
+///
+/// Devlin et al. 2018, §3.1, task 1. Hugging Face: `BertLMPredictionHead`.
+#[derive(Clone, Debug)]
+pub(crate) struct PredictionHead {
+    transform: LinearWeights,
+    activation: Activation,
+    norm: LayerNormWeights,
+    decoder: LinearWeights,
+    tied: bool,
+}
+
+impl PredictionHead {
+    /// Loads `transform.dense`, `transform.LayerNorm`, `bias` and, where it differs from
+    /// `word_embeddings` (`[V, H]`), `decoder.weight`.
+    pub(crate) fn load(
+        vb: VarBuilder,
+        word_embeddings: &Tensor,
+        config: &BertConfig,
+    ) -> Result<Self> {
+        let (v, h) = (config.vocab_size, config.hidden_size);
+        let decoder = vb.pp("decoder");
+        let own = if decoder.contains_tensor("weight") || !config.tie_word_embeddings {
+            let weight = names::embedding(decoder.clone(), v, config)?;
+            Some(weight).filter(|weight| !same_values(weight, word_embeddings).unwrap_or(false))
+        } else {
+            None
+        };
+        // The decoder adds its own bias where there is one, and otherwise the head's.
+        let bias = |vb: &VarBuilder| vb.get_with_hints(v, "bias", Init::Const(0.));
+        let bias = match (decoder.contains_tensor("bias"), vb.contains_tensor("bias")) {
+            (true, true) => bias(&vb).and(bias(&decoder)),
+            (true, false) => bias(&decoder),
+            (false, _) => bias(&vb),
+        }?;
+        Ok(Self {
+            transform: names::linear(vb.pp("transform.dense"), (h, h), config)?,
+            activation: config.activation()?,
+            norm: names::layer_norm(vb.pp("transform.LayerNorm"), config)?,
+            tied: own.is_none(),
+            decoder: LinearWeights { weight: own.unwrap_or_else(|| word_embeddings.clone()), bias },
+        })
+    }
+
+    /// Whether the decoder is the word embeddings.
+    pub(crate) fn is_tied(&self) -> bool {
+        self.tied
+    }
+
+    /// `x`: `[…, H]` → `[…, V]`.
+    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let transformed = activate(&linear(x, &self.transform)?, self.activation)?;
+        Ok(linear(&layer_norm(&transformed, &self.norm)?, &self.decoder)?)
+    }
+}
+
+fn same_values(a: &Tensor, b: &Tensor) -> Result<bool> {
+    let differing = a.ne(b)?.to_dtype(DType::F32)?.max_all()?;
+    Ok(differing.to_scalar::<f32>()? == 0.)
+}

@@ -1,0 +1,246 @@
+//! The files of a tokenizer, and how they override each other.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Map, Value};
+use tokenizers::models::wordpiece::WordPiece;
+use tokenizers::normalizers::BertNormalizer;
+use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
+use tokenizers::processors::template::TemplateProcessing;
+use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, Tokenizer};
+
+use crate::error::{Error, Result};
+
+/// The contents of a tokenizer's files; absent ones are `None`. One of the first two is needed.
+///
+/// As in transformers, the vocabulary comes from `tokenizer.json` where there is one and from
+/// `vocab.txt` otherwise, and what `tokenizer_config.json` says of lower case, accents, Chinese
+/// characters and special tokens counts more than what `tokenizer.json` says. What it does not
+/// say is left as `tokenizer.json` has it.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TokenizerFiles<'a> {
+    /// `tokenizer.json`.
+    pub tokenizer: Option<&'a [u8]>,
+    /// `vocab.txt`: a token per line.
+    pub vocab: Option<&'a [u8]>,
+    /// `tokenizer_config.json`.
+    pub tokenizer_config: Option<&'a [u8]>,
+    /// `special_tokens_map.json`; counts more than the config where that has no
+    /// `added_tokens_decoder`.
+    pub special_tokens_map: Option<&'a [u8]>,
+    /// `added_tokens.json`.
+    pub added_tokens: Option<&'a [u8]>,
+}
+
+/// The special tokens that have a name, and their defaults.
+const NAMED: [(&str, &str); 5] = [
+    ("pad_token", "[PAD]"),
+    ("unk_token", "[UNK]"),
+    ("cls_token", "[CLS]"),
+    ("sep_token", "[SEP]"),
+    ("mask_token", "[MASK]"),
+];
+
+/// A tokenizer, and its padding token.
+pub(crate) struct Built {
+    pub(crate) tokenizer: Tokenizer,
+    pub(crate) pad_token: String,
+}
+
+impl TokenizerFiles<'_> {
+    pub(crate) fn build(&self) -> Result<Built> {
+        let config = Settings::read(self)?;
+        let tokenizer = match (self.tokenizer, self.vocab) {
+            (Some(tokenizer), _) => config.adjust(tokenizer)?,
+            (None, Some(vocab)) => config.with_vocab(vocab)?,
+            (None, None) => return Err(Error::NoVocabulary),
+        };
+        let stored = tokenizer.get_padding().map(|padding| padding.pad_token.clone());
+        let pad_token = match config.named.get("pad_token") {
+            Some(token) => token.content.clone(),
+            None => stored.unwrap_or_else(|| "[PAD]".to_owned()),
+        };
+        Ok(Built { tokenizer, pad_token })
+    }
+}
+
+/// What the small files say.
+struct Settings {
+    config: Map<String, Value>,
+    /// The special tokens that a file names.
+    named: BTreeMap<&'static str, AddedToken>,
+    /// Other tokens, with the ids they must get where a file says.
+    added: Vec<(Option<u32>, AddedToken)>,
+}
+
+impl Settings {
+    fn read(files: &TokenizerFiles) -> Result<Self> {
+        let config = object("tokenizer_config.json", files.tokenizer_config)?;
+        let map = object("special_tokens_map.json", files.special_tokens_map)?;
+        let decoder = config.get("added_tokens_decoder").and_then(Value::as_object);
+        let sources = if decoder.is_some() { [&config, &Map::new()] } else { [&map, &config] };
+        let mut named = BTreeMap::new();
+        for (name, _) in NAMED {
+            let value = sources.iter().find_map(|source| source.get(name));
+            if let Some(token) = value.and_then(|value| token(value, true)) {
+                named.insert(name, token);
+            }
+        }
+        let mut added = Vec::new();
+        for (id, value) in decoder.into_iter().flatten() {
+            let id = id.parse().map_err(|_| bad("tokenizer_config.json", "an id is no number"))?;
+            if let Some(token) = token(value, false) {
+                added.push((Some(id), token));
+            }
+        }
+        let extra = ["additional_special_tokens", "extra_special_tokens"];
+        let extra = extra.iter().find_map(|key| sources.iter().find_map(|source| source.get(*key)));
+        let extra: Vec<AddedToken> = extra
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|value| token(value, true))
+            .collect();
+        if decoder.is_none() {
+            for (content, id) in object("added_tokens.json", files.added_tokens)? {
+                let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
+                let id = id.ok_or_else(|| bad("added_tokens.json", "an id is no number"))?;
+                let special = named.values().chain(&extra).any(|token| token.content == content);
+                added.push((Some(id), AddedToken::from(content, special)));
+            }
+        }
+        added.sort_by_key(|(id, _)| *id);
+        added.extend(extra.into_iter().map(|token| (None, token)));
+        Ok(Self { config, named, added })
+    }
+
+    fn flag(&self, key: &str) -> Option<bool> {
+        self.config.get(key).and_then(Value::as_bool)
+    }
+
+    /// `tokenizer.json` with what the config says of the normalizer and of special tokens.
+    fn adjust(&self, tokenizer: &[u8]) -> Result<Tokenizer> {
+        let mut tokenizer = Tokenizer::from_bytes(tokenizer).map_err(Error::Syntax)?;
+        if let Some(NormalizerWrapper::BertNormalizer(stored)) = tokenizer.get_normalizer() {
+            let normalizer = self.normalizer(*stored);
+            tokenizer.with_normalizer(Some(normalizer)).map_err(Error::Syntax)?;
+        }
+        self.add_tokens(&mut tokenizer)?;
+        Ok(tokenizer)
+    }
+
+    fn with_vocab(&self, vocab: &[u8]) -> Result<Tokenizer> {
+        let content = |name: &str| match self.named.get(name) {
+            Some(token) => token.content.clone(),
+            None => NAMED
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map_or("", |(_, token)| token)
+                .to_owned(),
+        };
+        let vocab = WordPiece::read_bytes(vocab).map_err(Error::Syntax)?;
+        let model = WordPiece::builder().vocab(vocab).unk_token(content("unk_token"));
+        let mut tokenizer = Tokenizer::new(model.build().map_err(Error::Syntax)?);
+        tokenizer
+            .with_normalizer(Some(self.normalizer(BertNormalizer::default())))
+            .map_err(Error::Syntax)?
+            .with_pre_tokenizer(Some(BertPreTokenizer))
+            .with_decoder(Some(tokenizers::decoders::wordpiece::WordPiece::default()));
+        let (cls, sep) = (content("cls_token"), content("sep_token"));
+        let known = |token: &str| {
+            tokenizer
+                .token_to_id(token)
+                .ok_or_else(|| bad("vocab.txt", &format!("the special token {token} is not in it")))
+        };
+        known(&content("unk_token"))?;
+        let specials = vec![(cls.as_str(), known(&cls)?), (sep.as_str(), known(&sep)?)];
+        let template = TemplateProcessing::builder()
+            .try_single(vec![format!("{cls}:0"), "$A:0".to_owned(), format!("{sep}:0")])
+            .and_then(|builder| {
+                let (cls, sep_0, sep_1) =
+                    (format!("{cls}:0"), format!("{sep}:0"), format!("{sep}:1"));
+                builder.try_pair(vec![cls, "$A:0".to_owned(), sep_0, "$B:1".to_owned(), sep_1])
+            })
+            .map_err(|reason| bad("tokenizer_config.json", &reason))?
+            .special_tokens(specials)
+            .build()
+            .map_err(|error| bad("tokenizer_config.json", &error.to_string()))?;
+        tokenizer.with_post_processor(Some(PostProcessorWrapper::Template(template)));
+        let defaults: Vec<AddedToken> = NAMED
+            .iter()
+            .map(|(name, _)| AddedToken::from(content(name), true))
+            .filter(|token| tokenizer.token_to_id(&token.content).is_some())
+            .collect();
+        tokenizer.add_special_tokens(defaults).map_err(Error::Syntax)?;
+        self.add_tokens(&mut tokenizer)?;
+        Ok(tokenizer)
+    }
+
+    fn normalizer(&self, stored: BertNormalizer) -> BertNormalizer {
+        let flag = |key, stored| self.flag(key).unwrap_or(stored);
+        let strip_accents = match self.config.get("strip_accents") {
+            Some(value) => value.as_bool(),
+            None => stored.strip_accents,
+        };
+        BertNormalizer::new(
+            stored.clean_text,
+            flag("tokenize_chinese_chars", stored.handle_chinese_chars),
+            strip_accents,
+            flag("do_lower_case", stored.lowercase),
+        )
+    }
+
+    /// Adds the tokens that the files name and the vocabulary does not have as tokens of their own.
+    fn add_tokens(&self, tokenizer: &mut Tokenizer) -> Result<()> {
+        for (id, token) in &self.added {
+            tokenizer.add_tokens([token.clone()]).map_err(Error::Syntax)?;
+            let got = tokenizer.token_to_id(&token.content);
+            if let Some(expected) = id.filter(|id| got != Some(*id)) {
+                let content = token.content.clone();
+                return Err(Error::AddedToken { content, got, expected });
+            }
+        }
+        tokenizer.add_special_tokens(self.named.values().cloned()).map_err(Error::Syntax)?;
+        // Tokens that lower-casing and splitting must leave alone, where the vocabulary has them.
+        let never_split = self.config.get("never_split").and_then(Value::as_array);
+        let never_split: Vec<AddedToken> = never_split
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .filter(|token| tokenizer.token_to_id(token).is_some())
+            .map(|token| AddedToken::from(token, false).normalized(false).single_word(true))
+            .collect();
+        tokenizer.add_tokens(never_split).map_err(Error::Syntax)?;
+        Ok(())
+    }
+}
+
+/// A token as these files write it: its text, or an object with its text and how it is matched.
+fn token(value: &Value, special: bool) -> Option<AddedToken> {
+    match value {
+        Value::String(content) => Some(AddedToken::from(content.clone(), special)),
+        Value::Object(fields) => {
+            let flag = |key: &str| fields.get(key).and_then(Value::as_bool);
+            let special = special || flag("special").unwrap_or(false);
+            Some(
+                AddedToken::from(fields.get("content")?.as_str()?, special)
+                    .lstrip(flag("lstrip").unwrap_or(false))
+                    .rstrip(flag("rstrip").unwrap_or(false))
+                    .single_word(flag("single_word").unwrap_or(false))
+                    .normalized(flag("normalized").unwrap_or(!special)),
+            )
+        }
+        _ => None,
+    }
+}
+
+fn object(file: &'static str, bytes: Option<&[u8]>) -> Result<Map<String, Value>> {
+    match bytes {
+        Some(bytes) => serde_json::from_slice(bytes).map_err(|error| bad(file, &error.to_string())),
+        None => Ok(Map::new()),
+    }
+}
+
+fn bad(file: &'static str, reason: &str) -> Error {
+    Error::File { file, reason: reason.to_owned() }
+}

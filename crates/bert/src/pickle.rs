@@ -1,0 +1,301 @@
+//! The pickle of a state dict, as `torch.save` writes it, read without executing anything.
+//!
+//! Only what names tensors is understood: strings, integers, tuples, the storages that persistent
+//! ids stand for, and the two functions that rebuild a tensor from one. Every other call gives a
+//! value that is ignored. Memory is bounded by the pickle's length: what the memo repeats is shared.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+/// Where a tensor lies in the file.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredTensor {
+    /// The storage's name below `data/`.
+    pub(crate) storage: String,
+    /// The storage's class, like `FloatStorage`.
+    pub(crate) class: String,
+    /// First element.
+    pub(crate) offset: usize,
+    pub(crate) shape: Vec<usize>,
+    /// In elements.
+    pub(crate) strides: Vec<usize>,
+}
+
+/// Tuples nest no deeper than this in a state dict, and dropping a value recurses.
+const DEEPEST: usize = 4;
+
+#[derive(Clone)]
+enum Value {
+    Int(i64),
+    Text(Rc<str>),
+    /// `module name`.
+    Function(Rc<str>),
+    Tuple(Rc<Tuple>),
+    /// The tuple that identifies a storage.
+    Storage(Rc<Tuple>),
+    Tensor(Rc<StoredTensor>),
+    Dict(Rc<RefCell<BTreeMap<String, StoredTensor>>>),
+    Ignored,
+}
+
+struct Tuple {
+    depth: usize,
+    items: Vec<Value>,
+}
+
+type Result<T> = std::result::Result<T, String>;
+
+/// The tensors of a state dict by name.
+///
+/// # Errors
+/// Says what is wrong, in words that can stand behind a colon.
+pub(crate) fn state_dict(pickle: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
+    let mut reader = Reader { rest: pickle };
+    let mut machine = Machine { stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
+    loop {
+        let code = reader.byte()?;
+        if code == b'.' {
+            return match machine.pop()? {
+                Value::Dict(dict) => Ok(dict.take()),
+                _ => Err("it does not hold a state dict".to_owned()),
+            };
+        }
+        machine.step(code, &mut reader)?;
+    }
+}
+
+struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    fn bytes(&mut self, count: usize) -> Result<&'a [u8]> {
+        let (bytes, rest) = self.rest.split_at_checked(count).ok_or("its pickle ends early")?;
+        self.rest = rest;
+        Ok(bytes)
+    }
+
+    fn byte(&mut self) -> Result<u8> {
+        Ok(self.bytes(1)?[0])
+    }
+
+    /// A little-endian integer of `count` ≤ 8 bytes.
+    fn unsigned(&mut self, count: usize) -> Result<u64> {
+        Ok(self.bytes(count)?.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+    }
+
+    fn text(&mut self, length_bytes: usize) -> Result<Rc<str>> {
+        let length = usize::try_from(self.unsigned(length_bytes)?).unwrap_or(usize::MAX);
+        utf8(self.bytes(length)?)
+    }
+
+    fn line(&mut self) -> Result<&'a [u8]> {
+        let end = self.rest.iter().position(|b| *b == b'\n').ok_or("its pickle ends early")?;
+        let line = self.bytes(end)?;
+        self.byte()?;
+        Ok(line)
+    }
+}
+
+fn utf8(bytes: &[u8]) -> Result<Rc<str>> {
+    std::str::from_utf8(bytes)
+        .map(Rc::from)
+        .map_err(|_| "its pickle has a broken string".to_owned())
+}
+
+struct Machine {
+    stack: Vec<Value>,
+    /// Heights of the stack at which a `MARK` stands.
+    marks: Vec<usize>,
+    memo: HashMap<u64, Value>,
+}
+
+impl Machine {
+    /// One instruction. The numbers are those of Python's `pickletools`.
+    fn step(&mut self, code: u8, reader: &mut Reader) -> Result<()> {
+        match code {
+            0x80 => drop(reader.bytes(1)?), // PROTO
+            0x95 => drop(reader.bytes(8)?), // FRAME
+            b'(' => self.marks.push(self.stack.len()),
+            b'0' => drop(self.pop()?),
+            b'N' | 0x88 | 0x89 | b']' => self.stack.push(Value::Ignored), // None, True, False, []
+            b'K' => self.int(reader.unsigned(1)? as i64),
+            b'M' => self.int(reader.unsigned(2)? as i64),
+            b'J' => self.int(i64::from(reader.unsigned(4)? as u32 as i32)),
+            b'G' => {
+                reader.bytes(8)?; // BINFLOAT
+                self.stack.push(Value::Ignored);
+            }
+            0x8a => self.long(reader)?,
+            b'X' => self.stack.push(Value::Text(reader.text(4)?)),
+            0x8c => self.stack.push(Value::Text(reader.text(1)?)),
+            b'}' => self.stack.push(Value::Dict(Rc::default())),
+            b')' => self.tuple(Vec::new())?,
+            0x85..=0x87 => {
+                let count = usize::from(code - 0x84);
+                let at =
+                    self.stack.len().checked_sub(count).ok_or("its pickle's stack is empty")?;
+                let items = self.stack.split_off(at);
+                self.tuple(items)?;
+            }
+            b't' => {
+                let items = self.pop_to_mark()?;
+                self.tuple(items)?;
+            }
+            b'q' => self.remember(reader.unsigned(1)?)?,
+            b'r' => self.remember(reader.unsigned(4)?)?,
+            0x94 => self.remember(self.memo.len() as u64)?,
+            b'h' => self.recall(reader.unsigned(1)?)?,
+            b'j' => self.recall(reader.unsigned(4)?)?,
+            b'c' => {
+                let (module, name) = (utf8(reader.line()?)?, utf8(reader.line()?)?);
+                self.stack.push(Value::Function(format!("{module} {name}").into()));
+            }
+            0x93 => match (self.pop()?, self.pop()?) {
+                (Value::Text(name), Value::Text(module)) => {
+                    self.stack.push(Value::Function(format!("{module} {name}").into()));
+                }
+                _ => return Err("its pickle names a class by something else than text".to_owned()),
+            },
+            b'Q' => match self.pop()? {
+                Value::Tuple(id) => self.stack.push(Value::Storage(id)),
+                _ => return Err("its pickle has a storage without an id".to_owned()),
+            },
+            b'R' => {
+                let (arguments, function) = (self.pop()?, self.pop()?);
+                self.stack.push(call(&function, &arguments)?);
+            }
+            b'b' => drop(self.pop()?), // BUILD: attributes of a dict, of no interest
+            b'a' => drop(self.pop()?), // APPEND to a list that is ignored
+            b'e' => drop(self.pop_to_mark()?),
+            b's' => {
+                let (value, key) = (self.pop()?, self.pop()?);
+                self.set_items(vec![key, value])?;
+            }
+            b'u' => {
+                let items = self.pop_to_mark()?;
+                self.set_items(items)?;
+            }
+            other => {
+                return Err(format!(
+                    "its pickle has the instruction {other:#04x}, which no state dict needs"
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn pop(&mut self) -> Result<Value> {
+        self.stack.pop().ok_or_else(|| "its pickle's stack is empty".to_owned())
+    }
+
+    fn pop_to_mark(&mut self) -> Result<Vec<Value>> {
+        match self.marks.pop() {
+            Some(mark) if mark <= self.stack.len() => Ok(self.stack.split_off(mark)),
+            _ => Err("its pickle's marks are broken".to_owned()),
+        }
+    }
+
+    fn int(&mut self, value: i64) {
+        self.stack.push(Value::Int(value));
+    }
+
+    /// LONG1: an integer of any size; one that needs more than eight bytes counts nothing here.
+    fn long(&mut self, reader: &mut Reader) -> Result<()> {
+        let count = usize::from(reader.byte()?);
+        let bytes = reader.bytes(count)?;
+        let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
+        if count > 8 {
+            self.stack.push(Value::Ignored);
+            return Ok(());
+        }
+        let mut wide = [if negative { 0xff } else { 0 }; 8];
+        wide[..count].copy_from_slice(bytes);
+        self.int(i64::from_le_bytes(wide));
+        Ok(())
+    }
+
+    fn tuple(&mut self, items: Vec<Value>) -> Result<()> {
+        let inner = items.iter().map(|item| match item {
+            Value::Tuple(tuple) | Value::Storage(tuple) => tuple.depth,
+            _ => 0,
+        });
+        let depth = 1 + inner.max().unwrap_or(0);
+        if depth > DEEPEST {
+            return Err("its pickle nests tuples deeper than a state dict does".to_owned());
+        }
+        self.stack.push(Value::Tuple(Rc::new(Tuple { depth, items })));
+        Ok(())
+    }
+
+    fn remember(&mut self, key: u64) -> Result<()> {
+        let value = self.stack.last().ok_or("its pickle's stack is empty")?.clone();
+        self.memo.insert(key, value);
+        Ok(())
+    }
+
+    fn recall(&mut self, key: u64) -> Result<()> {
+        let value = self.memo.get(&key).ok_or("its pickle repeats what it has not read")?.clone();
+        self.stack.push(value);
+        Ok(())
+    }
+
+    /// Keys and values in turn, for the dict below them.
+    fn set_items(&mut self, items: Vec<Value>) -> Result<()> {
+        let Some(Value::Dict(dict)) = self.stack.last() else { return Ok(()) };
+        for pair in items.chunks_exact(2) {
+            if let (Value::Text(name), Value::Tensor(tensor)) = (&pair[0], &pair[1])
+                && dict.borrow_mut().insert(name.to_string(), StoredTensor::clone(tensor)).is_some()
+            {
+                return Err(format!("{name} stands in it twice"));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The functions of a state dict; any other gives a value that is ignored.
+fn call(function: &Value, arguments: &Value) -> Result<Value> {
+    let (Value::Function(function), Value::Tuple(arguments)) = (function, arguments) else {
+        return Ok(Value::Ignored);
+    };
+    match (&**function, arguments.items.as_slice()) {
+        ("collections OrderedDict", []) => Ok(Value::Dict(Rc::default())),
+        ("torch._utils _rebuild_parameter", [tensor, ..]) => Ok(tensor.clone()),
+        (
+            "torch._utils _rebuild_tensor_v2",
+            [
+                Value::Storage(id),
+                Value::Int(offset),
+                Value::Tuple(shape),
+                Value::Tuple(strides),
+                ..,
+            ],
+        ) => match id.items.as_slice() {
+            [Value::Text(kind), Value::Function(class), Value::Text(storage), ..]
+                if &**kind == "storage" =>
+            {
+                Ok(Value::Tensor(Rc::new(StoredTensor {
+                    storage: storage.to_string(),
+                    class: class.rsplit(' ').next().unwrap_or_default().to_owned(),
+                    offset: size(&Value::Int(*offset))?,
+                    shape: shape.items.iter().map(size).collect::<Result<_>>()?,
+                    strides: strides.items.iter().map(size).collect::<Result<_>>()?,
+                })))
+            }
+            _ => Err("its pickle has a storage of another kind".to_owned()),
+        },
+        ("torch._utils _rebuild_tensor_v2", _) => Err("its pickle has a broken tensor".to_owned()),
+        _ => Ok(Value::Ignored),
+    }
+}
+
+fn size(value: &Value) -> Result<usize> {
+    match value {
+        Value::Int(size) => {
+            usize::try_from(*size).map_err(|_| format!("a tensor in it has the size {size}"))
+        }
+        _ => Err("a tensor in it has a size that is no integer".to_owned()),
+    }
+}
