@@ -112,7 +112,7 @@ fn files_are_downloaded_once_into_the_layout_of_huggingface_hub() {
 
     let asked = server.requests().len();
     load(&checkpoint(&server, cache.path()).local_files_only()).unwrap();
-    AutoConfig::from_pretrained(&checkpoint(&server, cache.path())).unwrap();
+    AutoConfig::from_pretrained(checkpoint(&server, cache.path())).unwrap();
     assert_eq!(server.requests().len(), asked, "{:?}", server.requests());
 }
 
@@ -124,14 +124,14 @@ fn revisions_and_renamed_repositories_are_followed() {
     let repo = cache.path().join("models--google-bert--bert-base-uncased");
     assert_eq!(std::fs::read_to_string(repo.join("refs/v1")).unwrap(), COMMIT);
     let asked = server.requests().len();
-    AutoConfig::from_pretrained(&checkpoint(&server, cache.path()).with_revision(COMMIT)).unwrap();
+    AutoConfig::from_pretrained(checkpoint(&server, cache.path()).with_revision(COMMIT)).unwrap();
     assert_eq!(server.requests().len(), asked, "a commit in the cache needs no network");
 
     let old_name = Checkpoint::from_hub("bert-base-uncased").unwrap();
     let old_name = old_name.with_endpoint(&server.url).with_cache_dir(cache.path());
     assert_eq!(AutoConfig::from_pretrained(&old_name).unwrap().hidden_size, 128);
 
-    let error = AutoConfig::from_pretrained(&checkpoint(&server, cache.path()).with_revision("v9"));
+    let error = AutoConfig::from_pretrained(checkpoint(&server, cache.path()).with_revision("v9"));
     assert_says(
         &error.unwrap_err(),
         &["config.json of google-bert/bert-base-uncased", "no revision \"v9\""],
@@ -245,7 +245,7 @@ fn refusals_say_what_to_do() {
             headers: vec![("X-Error-Code", code.to_owned())],
             ..Answer::default()
         });
-        let error = AutoConfig::from_pretrained(&checkpoint(&server, cache.path())).unwrap_err();
+        let error = AutoConfig::from_pretrained(checkpoint(&server, cache.path())).unwrap_err();
         assert_says(&error, &parts);
     }
     assert!(files(cache.path()).is_empty());
@@ -261,7 +261,7 @@ fn names_that_would_leave_the_cache_are_refused() {
             ..Answer::default()
         });
         let cache = tempfile::tempdir().unwrap();
-        let error = AutoConfig::from_pretrained(&checkpoint(&server, cache.path())).unwrap_err();
+        let error = AutoConfig::from_pretrained(checkpoint(&server, cache.path())).unwrap_err();
         assert_says(&error, &["no usable X-Repo-Commit and ETag"]);
         assert!(files(cache.path()).is_empty());
     }
@@ -290,7 +290,7 @@ fn a_hub_that_does_not_answer_is_given_up_after_five_seconds() {
 fn nobody_at_the_address_is_told_at_once() {
     let cache = tempfile::tempdir().unwrap();
     let nobody = Checkpoint::from_hub(ID).unwrap().with_endpoint("http://127.0.0.1:1");
-    let error = AutoConfig::from_pretrained(&nobody.with_cache_dir(cache.path())).unwrap_err();
+    let error = AutoConfig::from_pretrained(nobody.with_cache_dir(cache.path())).unwrap_err();
     assert_says(
         &error,
         &["config.json of google-bert/bert-base-uncased", "pass the path of a folder"],
@@ -311,7 +311,7 @@ fn a_cache_that_cannot_be_written_is_an_error() {
     let (server, folder) = (hub(), tempfile::tempdir().unwrap());
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let error = AutoConfig::from_pretrained(&checkpoint(&server, &file)).unwrap_err();
+    let error = AutoConfig::from_pretrained(checkpoint(&server, &file)).unwrap_err();
     assert!(matches!(error, Error::Cache { .. }), "{error}");
     assert_says(&error, &["cannot write to the hub's cache", "HF_HOME"]);
 }

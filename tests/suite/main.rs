@@ -7,6 +7,7 @@ mod batching;
 mod corruption;
 mod files;
 mod gradients;
+mod heads;
 mod hello;
 mod hub;
 mod inputs;

@@ -29,6 +29,7 @@ pub fn tensors(path: &Path) -> HashMap<String, Tensor> {
 #[derive(Default)]
 pub struct Case {
     pub input: BertInput,
+    pub labels: BTreeMap<String, Tensor>,
     pub expected: BTreeMap<String, Tensor>,
 }
 
@@ -44,10 +45,11 @@ pub fn cases(path: &Path) -> BTreeMap<String, Case> {
             "attention_mask" => case.input.attention_mask = Some(tensor),
             "token_type_ids" => case.input.token_type_ids = Some(tensor),
             "position_ids" => case.input.position_ids = Some(tensor),
-            field => {
-                let field = field.strip_prefix("expected/").unwrap();
-                case.expected.insert(field.to_owned(), tensor);
-            }
+            field => match field.split_once('/').unwrap() {
+                ("expected", field) => drop(case.expected.insert(field.to_owned(), tensor)),
+                ("label", field) => drop(case.labels.insert(field.to_owned(), tensor)),
+                _ => panic!("{key} is no part of a case"),
+            },
         }
     }
     cases

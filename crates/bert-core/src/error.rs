@@ -157,6 +157,29 @@ pub enum Error {
         count: usize,
     },
 
+    /// A label names a class that the head does not have.
+    #[error(
+        "label {got} at place {at} is out of range, expected 0 to {} or {ignored} for a place that \
+         does not count", classes - 1
+    )]
+    LabelOutOfRange {
+        /// The label.
+        got: i64,
+        /// Its place, counting row by row.
+        at: usize,
+        /// How many classes there are.
+        classes: usize,
+        /// The label that is not counted.
+        ignored: i64,
+    },
+
+    /// Every label says that its place does not count, so there is no mean to take.
+    #[error("every label is {ignored}, so there is nothing to learn from; leave such batches out")]
+    NoLabels {
+        /// The label that is not counted.
+        ignored: i64,
+    },
+
     /// A head that reads the pooled output has a model without a pooler below it.
     #[error("the model below this head has no pooler; load it with BertModel::load")]
     NoPooler,

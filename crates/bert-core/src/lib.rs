@@ -41,6 +41,7 @@ mod model;
 mod pooler;
 
 mod heads;
+mod loss;
 
 mod outputs;
 
@@ -51,13 +52,19 @@ pub use context::{ForwardContext, Layers};
 pub use embeddings::BertEmbeddings;
 pub use encoder::BertEncoder;
 pub use error::{Error, Result};
-pub use heads::{BertForPreTraining, BertForPreTrainingOutput};
+pub use heads::{
+    AnswerSpans, BertForMaskedLM, BertForMultipleChoice, BertForNextSentencePrediction,
+    BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification,
+    BertForTokenClassification, PreTrainingLabels,
+};
 pub use input::BertInput;
 pub use layer::BertLayer;
 pub use mask::AttentionMask;
 pub use model::BertModel;
 pub use outputs::{
     BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPoolingAndCrossAttentions,
-    LayerOutputs,
+    BertForPreTrainingOutput, LayerOutputs, MaskedLMOutput, MultipleChoiceModelOutput,
+    NextSentencePredictorOutput, QuestionAnsweringModelOutput, SequenceClassifierOutput,
+    TokenClassifierOutput,
 };
 pub use pooler::BertPooler;

@@ -82,7 +82,8 @@ impl BertModel {
         Self::load_base_without_pooler(names::base_model(&vb), config)
     }
 
-    fn load_base_without_pooler(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+    /// [`BertModel::load_without_pooler`] where `vb` is known to be at the model's own names.
+    pub(crate) fn load_base_without_pooler(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         Ok(Self {
             embeddings: BertEmbeddings::load(vb.pp("embeddings"), config)?,
             encoder: BertEncoder::load(vb.pp("encoder"), config)?,

@@ -137,11 +137,129 @@ impl fmt::Display for BaseModelOutputWithPastAndCrossAttentions {
     }
 }
 
+/// An output of a loss, scores and what [`BertModel`](crate::BertModel) returns on request.
+macro_rules! scores {
+    ($(#[$doc:meta])* $name:ident, $(#[$logits:meta])*) => {
+        $(#[$doc])*
+        ///
+        /// [`fmt::Display`] prints the type's name and each present field with its shape and dtype.
+        #[derive(Clone, Debug)]
+        pub struct $name {
+            /// A scalar. With labels only.
+            pub loss: Option<Tensor>,
+            $(#[$logits])*
+            pub logits: Tensor,
+            /// As [`BertModel`](crate::BertModel) returns them. On request.
+            pub hidden_states: Option<LayerOutputs>,
+            /// As [`BertModel`](crate::BertModel) returns them. On request.
+            pub attentions: Option<LayerOutputs>,
+        }
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                writeln!(f, stringify!($name))?;
+                Fields(f)
+                    .tensor("loss", self.loss.as_ref())?
+                    .tensor("logits", Some(&self.logits))?
+                    .layers("hidden_states", self.hidden_states.as_ref())?
+                    .layers("attentions", self.attentions.as_ref())?;
+                Ok(())
+            }
+        }
+    };
+}
+
+scores! {
+    /// What [`BertForMaskedLM`](crate::BertForMaskedLM) returns.
+    MaskedLMOutput,
+    /// Scores of each word of the vocabulary at each place: `[B, S, V]`.
+}
+scores! {
+    /// What [`BertForNextSentencePrediction`](crate::BertForNextSentencePrediction) returns.
+    NextSentencePredictorOutput,
+    /// Scores of "the second text follows the first" and "it does not": `[B, 2]`.
+}
+scores! {
+    /// What [`BertForSequenceClassification`](crate::BertForSequenceClassification) returns.
+    SequenceClassifierOutput,
+    /// Scores of each class, or the predicted numbers: `[B, C]`.
+}
+scores! {
+    /// What [`BertForTokenClassification`](crate::BertForTokenClassification) returns.
+    TokenClassifierOutput,
+    /// Scores of each class for each token: `[B, S, C]`.
+}
+scores! {
+    /// What [`BertForMultipleChoice`](crate::BertForMultipleChoice) returns.
+    MultipleChoiceModelOutput,
+    /// Scores of each choice: `[B, C]`.
+}
+
+/// What [`BertForPreTraining`](crate::BertForPreTraining) returns.
+///
+/// [`fmt::Display`] prints the type's name and each present field with its shape and dtype.
+#[derive(Clone, Debug)]
+pub struct BertForPreTrainingOutput {
+    /// The sum of both tasks' losses, a scalar. With labels only.
+    pub loss: Option<Tensor>,
+    /// Scores of each word of the vocabulary at each place: `[B, S, V]`.
+    pub prediction_logits: Tensor,
+    /// Scores of "the second text follows the first" and "it does not": `[B, 2]`.
+    pub seq_relationship_logits: Tensor,
+    /// As [`BertModel`](crate::BertModel) returns them. On request.
+    pub hidden_states: Option<LayerOutputs>,
+    /// As [`BertModel`](crate::BertModel) returns them. On request.
+    pub attentions: Option<LayerOutputs>,
+}
+
+/// What [`BertForQuestionAnswering`](crate::BertForQuestionAnswering) returns.
+///
+/// [`fmt::Display`] prints the type's name and each present field with its shape and dtype.
+#[derive(Clone, Debug)]
+pub struct QuestionAnsweringModelOutput {
+    /// The mean of the losses of start and end, a scalar. With labels only.
+    pub loss: Option<Tensor>,
+    /// Scores of each token as the answer's first: `[B, S]`.
+    pub start_logits: Tensor,
+    /// Scores of each token as the answer's last: `[B, S]`.
+    pub end_logits: Tensor,
+    /// As [`BertModel`](crate::BertModel) returns them. On request.
+    pub hidden_states: Option<LayerOutputs>,
+    /// As [`BertModel`](crate::BertModel) returns them. On request.
+    pub attentions: Option<LayerOutputs>,
+}
+
+impl fmt::Display for BertForPreTrainingOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "BertForPreTrainingOutput")?;
+        Fields(f)
+            .tensor("loss", self.loss.as_ref())?
+            .tensor("prediction_logits", Some(&self.prediction_logits))?
+            .tensor("seq_relationship_logits", Some(&self.seq_relationship_logits))?
+            .layers("hidden_states", self.hidden_states.as_ref())?
+            .layers("attentions", self.attentions.as_ref())?;
+        Ok(())
+    }
+}
+
+impl fmt::Display for QuestionAnsweringModelOutput {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "QuestionAnsweringModelOutput")?;
+        Fields(f)
+            .tensor("loss", self.loss.as_ref())?
+            .tensor("start_logits", Some(&self.start_logits))?
+            .tensor("end_logits", Some(&self.end_logits))?
+            .layers("hidden_states", self.hidden_states.as_ref())?
+            .layers("attentions", self.attentions.as_ref())?;
+        Ok(())
+    }
+}
+
 /// Writes one line per field that is present.
-pub(crate) struct Fields<'a, 'b>(pub(crate) &'a mut fmt::Formatter<'b>);
+struct Fields<'a, 'b>(&'a mut fmt::Formatter<'b>);
 
 impl Fields<'_, '_> {
-    pub(crate) fn tensor(self, name: &str, tensor: Option<&Tensor>) -> Result<Self, fmt::Error> {
+    fn tensor(self, name: &str, tensor: Option<&Tensor>) -> Result<Self, fmt::Error> {
         if let Some(tensor) = tensor {
             writeln!(self.0, "  {name}: {:?} {:?}", tensor.dims(), tensor.dtype())?;
         }
@@ -162,7 +280,7 @@ impl Fields<'_, '_> {
         Ok(self)
     }
 
-    pub(crate) fn cache(self, cache: Option<&KeyValueCache>) -> Result<Self, fmt::Error> {
+    fn cache(self, cache: Option<&KeyValueCache>) -> Result<Self, fmt::Error> {
         if let Some(cache) = cache {
             writeln!(self.0, "  past_key_values: {} tokens", cache.len())?;
         }

@@ -1,6 +1,10 @@
 //! Hugging Face's `Auto` classes, for BERT.
 
-use bert_core::{BertConfig, BertModel};
+use bert_core::{
+    BertConfig, BertForMaskedLM, BertForMultipleChoice, BertForNextSentencePrediction,
+    BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification,
+    BertForTokenClassification, BertModel,
+};
 use bert_tokenize::BertTokenizer;
 
 use crate::checkpoint::Checkpoint;
@@ -72,3 +76,18 @@ impl AutoModel {
         BertModel::from_pretrained_with_report(checkpoint, options)
     }
 }
+
+/// Loads models with a masked-word head. Hugging Face: `AutoModelForMaskedLM`.
+pub type AutoModelForMaskedLM = BertForMaskedLM;
+/// Loads models that choose among answers. Hugging Face: `AutoModelForMultipleChoice`.
+pub type AutoModelForMultipleChoice = BertForMultipleChoice;
+/// Loads models with a next-sentence head. Hugging Face: `AutoModelForNextSentencePrediction`.
+pub type AutoModelForNextSentencePrediction = BertForNextSentencePrediction;
+/// Loads models with both pre-training heads. Hugging Face: `AutoModelForPreTraining`.
+pub type AutoModelForPreTraining = BertForPreTraining;
+/// Loads models that find answers. Hugging Face: `AutoModelForQuestionAnswering`.
+pub type AutoModelForQuestionAnswering = BertForQuestionAnswering;
+/// Loads models that label texts. Hugging Face: `AutoModelForSequenceClassification`.
+pub type AutoModelForSequenceClassification = BertForSequenceClassification;
+/// Loads models that label tokens. Hugging Face: `AutoModelForTokenClassification`.
+pub type AutoModelForTokenClassification = BertForTokenClassification;

@@ -39,13 +39,20 @@ mod weights;
 #[cfg_attr(not(feature = "hub"), path = "hub_disabled.rs")]
 mod hub;
 
-pub use auto::{AutoConfig, AutoModel, AutoTokenizer};
+pub use auto::{
+    AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForMultipleChoice,
+    AutoModelForNextSentencePrediction, AutoModelForPreTraining, AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer,
+};
 pub use bert_core::{
-    Activation, AttentionMask, BaseModelOutputWithPastAndCrossAttentions,
+    Activation, AnswerSpans, AttentionMask, BaseModelOutputWithPastAndCrossAttentions,
     BaseModelOutputWithPoolingAndCrossAttentions, BertConfig, BertEmbeddings, BertEncoder,
-    BertForPreTraining, BertForPreTrainingOutput, BertInput, BertLayer, BertModel, BertPooler,
-    ForwardContext, KeyValueCache, LayerOutputs, Layers, PositionEmbeddingType, ProblemType,
-    TokenIds,
+    BertForMaskedLM, BertForMultipleChoice, BertForNextSentencePrediction, BertForPreTraining,
+    BertForPreTrainingOutput, BertForQuestionAnswering, BertForSequenceClassification,
+    BertForTokenClassification, BertInput, BertLayer, BertModel, BertPooler, ForwardContext,
+    KeyValueCache, LayerOutputs, Layers, MaskedLMOutput, MultipleChoiceModelOutput,
+    NextSentencePredictorOutput, PositionEmbeddingType, PreTrainingLabels, ProblemType,
+    QuestionAnsweringModelOutput, SequenceClassifierOutput, TokenClassifierOutput, TokenIds,
 };
 pub use bert_tokenize::{
     BatchEncoding, BertTokenizer, EncodeOptions, Encoding, OffsetUnit, Padding, Side, Text,

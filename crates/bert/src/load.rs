@@ -2,7 +2,11 @@
 
 use std::fmt;
 
-use bert_core::{BertConfig, BertForPreTraining, BertModel};
+use bert_core::{
+    BertConfig, BertForMaskedLM, BertForMultipleChoice, BertForNextSentencePrediction,
+    BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification,
+    BertForTokenClassification, BertModel,
+};
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
 
@@ -262,21 +266,53 @@ impl PreTrainedModel for BertModel {
     }
 }
 
-impl PreTrainedModel for BertForPreTraining {
-    fn from_weights(
-        vb: VarBuilder,
-        config: &BertConfig,
-        _options: &LoadOptions,
-    ) -> bert_core::Result<Self> {
-        Self::load(vb, config)
-    }
+/// Models whose own `load` is all there is to it.
+macro_rules! pretrained {
+    ($($model:ty)*) => {$(
+        impl PreTrainedModel for $model {
+            fn from_weights(
+                vb: VarBuilder,
+                config: &BertConfig,
+                _options: &LoadOptions,
+            ) -> bert_core::Result<Self> {
+                Self::load(vb, config)
+            }
+        }
+    )*};
+}
 
-    fn tied_weights(&self) -> Vec<(String, String)> {
-        let (decoder, words) =
-            ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight");
-        self.has_tied_decoder()
-            .then(|| (decoder.to_owned(), words.to_owned()))
-            .into_iter()
-            .collect()
-    }
+pretrained! {
+    BertForMultipleChoice
+    BertForNextSentencePrediction
+    BertForQuestionAnswering
+    BertForSequenceClassification
+    BertForTokenClassification
+}
+
+/// Models whose decoder may be the word embeddings.
+macro_rules! pretrained_with_decoder {
+    ($($model:ty)*) => {$(
+        impl PreTrainedModel for $model {
+            fn from_weights(
+                vb: VarBuilder,
+                config: &BertConfig,
+                _options: &LoadOptions,
+            ) -> bert_core::Result<Self> {
+                Self::load(vb, config)
+            }
+
+            fn tied_weights(&self) -> Vec<(String, String)> {
+                if !self.has_tied_decoder() {
+                    return Vec::new();
+                }
+                let decoder = "cls.predictions.decoder.weight".to_owned();
+                vec![(decoder, "bert.embeddings.word_embeddings.weight".to_owned())]
+            }
+        }
+    )*};
+}
+
+pretrained_with_decoder! {
+    BertForMaskedLM
+    BertForPreTraining
 }

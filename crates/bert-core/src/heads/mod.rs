@@ -1,6 +1,19 @@
 //! Models with a head, one file each.
 
+mod classifier;
+mod masked_lm;
+mod multiple_choice;
+mod next_sentence;
 mod prediction;
 mod pretraining;
+mod question_answering;
+mod sequence_classification;
+mod token_classification;
 
-pub use pretraining::{BertForPreTraining, BertForPreTrainingOutput};
+pub use masked_lm::BertForMaskedLM;
+pub use multiple_choice::BertForMultipleChoice;
+pub use next_sentence::BertForNextSentencePrediction;
+pub use pretraining::{BertForPreTraining, PreTrainingLabels};
+pub use question_answering::{AnswerSpans, BertForQuestionAnswering};
+pub use sequence_classification::BertForSequenceClassification;
+pub use token_classification::BertForTokenClassification;

@@ -1,7 +1,5 @@
 //! BERT as it is pre-trained.
 
-use std::fmt;
-
 use bert_kernels::{LinearWeights, linear};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -11,32 +9,20 @@ use crate::config::BertConfig;
 use crate::context::ForwardContext;
 use crate::error::{Error, Result};
 use crate::input::BertInput;
+use crate::loss::{IGNORED, class_ids, cross_entropy};
 use crate::model::BertModel;
 use crate::names;
-use crate::outputs::{Fields, LayerOutputs};
+use crate::outputs::BertForPreTrainingOutput;
 
 /// BERT with the heads of both pre-training tasks: masked words and next sentences.
 ///
 /// Devlin et al. 2018, §3.1. Hugging Face: `BertForPreTraining`.
 #[derive(Clone, Debug)]
 pub struct BertForPreTraining {
-    /// The model without a head.
+    /// The model below the head.
     pub bert: BertModel,
     predictions: PredictionHead,
     seq_relationship: LinearWeights,
-}
-
-/// What [`BertForPreTraining`] returns.
-#[derive(Clone, Debug)]
-pub struct BertForPreTrainingOutput {
-    /// Scores of each word of the vocabulary at each place: `[B, S, V]`.
-    pub prediction_logits: Tensor,
-    /// Scores of "the second text follows the first" and "it does not": `[B, 2]`.
-    pub seq_relationship_logits: Tensor,
-    /// As [`BertModel`] returns them. On request.
-    pub hidden_states: Option<LayerOutputs>,
-    /// As [`BertModel`] returns them. On request.
-    pub attentions: Option<LayerOutputs>,
 }
 
 impl BertForPreTraining {
@@ -47,19 +33,15 @@ impl BertForPreTraining {
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         let bert = BertModel::load_base(names::base_below_head(&vb), config)?;
         let cls = vb.pp("cls");
-        let words = bert.embeddings.word_embeddings();
+        let (words, sizes) = (bert.embeddings.word_embeddings(), (config.hidden_size, 2));
         Ok(Self {
             predictions: PredictionHead::load(cls.pp("predictions"), words, config)?,
-            seq_relationship: names::linear(
-                cls.pp("seq_relationship"),
-                (config.hidden_size, 2),
-                config,
-            )?,
+            seq_relationship: names::linear(cls.pp("seq_relationship"), sizes, config)?,
             bert,
         })
     }
 
-    /// `input`: B sequences of S tokens → scores `[B, S, V]` and `[B, 2]`.
+    /// `input`: B pairs of S tokens → scores `[B, S, V]` and `[B, 2]`.
     ///
     /// # Errors
     /// As [`BertModel::forward`].
@@ -79,11 +61,35 @@ impl BertForPreTraining {
         let output = self.bert.forward_with(input, context)?;
         let pooled = output.pooler_output.as_ref().ok_or(Error::NoPooler)?;
         Ok(BertForPreTrainingOutput {
+            loss: None,
             prediction_logits: self.predictions.forward(&output.last_hidden_state)?,
             seq_relationship_logits: linear(pooled, &self.seq_relationship)?,
             hidden_states: output.hidden_states,
             attentions: output.attentions,
         })
+    }
+
+    /// [`BertForPreTraining::forward_with`] and the loss: the sum of both tasks' mean cross-entropies.
+    ///
+    /// See [`PreTrainingLabels`].
+    ///
+    /// # Errors
+    /// As [`BertModel::forward_with`]; [`Error::Shape`], [`Error::DType`],
+    /// [`Error::LabelOutOfRange`] and [`Error::NoLabels`] for labels that do not fit.
+    pub fn forward_with_labels(
+        &self,
+        input: &BertInput,
+        labels: &PreTrainingLabels,
+        context: &mut ForwardContext,
+    ) -> Result<BertForPreTrainingOutput> {
+        let mut output = self.forward_with(input, context)?;
+        let (b, s, v) = output.prediction_logits.dims3()?;
+        let words = class_ids("labels", &labels.labels, &[b, s])?;
+        let follows = class_ids("next_sentence_label", &labels.next_sentence_label, &[b])?;
+        let words = cross_entropy(&output.prediction_logits.reshape((b * s, v))?, &words, IGNORED)?;
+        let follows = cross_entropy(&output.seq_relationship_logits, &follows, IGNORED)?;
+        output.loss = Some((words + follows)?);
+        Ok(output)
     }
 
     /// Whether the decoder over the vocabulary is the word embeddings.
@@ -92,14 +98,11 @@ impl BertForPreTraining {
     }
 }
 
-impl fmt::Display for BertForPreTrainingOutput {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "BertForPreTrainingOutput")?;
-        Fields(f)
-            .tensor("prediction_logits", Some(&self.prediction_logits))?
-            .tensor("seq_relationship_logits", Some(&self.seq_relationship_logits))?
-            .layers("hidden_states", self.hidden_states.as_ref())?
-            .layers("attentions", self.attentions.as_ref())?;
-        Ok(())
-    }
+/// What [`BertForPreTraining`] learns from.
+#[derive(Clone, Debug)]
+pub struct PreTrainingLabels {
+    /// `[B, S]` word ids, of an integer dtype; −100 where a place does not count.
+    pub labels: Tensor,
+    /// `[B]`, 0 where the second text follows the first and 1 where it does not.
+    pub next_sentence_label: Tensor,
 }

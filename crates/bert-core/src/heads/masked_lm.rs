@@ -1,0 +1,90 @@
+//! BERT that fills in masked words.
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+use super::prediction::PredictionHead;
+use crate::config::BertConfig;
+use crate::context::ForwardContext;
+use crate::error::Result;
+use crate::input::BertInput;
+use crate::loss::{IGNORED, class_ids, cross_entropy};
+use crate::model::BertModel;
+use crate::names;
+use crate::outputs::MaskedLMOutput;
+
+/// BERT with scores for each word of the vocabulary at each place.
+///
+/// Devlin et al. 2018, §3.1, task 1. Hugging Face: `BertForMaskedLM`.
+#[derive(Clone, Debug)]
+pub struct BertForMaskedLM {
+    /// The model below the head.
+    pub bert: BertModel,
+    predictions: PredictionHead,
+}
+
+impl BertForMaskedLM {
+    /// Loads `bert`, without a pooler, and `cls.predictions`.
+    ///
+    /// # Errors
+    /// As [`BertModel::load`].
+    pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        let bert = BertModel::load_base_without_pooler(names::base_below_head(&vb), config)?;
+        let words = bert.embeddings.word_embeddings();
+        Ok(Self {
+            predictions: PredictionHead::load(vb.pp("cls.predictions"), words, config)?,
+            bert,
+        })
+    }
+
+    /// `input`: B sequences of S tokens → `logits` `[B, S, V]`.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward`].
+    pub fn forward(&self, input: &BertInput) -> Result<MaskedLMOutput> {
+        self.forward_with(input, &mut ForwardContext::new())
+    }
+
+    /// [`BertForMaskedLM::forward`] in a context.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward_with`].
+    pub fn forward_with(
+        &self,
+        input: &BertInput,
+        context: &mut ForwardContext,
+    ) -> Result<MaskedLMOutput> {
+        let output = self.bert.forward_with(input, context)?;
+        Ok(MaskedLMOutput {
+            loss: None,
+            logits: self.predictions.forward(&output.last_hidden_state)?,
+            hidden_states: output.hidden_states,
+            attentions: output.attentions,
+        })
+    }
+
+    /// [`BertForMaskedLM::forward_with`] and the loss: the mean cross-entropy.
+    ///
+    /// `labels`: `[B, S]` word ids, of an integer dtype; −100 where a place does not count.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward_with`]; [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType),
+    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) and [`Error::NoLabels`](crate::Error::NoLabels) for labels that do not fit.
+    pub fn forward_with_labels(
+        &self,
+        input: &BertInput,
+        labels: &Tensor,
+        context: &mut ForwardContext,
+    ) -> Result<MaskedLMOutput> {
+        let mut output = self.forward_with(input, context)?;
+        let (b, s, v) = output.logits.dims3()?;
+        let labels = class_ids("labels", labels, &[b, s])?;
+        output.loss = Some(cross_entropy(&output.logits.reshape((b * s, v))?, &labels, IGNORED)?);
+        Ok(output)
+    }
+
+    /// Whether the decoder over the vocabulary is the word embeddings.
+    pub fn has_tied_decoder(&self) -> bool {
+        self.predictions.is_tied()
+    }
+}

@@ -1,0 +1,107 @@
+//! BERT that chooses among answers.
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+use super::classifier::Classifier;
+use crate::config::BertConfig;
+use crate::context::ForwardContext;
+use crate::error::{Error, Result};
+use crate::input::BertInput;
+use crate::loss::{IGNORED, class_ids, cross_entropy};
+use crate::model::BertModel;
+use crate::names;
+use crate::outputs::MultipleChoiceModelOutput;
+
+/// BERT with one score for each of several sequences, of which one is right.
+///
+/// Devlin et al. 2018, §4.4. Hugging Face: `BertForMultipleChoice`.
+#[derive(Clone, Debug)]
+pub struct BertForMultipleChoice {
+    /// The model below the head.
+    pub bert: BertModel,
+    classifier: Classifier,
+}
+
+impl BertForMultipleChoice {
+    /// Loads `bert` and `classifier`.
+    ///
+    /// # Errors
+    /// As [`BertModel::load`].
+    pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        Ok(Self {
+            bert: BertModel::load_base(names::base_below_head(&vb), config)?,
+            classifier: Classifier::load(vb.pp("classifier"), 1, config)?,
+        })
+    }
+
+    /// `input`: B questions of C choices of S tokens: `[B, C, S]` wherever [`BertInput`] says
+    /// `[B, S]` → `logits` `[B, C]`.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward`].
+    pub fn forward(&self, input: &BertInput) -> Result<MultipleChoiceModelOutput> {
+        self.forward_with(input, &mut ForwardContext::new())
+    }
+
+    /// [`BertForMultipleChoice::forward`] in a context.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward_with`].
+    pub fn forward_with(
+        &self,
+        input: &BertInput,
+        context: &mut ForwardContext,
+    ) -> Result<MultipleChoiceModelOutput> {
+        let (b, c, flat) = flatten_choices(input)?;
+        let output = self.bert.forward_with(&flat, context)?;
+        let pooled = output.pooler_output.as_ref().ok_or(Error::NoPooler)?; // [B·C, H]
+        Ok(MultipleChoiceModelOutput {
+            loss: None,
+            logits: self.classifier.forward(pooled, context)?.reshape((b, c))?,
+            hidden_states: output.hidden_states,
+            attentions: output.attentions,
+        })
+    }
+
+    /// [`BertForMultipleChoice::forward_with`] and the loss: the mean cross-entropy over the choices.
+    ///
+    /// `labels`: `[B]`, the right choice of each question, of an integer dtype.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward_with`]; [`Error::Shape`], [`Error::DType`],
+    /// [`Error::LabelOutOfRange`] and [`Error::NoLabels`] for labels that do not fit.
+    pub fn forward_with_labels(
+        &self,
+        input: &BertInput,
+        labels: &Tensor,
+        context: &mut ForwardContext,
+    ) -> Result<MultipleChoiceModelOutput> {
+        let mut output = self.forward_with(input, context)?;
+        let labels = class_ids("labels", labels, &output.logits.dims()[..1])?;
+        output.loss = Some(cross_entropy(&output.logits, &labels, IGNORED)?);
+        Ok(output)
+    }
+}
+
+/// Questions and choices in one batch: `[B, C, …]` → `[B·C, …]`, with B and C.
+fn flatten_choices(input: &BertInput) -> Result<(usize, usize, BertInput)> {
+    let flatten = |name, tensor: &Option<Tensor>, rank| match tensor {
+        Some(tensor) if tensor.rank() == rank => Ok(Some(tensor.flatten(0, 1)?)),
+        Some(tensor) => {
+            let expected = if rank == 3 { "[B, C, S]" } else { "[B, C, S, H]" }.to_owned();
+            Err(Error::Shape { name, got: tensor.dims().to_vec(), expected })
+        }
+        None => Ok(None),
+    };
+    let flat = BertInput {
+        input_ids: flatten("input_ids", &input.input_ids, 3)?,
+        inputs_embeds: flatten("inputs_embeds", &input.inputs_embeds, 4)?,
+        attention_mask: flatten("attention_mask", &input.attention_mask, 3)?,
+        token_type_ids: flatten("token_type_ids", &input.token_type_ids, 3)?,
+        position_ids: flatten("position_ids", &input.position_ids, 3)?,
+    };
+    let choices =
+        input.input_ids.as_ref().or(input.inputs_embeds.as_ref()).ok_or(Error::NoInput)?;
+    Ok((choices.dims()[0], choices.dims()[1], flat))
+}

@@ -1,0 +1,84 @@
+//! BERT that tells whether one text follows another.
+
+use bert_kernels::{LinearWeights, linear};
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+use crate::config::BertConfig;
+use crate::context::ForwardContext;
+use crate::error::{Error, Result};
+use crate::input::BertInput;
+use crate::loss::{IGNORED, class_ids, cross_entropy};
+use crate::model::BertModel;
+use crate::names;
+use crate::outputs::NextSentencePredictorOutput;
+
+/// BERT with scores for "the second text follows the first" and "it does not".
+///
+/// Devlin et al. 2018, §3.1, task 2. Hugging Face: `BertForNextSentencePrediction`.
+#[derive(Clone, Debug)]
+pub struct BertForNextSentencePrediction {
+    /// The model below the head.
+    pub bert: BertModel,
+    seq_relationship: LinearWeights,
+}
+
+impl BertForNextSentencePrediction {
+    /// Loads `bert` and `cls.seq_relationship`.
+    ///
+    /// # Errors
+    /// As [`BertModel::load`].
+    pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        let sizes = (config.hidden_size, 2);
+        Ok(Self {
+            bert: BertModel::load_base(names::base_below_head(&vb), config)?,
+            seq_relationship: names::linear(vb.pp("cls.seq_relationship"), sizes, config)?,
+        })
+    }
+
+    /// `input`: B pairs of S tokens → `logits` `[B, 2]`, class 0 for "it follows".
+    ///
+    /// # Errors
+    /// As [`BertModel::forward`].
+    pub fn forward(&self, input: &BertInput) -> Result<NextSentencePredictorOutput> {
+        self.forward_with(input, &mut ForwardContext::new())
+    }
+
+    /// [`BertForNextSentencePrediction::forward`] in a context.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward_with`].
+    pub fn forward_with(
+        &self,
+        input: &BertInput,
+        context: &mut ForwardContext,
+    ) -> Result<NextSentencePredictorOutput> {
+        let output = self.bert.forward_with(input, context)?;
+        let pooled = output.pooler_output.as_ref().ok_or(Error::NoPooler)?;
+        Ok(NextSentencePredictorOutput {
+            loss: None,
+            logits: linear(pooled, &self.seq_relationship)?,
+            hidden_states: output.hidden_states,
+            attentions: output.attentions,
+        })
+    }
+
+    /// [`BertForNextSentencePrediction::forward_with`] and the loss: the mean cross-entropy.
+    ///
+    /// `labels`: `[B]`, 0 where the second text follows and 1 where it does not, of an integer dtype.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward_with`]; [`Error::Shape`], [`Error::DType`],
+    /// [`Error::LabelOutOfRange`] and [`Error::NoLabels`] for labels that do not fit.
+    pub fn forward_with_labels(
+        &self,
+        input: &BertInput,
+        labels: &Tensor,
+        context: &mut ForwardContext,
+    ) -> Result<NextSentencePredictorOutput> {
+        let mut output = self.forward_with(input, context)?;
+        let labels = class_ids("labels", labels, &output.logits.dims()[..1])?;
+        output.loss = Some(cross_entropy(&output.logits, &labels, IGNORED)?);
+        Ok(output)
+    }
+}

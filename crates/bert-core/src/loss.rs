@@ -1,0 +1,80 @@
+//! Losses, with PyTorch's definitions.
+
+use candle_core::{D, DType, Device, Tensor};
+use candle_nn::ops::log_softmax;
+
+use crate::error::{Error, Result};
+
+/// The label that takes no part in a loss. Hugging Face and PyTorch: `ignore_index`.
+pub(crate) const IGNORED: i64 = -100;
+
+/// Mean of `−ln softmax(logits)[label]` over the labels that are not `ignored`.
+///
+/// `logits`: `[M, C]`; `labels`: M class ids → a scalar, F32 for half precision. PyTorch:
+/// `CrossEntropyLoss`, which gives NaN where every label is ignored; here that is an error.
+pub(crate) fn cross_entropy(logits: &Tensor, labels: &[i64], ignored: i64) -> Result<Tensor> {
+    let (_, classes) = logits.dims2()?;
+    let (mut rows, mut targets) = (Vec::new(), Vec::new());
+    for (at, &got) in labels.iter().enumerate().filter(|(_, label)| **label != ignored) {
+        match u32::try_from(got) {
+            Ok(target) if (target as usize) < classes => {
+                rows.push(at as u32);
+                targets.push(target);
+            }
+            _ => return Err(Error::LabelOutOfRange { got, at, classes, ignored }),
+        }
+    }
+    if rows.is_empty() {
+        return Err(Error::NoLabels { ignored });
+    }
+    let device = logits.device();
+    let targets = Tensor::new(targets, device)?.unsqueeze(1)?; // [M, 1]
+    let rows = Tensor::new(rows, device)?;
+    let logits = widen(&logits.contiguous()?.index_select(&rows, 0)?)?;
+    Ok(log_softmax(&logits, D::Minus1)?.gather(&targets, 1)?.neg()?.mean_all()?)
+}
+
+/// Mean of `(logits − labels)²`. Both of one shape. PyTorch: `MSELoss`.
+pub(crate) fn mean_squared_error(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    let logits = widen(logits)?;
+    Ok((&logits - labels.to_dtype(logits.dtype())?)?.sqr()?.mean_all()?)
+}
+
+/// Mean of `−(y ln σ(x) + (1 − y) ln(1 − σ(x)))`. Both of one shape. PyTorch:
+/// `BCEWithLogitsLoss`.
+pub(crate) fn binary_cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
+    let logits = widen(logits)?;
+    let labels = labels.to_dtype(logits.dtype())?;
+    // max(x, 0) − x y + ln(1 + e^−|x|) never overflows.
+    let tail = (logits.abs()?.neg()?.exp()? + 1.)?.log()?;
+    Ok(((logits.relu()? - (&logits * labels)?)? + tail)?.mean_all()?)
+}
+
+fn widen(x: &Tensor) -> Result<Tensor> {
+    match x.dtype() {
+        DType::F16 | DType::BF16 => Ok(x.to_dtype(DType::F32)?),
+        _ => Ok(x.clone()),
+    }
+}
+
+/// Class ids from a tensor of an integer dtype that has `shape`, or `shape` and a last dimension of
+/// 1, row by row.
+pub(crate) fn class_ids(name: &'static str, labels: &Tensor, shape: &[usize]) -> Result<Vec<i64>> {
+    if labels.dims() != [shape, &[1]].concat() {
+        check_shape(name, labels, shape)?;
+    }
+    if !labels.dtype().is_int() {
+        let expected = "an integer dtype, for class ids".to_owned();
+        return Err(Error::DType { name, got: labels.dtype(), expected });
+    }
+    let labels = labels.to_device(&Device::Cpu)?.to_dtype(DType::I64)?;
+    Ok(labels.flatten_all()?.to_vec1()?)
+}
+
+/// Checks that labels have a shape.
+pub(crate) fn check_shape(name: &'static str, labels: &Tensor, shape: &[usize]) -> Result<()> {
+    if labels.dims() == shape {
+        return Ok(());
+    }
+    Err(Error::Shape { name, got: labels.dims().to_vec(), expected: format!("{shape:?}") })
+}

@@ -1,0 +1,175 @@
+//! Every model with a head: scores and losses of transformers in float64.
+
+use bert::errors::ModelError;
+use bert::*;
+
+use crate::support::*;
+
+/// Loads a class, runs every case with its labels and compares scores and loss.
+fn compare<M: PreTrainedModel>(
+    name: &str,
+    run: impl Fn(&M, &Case) -> Vec<(&'static str, Option<Tensor>)>,
+) {
+    let folder = fixture("heads").join(name);
+    let (model, report) = M::from_pretrained_with_report(&folder, &LoadOptions::new()).unwrap();
+    assert_eq!((report.unused.len(), report.missing.len()), (0, 0), "{report}");
+    let cases = cases(&folder.join("cases.safetensors"));
+    assert!(!cases.is_empty());
+    for (case_name, case) in cases {
+        let got = run(&model, &case);
+        assert_eq!(got.len(), case.expected.len());
+        for (field, got) in got {
+            let what = format!("{name} {case_name} {field}");
+            let (got, expected) = (got.unwrap(), &case.expected[field]);
+            let scale = if field == "loss" { values(expected)[0].abs().max(1.) } else { 1. };
+            assert_close(&what, &got, expected, 1e-5 * scale);
+        }
+    }
+}
+
+/// `compare` for a class whose output has `loss` and `logits` and whose labels are one tensor.
+macro_rules! compare_scores {
+    ($class:ty, $($name:literal),+) => {$(
+        compare::<$class>($name, |model, case| {
+            let labels = &case.labels["labels"];
+            let context = &mut ForwardContext::new();
+            let output = model.forward_with_labels(&case.input, labels, context).unwrap();
+            let plain = model.forward(&case.input).unwrap();
+            assert!(plain.loss.is_none());
+            assert_same("logits without labels", &plain.logits, &output.logits);
+            vec![("loss", output.loss), ("logits", Some(output.logits))]
+        })
+    );+};
+}
+
+#[test]
+fn masked_words_have_the_scores_and_loss_of_transformers() {
+    compare_scores!(BertForMaskedLM, "masked_lm");
+}
+
+#[test]
+fn next_sentences_have_the_scores_and_loss_of_transformers() {
+    compare_scores!(BertForNextSentencePrediction, "next_sentence");
+}
+
+#[test]
+fn texts_have_the_scores_and_losses_of_transformers_for_every_problem_type() {
+    compare_scores!(
+        BertForSequenceClassification,
+        "sequence_classification",
+        "regression",
+        "regression_of_four"
+    );
+}
+
+#[test]
+fn tokens_have_the_scores_and_loss_of_transformers() {
+    compare_scores!(BertForTokenClassification, "token_classification");
+}
+
+#[test]
+fn choices_have_the_scores_and_loss_of_transformers() {
+    compare_scores!(BertForMultipleChoice, "multiple_choice");
+}
+
+#[test]
+fn pre_training_has_the_scores_and_loss_of_transformers() {
+    compare::<BertForPreTraining>("pretraining", |model, case| {
+        let labels = PreTrainingLabels {
+            labels: case.labels["labels"].clone(),
+            next_sentence_label: case.labels["next_sentence_label"].clone(),
+        };
+        let output =
+            model.forward_with_labels(&case.input, &labels, &mut ForwardContext::new()).unwrap();
+        vec![
+            ("loss", output.loss),
+            ("prediction_logits", Some(output.prediction_logits)),
+            ("seq_relationship_logits", Some(output.seq_relationship_logits)),
+        ]
+    });
+}
+
+#[test]
+fn answers_have_the_scores_and_loss_of_transformers() {
+    compare::<BertForQuestionAnswering>("question_answering", |model, case| {
+        let labels = AnswerSpans {
+            start_positions: case.labels["start_positions"].clone(),
+            end_positions: case.labels["end_positions"].clone(),
+        };
+        let output =
+            model.forward_with_labels(&case.input, &labels, &mut ForwardContext::new()).unwrap();
+        vec![
+            ("loss", output.loss),
+            ("start_logits", Some(output.start_logits)),
+            ("end_logits", Some(output.end_logits)),
+        ]
+    });
+}
+
+#[test]
+fn auto_classes_load_the_class_of_their_name() {
+    let folder = fixture("heads/token_classification");
+    let model =
+        AutoModelForTokenClassification::from_pretrained(&folder, &LoadOptions::new()).unwrap();
+    let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
+    let output = model.forward(&input).unwrap();
+    assert_eq!(output.to_string(), "TokenClassifierOutput\n  logits: [1, 3, 4] F32\n");
+}
+
+#[test]
+fn labels_that_do_not_fit_are_errors() {
+    let options = LoadOptions::new();
+    let folder = fixture("heads/sequence_classification");
+    let model = BertForSequenceClassification::from_pretrained(&folder, &options).unwrap();
+    let input = BertInput::from_ids(ids(&[&[1, 2, 3], &[4, 5, 6]]));
+    let refusal = |labels: Tensor| {
+        model.forward_with_labels(&input, &labels, &mut ForwardContext::new()).unwrap_err()
+    };
+    let integers = |values: &[i64]| Tensor::new(values, &Device::Cpu).unwrap();
+    assert_says(&refusal(integers(&[0, 4])), &["label 4 at place 1", "0 to 3 or -100"]);
+    assert_says(&refusal(integers(&[-1, 0])), &["label -1 at place 0"]);
+    assert_says(&refusal(integers(&[0, 1, 2])), &["labels has shape [3]", "expected [2]"]);
+    assert!(matches!(refusal(integers(&[-100, -100])), ModelError::NoLabels { .. }));
+    let floats = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+    assert_says(&refusal(floats), &["labels has shape [2, 3]", "expected [2, 4]"]);
+
+    let folder = fixture("heads/token_classification");
+    let tagger = BertForTokenClassification::from_pretrained(&folder, &options).unwrap();
+    let floats = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+    let error = tagger.forward_with_labels(&input, &floats, &mut ForwardContext::new());
+    assert_says(&error.unwrap_err(), &["labels has dtype F32", "class ids"]);
+
+    let folder = fixture("heads/multiple_choice");
+    let chooser = BertForMultipleChoice::from_pretrained(&folder, &options).unwrap();
+    assert_says(
+        &chooser.forward(&input).unwrap_err(),
+        &["input_ids has shape [2, 3]", "[B, C, S]"],
+    );
+    assert!(matches!(chooser.forward(&BertInput::default()), Err(ModelError::NoInput)));
+}
+
+#[test]
+fn a_head_without_the_pooler_it_needs_says_so() {
+    let folder = fixture("heads/sequence_classification");
+    let mut model =
+        BertForSequenceClassification::from_pretrained(&folder, &LoadOptions::new()).unwrap();
+    model.bert.pooler = None;
+    let error = model.forward(&BertInput::from_ids(ids(&[&[1, 2]]))).unwrap_err();
+    assert!(matches!(error, ModelError::NoPooler), "{error}");
+}
+
+#[test]
+fn losses_are_finite_and_right_in_half_precision() {
+    for dtype in [DType::F16, DType::BF16] {
+        let folder = fixture("heads/masked_lm");
+        let model =
+            BertForMaskedLM::from_pretrained(&folder, &LoadOptions::new().dtype(dtype)).unwrap();
+        let case = cases(&folder.join("cases.safetensors")).remove("words").unwrap();
+        let labels = &case.labels["labels"];
+        let output =
+            model.forward_with_labels(&case.input, labels, &mut ForwardContext::new()).unwrap();
+        let loss = output.loss.unwrap();
+        assert_eq!(loss.dtype(), DType::F32);
+        assert_close("loss", &loss, &case.expected["loss"], 0.05);
+    }
+}
