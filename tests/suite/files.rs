@@ -38,7 +38,7 @@ fn every_kind_of_file_gives_the_numbers_of_transformers() {
     for name in ["safetensors", "sharded", "bin", "bin_sharded"] {
         let report = compare(name, "cases.safetensors", 1e-5);
         assert!(report.converted.is_empty() && report.renamed.is_empty(), "{name}");
-        assert_eq!(report.tied.len(), 1, "{name}");
+        assert_eq!(report.tied.len(), 2, "{name}");
         assert!(report.to_string().contains("decoder.weight is bert.embeddings.word_embeddings"));
     }
     let report = compare("bin_half", "cases.safetensors", 1e-2);
@@ -96,6 +96,46 @@ fn bytes_in_memory_are_a_checkpoint() {
 }
 
 #[test]
+fn torch_files_in_memory_are_a_checkpoint_too() {
+    let read = |file: &str| std::fs::read(folder("bin").join(file)).unwrap();
+    let files = ["config.json", "pytorch_model.bin"].map(|name| (name, read(name)));
+    let options = LoadOptions::new();
+    let model =
+        BertForPreTraining::from_pretrained(Checkpoint::from_bytes(files), &options).unwrap();
+    let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
+    let expected = load(&folder("bin")).unwrap().0.forward(&input).unwrap().prediction_logits;
+    assert_same("scores", &model.forward(&input).unwrap().prediction_logits, &expected);
+}
+
+#[test]
+fn safetensors_come_before_torch_files_and_tokenizer_json_before_vocab_txt() {
+    let both = tempfile::tempdir().unwrap();
+    for file in ["config.json", "model.safetensors"] {
+        std::fs::copy(folder("safetensors").join(file), both.path().join(file)).unwrap();
+    }
+    let tokenizer = root().join("crates/bert/built-in/tokenizer.json");
+    std::fs::copy(tokenizer, both.path().join("tokenizer.json")).unwrap();
+    for file in ["pytorch_model.bin", "model.safetensors.index.json", "vocab.txt"] {
+        std::fs::write(both.path().join(file), "this is no checkpoint").unwrap();
+    }
+    load(both.path()).unwrap();
+    AutoTokenizer::from_pretrained(both.path()).unwrap();
+}
+
+#[test]
+fn a_config_that_unties_an_absent_decoder_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let text = r#"{"tie_word_embeddings": false, "vocab_size": 2147483647, "hidden_size": 2147483640,
+        "num_attention_heads": 1, "num_hidden_layers": 0}"#;
+    std::fs::write(folder.path().join("config.json"), text).unwrap();
+    let nothing = std::collections::HashMap::<String, Tensor>::new();
+    candle_core::safetensors::save(&nothing, folder.path().join("model.safetensors")).unwrap();
+    let error = load(folder.path()).unwrap_err();
+    let Error::MissingWeights { missing, .. } = &error else { panic!("{error}") };
+    assert!(missing.contains(&"cls.predictions.decoder.weight".to_owned()));
+}
+
+#[test]
 fn files_of_a_varmap_load() {
     let config = AutoConfig::from_pretrained(&fixture("base")).unwrap();
     let vars = candle_nn::VarMap::new();
@@ -141,10 +181,14 @@ fn mismatched_weights_are_drawn_when_asked_for() {
         .unwrap();
     let load = |options| BertModel::from_pretrained_with_report(folder.path(), &options);
     let error = load(LoadOptions::new()).unwrap_err();
-    assert_says(&error, &["word_embeddings.weight", "[60, 32]", "[70, 32]", "initialise_missing"]);
+    assert_says(
+        &error,
+        &["word_embeddings.weight ([60, 32] in place of [70, 32])", "initialise_missing"],
+    );
     let (_, report) = load(LoadOptions::new().initialise_missing(1)).unwrap();
     let mismatch = &report.mismatched[0];
     assert_eq!((&mismatch.got[..], &mismatch.expected[..]), (&[60, 32][..], &[70, 32][..]));
+    assert!(report.to_string().starts_with("54 weights of the checkpoint were used."), "{report}");
     assert!(report.to_string().contains("in another shape: embeddings.word_embeddings.weight"));
 }
 

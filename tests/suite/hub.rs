@@ -35,7 +35,7 @@ fn answer(request: &Request, folder: &Path, weights: &Path) -> Answer {
     let (revision, name) = rest.split_once('/').unwrap();
     let error = |code: &str| Answer {
         status: 404,
-        headers: vec![("X-Error-Code", code.to_owned())],
+        headers: vec![("X-Error-Code", code.to_owned()), ("X-Repo-Commit", COMMIT.to_owned())],
         ..Answer::default()
     };
     if !["main", "v1", COMMIT].contains(&revision) {
@@ -112,8 +112,94 @@ fn files_are_downloaded_once_into_the_layout_of_huggingface_hub() {
 
     let asked = server.requests().len();
     load(&checkpoint(&server, cache.path()).local_files_only()).unwrap();
-    AutoConfig::from_pretrained(checkpoint(&server, cache.path())).unwrap();
+    // What the repository does not have is remembered too.
+    load(&checkpoint(&server, cache.path())).unwrap();
     assert_eq!(server.requests().len(), asked, "{:?}", server.requests());
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt;
+        let mode = std::fs::metadata(&weights).unwrap().permissions().mode();
+        assert_eq!(mode & 0o044, 0o044, "others can read {mode:o}, as umask 022 says");
+    }
+}
+
+#[test]
+fn a_repository_that_is_partly_in_the_cache_stays_at_its_commit() {
+    let folder = root().join("crates/bert/built-in");
+    let server = Server::start(move |request| answer(request, &folder, &folder));
+    let cache = tempfile::tempdir().unwrap();
+    AutoConfig::from_pretrained(checkpoint(&server, cache.path())).unwrap();
+    AutoTokenizer::from_pretrained(checkpoint(&server, cache.path())).unwrap();
+    let first = server.requests();
+    assert_eq!(first[0], format!("HEAD /{ID}/resolve/main/config.json"));
+    assert_eq!(first[1], format!("GET /{ID}/resolve/{COMMIT}/config.json"));
+    assert!(first[2..].iter().all(|request| request.contains(COMMIT)), "{first:?}");
+}
+
+#[test]
+fn private_repositories_that_were_renamed_are_downloaded_with_the_token() {
+    let folder = root().join("crates/bert/built-in");
+    let server = Server::start(move |request| {
+        if request.header("authorization") != Some("Bearer hf_secret") {
+            return Answer { status: 401, ..Answer::default() };
+        }
+        answer(request, &folder, &folder)
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let old_name = Checkpoint::from_hub("bert-base-uncased").unwrap().with_endpoint(&server.url);
+    let old_name = old_name.with_cache_dir(cache.path()).with_token("hf_secret");
+    assert_eq!(AutoConfig::from_pretrained(&old_name).unwrap().hidden_size, 128);
+}
+
+#[test]
+fn a_download_that_stands_still_is_given_up() {
+    let folder = root().join("crates/bert/built-in");
+    let server = Server::start(move |request| {
+        let mut answer = answer(request, &folder, &folder);
+        if request.path.starts_with("/storage/") {
+            answer.headers.push(("Content-Length", answer.body.len().to_string()));
+            answer.cut_at = Some(1000);
+            answer.linger = Duration::from_secs(40);
+        }
+        answer
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let start = Instant::now();
+    let error = load(&checkpoint(&server, cache.path())).unwrap_err();
+    assert_says(&error, &["nothing came for 15 seconds", "try again"]);
+    assert!(start.elapsed() < Duration::from_secs(25));
+    assert!(!files(cache.path()).iter().any(|path| path.to_string_lossy().contains("incomplete")));
+}
+
+#[test]
+fn a_vocabulary_without_its_settings_is_not_guessed_at() {
+    let folder = fixture("tokenizers/cased");
+    let broken = Arc::new(Mutex::new(true));
+    let its_broken = broken.clone();
+    let server = Server::start(move |request| {
+        if request.path.contains("tokenizer_config") && *its_broken.lock().unwrap() {
+            return Answer { status: 503, ..Answer::default() };
+        }
+        answer(request, &folder, &folder)
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let error = AutoTokenizer::from_pretrained(checkpoint(&server, cache.path())).unwrap_err();
+    assert_says(&error, &["tokenizer_config.json", "503"]);
+    *broken.lock().unwrap() = false;
+    let tokenizer = AutoTokenizer::from_pretrained(checkpoint(&server, cache.path())).unwrap();
+    let batch = tokenizer.encode("HELLO", &EncodeOptions::new()).unwrap();
+    assert_eq!(batch.encodings[0].tokens, ["[CLS]", "HELLO", "[SEP]"]);
+}
+
+#[test]
+fn revisions_that_are_paths_are_refused() {
+    let (server, cache) = (hub(), tempfile::tempdir().unwrap());
+    for revision in ["../../evil", "/etc/passwd", "", "a//b", "a?b", "a b"] {
+        let checkpoint = checkpoint(&server, cache.path()).with_revision(revision);
+        let error = AutoConfig::from_pretrained(&checkpoint).unwrap_err();
+        assert_says(&error, &["is no branch, tag or commit"]);
+    }
+    assert!(server.requests().is_empty());
 }
 
 #[test]
@@ -316,6 +402,18 @@ fn a_cache_that_cannot_be_written_is_an_error() {
     assert_says(&error, &["cannot write to the hub's cache", "HF_HOME"]);
 }
 
+/// `cargo test` builds the examples beside the folder that this program is in.
+fn hello_program() -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    let program = program.parent().unwrap().parent().unwrap().join("examples/hello");
+    assert!(
+        program.exists(),
+        "{} is not there: run cargo test, which builds it",
+        program.display()
+    );
+    program
+}
+
 /// Runs the example `hello` with this environment; returns success, standard output and error.
 pub fn hello(args: &[&str], env: &[(&str, &str)]) -> (bool, String, String) {
     // `cargo test` builds the examples beside the folder that this program is in.
@@ -333,6 +431,7 @@ pub fn hello(args: &[&str], env: &[(&str, &str)]) -> (bool, String, String) {
         "HF_HUB_CACHE",
         "HF_ENDPOINT",
         "HF_TOKEN",
+        "HF_TOKEN_PATH",
         "HF_HUB_OFFLINE",
         "TRANSFORMERS_OFFLINE",
     ] {
@@ -347,7 +446,6 @@ pub fn hello(args: &[&str], env: &[(&str, &str)]) -> (bool, String, String) {
 fn the_environment_says_where_the_hub_and_the_cache_are() {
     let (server, home) = (hub(), tempfile::tempdir().unwrap());
     let path = home.path().to_str().unwrap();
-    std::fs::write(home.path().join("token"), "hf_file\n").unwrap();
     let (ok, out, error) = hello(&[], &[("HF_HOME", path), ("HF_ENDPOINT", &server.url)]);
     assert!(ok && out.contains("google-bert/bert-base-uncased"), "{out}{error}");
     assert!(home.path().join("hub/models--google-bert--bert-base-uncased").is_dir());
@@ -360,6 +458,56 @@ fn the_environment_says_where_the_hub_and_the_cache_are() {
         let (ok, out, _) = hello(&[], &[("HF_HUB_CACHE", elsewhere), (variable, "true")]);
         assert!(ok && out.contains(&format!("{variable} is set")), "{out}");
         assert!(out.contains("running the built-in checkpoint"), "{out}");
+    }
+}
+
+#[test]
+fn the_environment_says_which_token_to_show() {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().to_str().unwrap();
+    std::fs::write(home.path().join("token"), "hf_home\n").unwrap();
+    let other = home.path().join("other");
+    std::fs::write(&other, "hf_other").unwrap();
+    let other = other.to_str().unwrap();
+    for (env, expected) in [
+        (vec![], "Bearer hf_home"),
+        (vec![("HF_TOKEN_PATH", other)], "Bearer hf_other"),
+        (vec![("HF_TOKEN_PATH", other), ("HF_TOKEN", " hf_variable ")], "Bearer hf_variable"),
+        (vec![("HF_TOKEN", "")], "Bearer hf_home"),
+    ] {
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let its_seen = seen.clone();
+        let server = Server::start(move |request| {
+            its_seen.lock().unwrap().push(request.header("authorization").map(str::to_owned));
+            Answer { status: 404, ..Answer::default() }
+        });
+        let (ok, _, error) =
+            hello(&[], &[&[("HF_HOME", path), ("HF_ENDPOINT", &server.url)], &env[..]].concat());
+        assert!(!ok && error.contains("no config.json"), "{error}");
+        assert_eq!(seen.lock().unwrap()[0].as_deref(), Some(expected));
+    }
+}
+
+#[test]
+#[cfg(unix)]
+fn a_full_disk_is_an_error_and_leaves_nothing_broken() {
+    let (server, home) = (hub(), tempfile::tempdir().unwrap());
+    // No file may grow beyond a megabyte, which the weights do.
+    let script = format!("trap '' XFSZ; ulimit -f 1024; exec {}", hello_program().display());
+    let output = Command::new("bash")
+        .args(["-c", &script])
+        .envs([("HF_HOME", home.path().to_str().unwrap()), ("HF_ENDPOINT", &server.url)])
+        .env_remove("HF_HUB_OFFLINE")
+        .output()
+        .unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        !output.status.success() && error.contains("cannot write to the hub's cache"),
+        "{error}"
+    );
+    for path in files(home.path()) {
+        let name = path.to_string_lossy();
+        assert!(!name.contains("model.safetensors") && !name.contains("incomplete"), "{name}");
     }
 }
 

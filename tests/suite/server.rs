@@ -30,6 +30,8 @@ pub struct Answer {
     pub cut_at: Option<usize>,
     /// How long the server waits before it answers.
     pub delay: Duration,
+    /// How long it keeps the connection open afterwards.
+    pub linger: Duration,
 }
 
 /// A server that stops when it is dropped.
@@ -96,5 +98,6 @@ fn serve(mut stream: TcpStream, answer: &dyn Fn(&Request) -> Answer, log: &Mutex
     if request.method != "HEAD" {
         let end = answer.cut_at.unwrap_or(answer.body.len());
         let _ = stream.write_all(&answer.body[..end]);
+        std::thread::sleep(answer.linger);
     }
 }

@@ -7,7 +7,7 @@ use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::template::TemplateProcessing;
-use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, Tokenizer};
+use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, Tokenizer};
 
 use crate::error::{Error, Result};
 
@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 /// As in transformers, the vocabulary comes from `tokenizer.json` where there is one and from
 /// `vocab.txt` otherwise, and what `tokenizer_config.json` says of lower case, accents, Chinese
 /// characters and special tokens counts more than what `tokenizer.json` says. What it does not
-/// say is left as `tokenizer.json` has it.
+/// say is left as `tokenizer.json` has it; transformers then assumes lower case.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokenizerFiles<'a> {
     /// `tokenizer.json`.
@@ -125,34 +125,39 @@ impl Settings {
             let normalizer = self.normalizer(*stored);
             tokenizer.with_normalizer(Some(normalizer)).map_err(Error::Syntax)?;
         }
+        if let (Some(unk), ModelWrapper::WordPiece(model)) =
+            (self.named.get("unk_token"), tokenizer.get_model())
+        {
+            let mut model = model.clone();
+            model.unk_token = unk.content.clone();
+            tokenizer.with_model(model);
+        }
         self.add_tokens(&mut tokenizer)?;
+        if self.named.contains_key("cls_token") || self.named.contains_key("sep_token") {
+            self.add_template(&mut tokenizer)?;
+        }
         Ok(tokenizer)
     }
 
-    fn with_vocab(&self, vocab: &[u8]) -> Result<Tokenizer> {
-        let content = |name: &str| match self.named.get(name) {
+    /// The text of a special token: what a file says, or the default.
+    fn content(&self, name: &str) -> String {
+        match self.named.get(name) {
             Some(token) => token.content.clone(),
             None => NAMED
                 .iter()
                 .find(|(known, _)| *known == name)
-                .map_or("", |(_, token)| token)
-                .to_owned(),
-        };
-        let vocab = WordPiece::read_bytes(vocab).map_err(Error::Syntax)?;
-        let model = WordPiece::builder().vocab(vocab).unk_token(content("unk_token"));
-        let mut tokenizer = Tokenizer::new(model.build().map_err(Error::Syntax)?);
-        tokenizer
-            .with_normalizer(Some(self.normalizer(BertNormalizer::default())))
-            .map_err(Error::Syntax)?
-            .with_pre_tokenizer(Some(BertPreTokenizer))
-            .with_decoder(Some(tokenizers::decoders::wordpiece::WordPiece::default()));
-        let (cls, sep) = (content("cls_token"), content("sep_token"));
+                .map_or_else(String::new, |(_, token)| (*token).to_owned()),
+        }
+    }
+
+    /// `[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]`, with the files' special tokens.
+    fn add_template(&self, tokenizer: &mut Tokenizer) -> Result<()> {
+        let (cls, sep) = (self.content("cls_token"), self.content("sep_token"));
         let known = |token: &str| {
-            tokenizer
-                .token_to_id(token)
-                .ok_or_else(|| bad("vocab.txt", &format!("the special token {token} is not in it")))
+            tokenizer.token_to_id(token).ok_or_else(|| {
+                bad("the vocabulary", &format!("the special token {token} is not in it"))
+            })
         };
-        known(&content("unk_token"))?;
         let specials = vec![(cls.as_str(), known(&cls)?), (sep.as_str(), known(&sep)?)];
         let template = TemplateProcessing::builder()
             .try_single(vec![format!("{cls}:0"), "$A:0".to_owned(), format!("{sep}:0")])
@@ -166,9 +171,26 @@ impl Settings {
             .build()
             .map_err(|error| bad("tokenizer_config.json", &error.to_string()))?;
         tokenizer.with_post_processor(Some(PostProcessorWrapper::Template(template)));
+        Ok(())
+    }
+
+    fn with_vocab(&self, vocab: &[u8]) -> Result<Tokenizer> {
+        let vocab = WordPiece::read_bytes(vocab).map_err(Error::Syntax)?;
+        let model = WordPiece::builder().vocab(vocab).unk_token(self.content("unk_token"));
+        let mut tokenizer = Tokenizer::new(model.build().map_err(Error::Syntax)?);
+        tokenizer
+            .with_normalizer(Some(self.normalizer(BertNormalizer::default())))
+            .map_err(Error::Syntax)?
+            .with_pre_tokenizer(Some(BertPreTokenizer))
+            .with_decoder(Some(tokenizers::decoders::wordpiece::WordPiece::default()));
+        let unk = self.content("unk_token");
+        if tokenizer.token_to_id(&unk).is_none() {
+            return Err(bad("vocab.txt", &format!("the special token {unk} is not in it")));
+        }
+        self.add_template(&mut tokenizer)?;
         let defaults: Vec<AddedToken> = NAMED
             .iter()
-            .map(|(name, _)| AddedToken::from(content(name), true))
+            .map(|(name, _)| AddedToken::from(self.content(name), true))
             .filter(|token| tokenizer.token_to_id(&token.content).is_some())
             .collect();
         tokenizer.add_special_tokens(defaults).map_err(Error::Syntax)?;
@@ -201,16 +223,6 @@ impl Settings {
             }
         }
         tokenizer.add_special_tokens(self.named.values().cloned()).map_err(Error::Syntax)?;
-        // Tokens that lower-casing and splitting must leave alone, where the vocabulary has them.
-        let never_split = self.config.get("never_split").and_then(Value::as_array);
-        let never_split: Vec<AddedToken> = never_split
-            .into_iter()
-            .flatten()
-            .filter_map(Value::as_str)
-            .filter(|token| tokenizer.token_to_id(token).is_some())
-            .map(|token| AddedToken::from(token, false).normalized(false).single_word(true))
-            .collect();
-        tokenizer.add_tokens(never_split).map_err(Error::Syntax)?;
         Ok(())
     }
 }

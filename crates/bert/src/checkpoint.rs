@@ -116,8 +116,7 @@ impl Checkpoint {
         }
     }
 
-    /// Files in memory, by the names they would have in a folder. `include_bytes!` fits. Weights
-    /// are safetensors files, in one piece or in shards.
+    /// Files in memory, by the names they would have in a folder. `include_bytes!` fits.
     pub fn from_bytes<N, B>(files: impl IntoIterator<Item = (N, B)>) -> Self
     where
         N: Into<String>,
@@ -186,6 +185,7 @@ impl Checkpoint {
     fn with_hub_options(mut self, set: impl FnOnce(&mut HubOptions)) -> Self {
         if let Source::Hub(repo) = &mut self.source {
             set(&mut repo.options);
+            repo.forget();
         }
         self
     }
@@ -218,9 +218,9 @@ impl Checkpoint {
         let (which, file) = self.first_of(&["tokenizer.json", "vocab.txt"])?;
         let main = file.read()?;
         let [config, map, added] = [
-            self.optional("tokenizer_config.json")?,
-            self.optional("special_tokens_map.json")?,
-            self.optional("added_tokens.json")?,
+            self.optional("tokenizer_config.json", which)?,
+            self.optional("special_tokens_map.json", which)?,
+            self.optional("added_tokens.json", which)?,
         ];
         BertTokenizer::from_files(&TokenizerFiles {
             tokenizer: Some(&*main).filter(|_| which == 0),
@@ -254,12 +254,14 @@ impl Checkpoint {
         Ok(self.first_of(&[name])?.1)
     }
 
-    /// A file that need not be there. Out of reach counts as not there, so that a tokenizer loads
-    /// offline from what is in the cache.
-    fn optional(&self, name: &str) -> Result<Option<Vec<u8>>> {
+    /// A file that need not be there. One that cannot be asked for counts as not there where the
+    /// caller wants no network, or has a `tokenizer.json`, which says most of it (`which` 0). A
+    /// `vocab.txt` says nothing of lower case, so there only a known absence counts.
+    fn optional(&self, name: &str, which: usize) -> Result<Option<Vec<u8>>> {
         match self.find(&[name]) {
             Ok(Some((_, file))) => Ok(Some(file.read()?.into_owned())),
-            Ok(None) | Err(Error::HubUnreachable { .. }) => Ok(None),
+            Ok(None) => Ok(None),
+            Err(Error::HubUnreachable { offline, .. }) if offline || which == 0 => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -315,13 +317,10 @@ fn open_safetensors(file: File) -> Result<Box<dyn WeightFile>> {
 }
 
 fn open_torch(file: File) -> Result<Box<dyn WeightFile>> {
-    match file {
-        File::OnDisk(path) => Ok(Box::new(TorchFile::open(&path)?)),
-        File::InMemory(path, _) => {
-            let reason = "in memory only safetensors files are read".to_owned();
-            Err(Error::TorchFile { path, reason })
-        }
-    }
+    Ok(match file {
+        File::OnDisk(path) => Box::new(TorchFile::open(&path)?),
+        File::InMemory(path, bytes) => Box::new(TorchFile::from_bytes(&path, bytes)?),
+    })
 }
 
 impl TryFrom<&str> for Checkpoint {

@@ -81,9 +81,9 @@ pub enum Error {
 
     /// A `pytorch_model.bin` is of the format before PyTorch 1.6.
     #[error(
-        "{path} is of the format before PyTorch 1.6, which is not read here; convert it with: \
-         python -c \"import torch; p = '{path}'; torch.save(torch.load(p, map_location='cpu'), p)\"",
-        path = path.display()
+        "{} is of the format before PyTorch 1.6, which is not read here; write it anew into another \
+         folder with: python -c \"import sys, torch; torch.save(torch.load(sys.argv[1], \
+         map_location='cpu'), sys.argv[2])\" {:?} FOLDER/pytorch_model.bin", path.display(), path
     )]
     LegacyTorchFile {
         /// The file.
@@ -127,17 +127,18 @@ pub enum Error {
         found: Vec<String>,
     },
 
-    /// A weight has another shape than the config says.
+    /// Weights have other shapes than the config says.
     #[error(
-        "{} in {checkpoint} has shape {:?}, but its config.json asks for {:?}; use the config that \
-         belongs to these weights, or ask for new ones with LoadOptions::initialise_missing",
-        mismatch.name, mismatch.got, mismatch.expected
+        "{} weights in {checkpoint} have other shapes than its config.json asks for: {}; use the \
+         config that belongs to these weights, or ask for new ones with \
+         LoadOptions::initialise_missing",
+        mismatched.len(), listing(&mismatched.iter().map(Mismatch::to_string).collect::<Vec<_>>())
     )]
-    MismatchedWeight {
+    MismatchedWeights {
         /// The checkpoint.
         checkpoint: String,
-        /// Which weight, and both shapes.
-        mismatch: Mismatch,
+        /// Which weights, and both shapes of each.
+        mismatched: Vec<Mismatch>,
     },
 
     /// A weight is stored as something that no model computes with.
@@ -177,6 +178,8 @@ pub enum Error {
         cache: PathBuf,
         /// Why the hub cannot be reached.
         reason: String,
+        /// Whether the caller or the environment wants it so.
+        offline: bool,
     },
 
     /// The hub answered, but not with the file.

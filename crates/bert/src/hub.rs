@@ -1,40 +1,44 @@
 //! Files of a repository on the Hugging Face hub, from the cache or the network.
-//!
-//! The cache is huggingface_hub's: `blobs/` holds contents by their ETag, `snapshots/<commit>/`
-//! links to them by name, `refs/` says which commit a branch is at, and `.no_exist/` remembers
-//! which files a commit does not have.
 
-use std::io::{IsTerminal, Read, Write};
+mod cache;
+mod settings;
+mod transfer;
+
+use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, OnceLock, mpsc};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::time::{Duration, Instant};
 
-use hf_hub::{Cache, CacheRepo, RepoType};
-use indicatif::{ProgressBar, ProgressStyle};
-use ureq::http::{HeaderMap, Response, StatusCode, Uri};
+use hf_hub::RepoType;
+use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body};
 
+use self::cache::{CachedRepo, is_file_name, shared_file};
+use self::settings::Settings;
+use self::transfer::{Bar, read_in_background};
 use crate::error::{Error, Result};
-use crate::hub_options::{DownloadProgress, HubOptions};
+use crate::hub_options::HubOptions;
 
 /// How long the hub's first answer may take, name look-up and connection included.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
 /// How long a download may stand still.
-const STALL: Duration = Duration::from_secs(20);
-/// Bytes that are handed over at a time.
-const CHUNK: usize = 1 << 20;
+const STALL: Duration = Duration::from_secs(15);
+/// How long a hub that could not be reached is left alone.
+const GIVEN_UP: Duration = Duration::from_secs(30);
 
 /// A model repository at a branch, tag or commit.
 #[derive(Clone, Debug)]
 pub(crate) struct Repo {
     id: String,
     pub(crate) options: HubOptions,
-    /// Why the hub could not be reached, once it could not: asking again would wait again.
-    given_up: Arc<OnceLock<String>>,
+    /// When and why the hub could not be reached: asking again at once would wait again.
+    given_up: Arc<Mutex<Option<(Instant, String)>>>,
 }
 
 /// What the hub says of a file before it is downloaded.
 struct Metadata {
+    /// Where the file is, at this commit.
+    url: String,
     commit: String,
     etag: String,
     bytes: Option<u64>,
@@ -53,54 +57,96 @@ impl Repo {
         &self.id
     }
 
+    /// Forgets what another hub or cache answered.
+    pub(crate) fn forget(&mut self) {
+        self.given_up = Arc::default();
+    }
+
     /// The first of `names` that the repository has, and its path in the cache, or `None` where it
-    /// has none of them. What is in the cache is found without the network.
+    /// has none of them. What is in the cache is found without the network; where the network is
+    /// out of reach, only the cache counts.
     pub(crate) fn find(&self, names: &[&str]) -> Result<Option<(usize, PathBuf)>> {
+        if !is_revision(self.revision()) {
+            let reason = format!("{:?} is no branch, tag or commit", self.revision());
+            return Err(self.refused(names[0], reason));
+        }
         let settings = Settings::new(&self.options);
         let Some(folder) = &settings.cache else {
             let reason = "there is no home folder for a cache; set HF_HOME";
             return Err(self.unreachable(names[0], Path::new(""), reason));
         };
         let cache = CachedRepo::new(folder, self);
+        let mut out_of_reach = None;
         for (i, name) in names.iter().enumerate() {
             if let Some(path) = cache.get(name) {
                 return Ok(Some((i, path)));
             }
-        }
-        for (i, name) in names.iter().enumerate() {
-            if cache.is_known_absent(name) {
+            if cache.is_known_absent(name) || out_of_reach.is_some() {
                 continue;
             }
-            if let Some(reason) = settings.offline {
-                return Err(self.unreachable(name, folder, reason));
-            }
-            if let Some(reason) = self.given_up.get() {
-                return Err(self.unreachable(name, folder, reason));
-            }
-            if let Some(metadata) = self.metadata(name, &settings, folder)? {
-                let path = self.download(name, &metadata, &settings, &cache)?;
-                return Ok(Some((i, path)));
+            match self.fetch(name, &settings, folder, &cache) {
+                Ok(Some(path)) => return Ok(Some((i, path))),
+                Ok(None) => {}
+                Err(error @ Error::HubUnreachable { .. }) => out_of_reach = Some(error),
+                Err(error) => return Err(error),
             }
         }
-        Ok(None)
+        out_of_reach.map_or(Ok(None), Err)
+    }
+
+    /// Downloads a file, or gives `None` where the repository does not have it.
+    fn fetch(
+        &self,
+        file: &str,
+        settings: &Settings,
+        folder: &Path,
+        cache: &CachedRepo,
+    ) -> Result<Option<PathBuf>> {
+        if let Some(reason) = settings.offline {
+            return Err(Error::HubUnreachable {
+                repo: self.id.clone(),
+                file: file.to_owned(),
+                cache: folder.to_owned(),
+                reason: reason.to_owned(),
+                offline: true,
+            });
+        }
+        let given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, reason)) = given_up.filter(|(when, _)| when.elapsed() < GIVEN_UP) {
+            return Err(self.unreachable(file, folder, &reason));
+        }
+        match self.metadata(file, settings, cache)? {
+            Some(metadata) => self.download(file, &metadata, settings, cache).map(Some),
+            None => Ok(None),
+        }
     }
 
     /// Asks for a file; `None` where the repository does not have it.
-    fn metadata(&self, file: &str, settings: &Settings, cache: &Path) -> Result<Option<Metadata>> {
+    fn metadata(
+        &self,
+        file: &str,
+        settings: &Settings,
+        cache: &CachedRepo,
+    ) -> Result<Option<Metadata>> {
+        let folder = &cache.folder;
         let agent: Agent = Agent::config_builder()
             .timeout_global(Some(FIRST_ANSWER))
             .http_status_as_error(false)
             .max_redirects(0)
             .build()
             .into();
-        let mut url = self.url(file, settings);
+        // A repository that is partly in the cache stays at that commit: files of two do not fit.
+        let revision = cache.commit().unwrap_or_else(|| self.revision().to_owned());
+        let mut url = self.url(file, &revision, settings);
         // A renamed repository redirects within the hub; a large file to where it is stored.
         for _ in 0..5 {
             let request =
                 settings.authorize(agent.head(&url).header("Accept-Encoding", "identity"));
             let response = request.call().map_err(|error| {
-                let reason = self.given_up.get_or_init(|| error.to_string());
-                self.unreachable(file, cache, reason)
+                let reason = error.to_string();
+                let mut given_up = self.given_up.lock().unwrap_or_else(PoisonError::into_inner);
+                *given_up = Some((Instant::now(), reason.clone()));
+                self.unreachable(file, folder, &reason)
             })?;
             let location = header(response.headers(), "location");
             match location.filter(|_| response.status().is_redirection()) {
@@ -108,15 +154,23 @@ impl Repo {
                     url = format!("{}{path}", settings.origin());
                 }
                 None if !response.status().is_success() => {
-                    return self.refusal(file, &response, cache).map(|()| None);
+                    self.refusal(file, &response, folder)?;
+                    if let Some(commit) = header(response.headers(), "x-repo-commit") {
+                        cache.remember_absent(file, &commit);
+                    }
+                    return Ok(None);
                 }
                 _ => {
                     let reason = "what answers has no usable X-Repo-Commit and ETag; check HF_ENDPOINT \
                                   and the network";
-                    return match read_metadata(&response) {
-                        Some(metadata) => Ok(Some(metadata)),
-                        None => Err(self.unreachable(file, cache, reason)),
+                    let Some(mut metadata) = read_metadata(&response) else {
+                        return Err(self.unreachable(file, folder, reason));
                     };
+                    // The branch may move before the download.
+                    let (branch, commit) =
+                        (resolve(&escaped(&revision)), resolve(&metadata.commit));
+                    metadata.url = url.replacen(&branch, &commit, 1);
+                    return Ok(Some(metadata));
                 }
             }
         }
@@ -156,7 +210,7 @@ impl Repo {
         settings: &Settings,
         cache: &CachedRepo,
     ) -> Result<PathBuf> {
-        let blob = cache.repo.blob_path(&metadata.etag);
+        let blob = cache.blob_path(&metadata.etag);
         if !blob.is_file() {
             let agent: Agent = Agent::config_builder()
                 .timeout_resolve(Some(FIRST_ANSWER))
@@ -165,11 +219,11 @@ impl Repo {
                 .http_status_as_error(false)
                 .build()
                 .into();
-            let request = agent.get(self.url(file, settings)).header("Accept-Encoding", "identity");
+            let request = agent.get(&metadata.url).header("Accept-Encoding", "identity");
             let response = settings
                 .authorize(request)
                 .call()
-                .map_err(|error| self.unreachable(file, cache.repo_folder(), &error.to_string()))?;
+                .map_err(|error| self.unreachable(file, &cache.folder, &error.to_string()))?;
             if response.status() != StatusCode::OK {
                 let status = response.status();
                 return Err(self.refused(file, format!("it answers {status} to the download")));
@@ -194,10 +248,7 @@ impl Repo {
         let unwritable = |cause| cache.unwritable(cause);
         let folder = blob.parent().unwrap_or(blob);
         std::fs::create_dir_all(folder).map_err(unwritable)?;
-        let mut aside = tempfile::Builder::new()
-            .suffix(".incomplete")
-            .tempfile_in(folder)
-            .map_err(unwritable)?;
+        let mut aside = shared_file(folder).map_err(unwritable)?;
         let chunks = read_in_background(body);
         let bar = Bar::new(&self.options, file, bytes);
         let mut done = 0;
@@ -229,9 +280,9 @@ impl Repo {
         Ok(())
     }
 
-    fn url(&self, file: &str, settings: &Settings) -> String {
-        let repo = self.hf_repo();
-        format!("{}/{}/resolve/{}/{file}", settings.endpoint, repo.url(), repo.url_revision())
+    fn url(&self, file: &str, revision: &str, settings: &Settings) -> String {
+        let (endpoint, id) = (&settings.endpoint, self.hf_repo().url());
+        format!("{endpoint}/{id}{}{file}", resolve(&escaped(revision)))
     }
 
     fn hf_repo(&self) -> hf_hub::Repo {
@@ -244,6 +295,7 @@ impl Repo {
             file: file.to_owned(),
             cache: cache.to_owned(),
             reason: reason.to_owned(),
+            offline: false,
         }
     }
 
@@ -252,205 +304,24 @@ impl Repo {
     }
 }
 
-/// What the caller says, or else what huggingface_hub reads from the environment.
-struct Settings {
-    endpoint: String,
-    token: Option<String>,
-    cache: Option<PathBuf>,
-    /// Why the network is not to be used, if it is not.
-    offline: Option<&'static str>,
+/// Whether a text can be a branch, a tag or a commit, and the name of a file below `refs/`.
+fn is_revision(text: &str) -> bool {
+    text.split('/').all(|part| {
+        !part.is_empty()
+            && !part.starts_with(['.', '-'])
+            && !part.contains("..")
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.+@=~".contains(c))
+    })
 }
 
-impl Settings {
-    fn new(options: &HubOptions) -> Self {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        let user = std::env::home_dir();
-        let path = |name| {
-            let path = PathBuf::from(variable(name)?);
-            match (path.strip_prefix("~"), &user) {
-                (Ok(below), Some(user)) => Some(user.join(below)),
-                _ => Some(path),
-            }
-        };
-        let home = path("HF_HOME")
-            .or_else(|| Some(path("XDG_CACHE_HOME")?.join("huggingface")))
-            .or_else(|| Some(user.as_ref()?.join(".cache/huggingface")));
-        let token_file = path("HF_TOKEN_PATH").or_else(|| Some(home.as_ref()?.join("token")));
-        let token = options
-            .token
-            .clone()
-            .or_else(|| Some(variable("HF_TOKEN")?.to_string_lossy().into_owned()))
-            .or_else(|| std::fs::read_to_string(token_file?).ok())
-            .map(|token| token.trim().to_owned())
-            .filter(|token| !token.is_empty());
-        let endpoint = options
-            .endpoint
-            .clone()
-            .or_else(|| Some(variable("HF_ENDPOINT")?.to_string_lossy().into_owned()))
-            .unwrap_or_else(|| "https://huggingface.co".to_owned());
-        Self {
-            endpoint: endpoint.trim_end_matches('/').to_owned(),
-            token,
-            cache: options
-                .cache_dir
-                .clone()
-                .or_else(|| path("HF_HUB_CACHE"))
-                .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
-                .or_else(|| Some(home?.join("hub"))),
-            offline: if options.local_files_only {
-                Some("local_files_only is set")
-            } else if is_yes("HF_HUB_OFFLINE") {
-                Some("HF_HUB_OFFLINE is set")
-            } else if is_yes("TRANSFORMERS_OFFLINE") {
-                Some("TRANSFORMERS_OFFLINE is set")
-            } else {
-                None
-            },
-        }
-    }
-
-    fn authorize<T>(&self, request: ureq::RequestBuilder<T>) -> ureq::RequestBuilder<T> {
-        match &self.token {
-            Some(token) => request.header("Authorization", format!("Bearer {token}")),
-            None => request,
-        }
-    }
-
-    /// Scheme and host of the endpoint, which redirects within the hub leave out.
-    fn origin(&self) -> String {
-        let uri: Option<Uri> = self.endpoint.parse().ok();
-        let parts = uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.authority()?)));
-        parts.map_or_else(|| self.endpoint.clone(), |(scheme, host)| format!("{scheme}://{host}"))
-    }
+/// A revision as the hub's addresses have it.
+fn escaped(revision: &str) -> String {
+    revision.replace('/', "%2F").replace('+', "%2B")
 }
 
-/// The cache of one repository at one revision.
-struct CachedRepo {
-    folder: PathBuf,
-    revision: String,
-    repo: CacheRepo,
-}
-
-impl CachedRepo {
-    fn new(cache: &Path, repo: &Repo) -> Self {
-        Self {
-            folder: cache.join(repo.hf_repo().folder_name()),
-            revision: repo.revision().to_owned(),
-            repo: Cache::new(cache.to_owned()).repo(repo.hf_repo()),
-        }
-    }
-
-    fn repo_folder(&self) -> &Path {
-        &self.folder
-    }
-
-    /// The commit that the cache knows the revision as.
-    fn commit(&self) -> Option<String> {
-        let commit = std::fs::read_to_string(self.folder.join("refs").join(&self.revision));
-        let commit = commit.map_or_else(|_| self.revision.clone(), |text| text.trim().to_owned());
-        Some(commit).filter(|commit| is_file_name(commit))
-    }
-
-    fn get(&self, file: &str) -> Option<PathBuf> {
-        Some(self.repo.pointer_path(&self.commit()?).join(file)).filter(|path| path.is_file())
-    }
-
-    fn is_known_absent(&self, file: &str) -> bool {
-        self.commit()
-            .is_some_and(|commit| self.folder.join(".no_exist").join(commit).join(file).exists())
-    }
-
-    /// Gives a blob its name in the snapshot of a commit, and the revision that commit.
-    fn link(&self, file: &str, blob: &Path, commit: &str) -> std::io::Result<PathBuf> {
-        let path = self.repo.pointer_path(commit).join(file);
-        std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
-        let up: PathBuf = std::iter::repeat_n("..", 2 + file.matches('/').count()).collect();
-        let target = up.join("blobs").join(blob.file_name().unwrap_or_default());
-        match symlink(&target, blob, &path) {
-            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
-            linked => linked?,
-        }
-        if self.revision != commit {
-            self.repo.create_ref(commit)?;
-        }
-        Ok(path)
-    }
-
-    fn unwritable(&self, cause: std::io::Error) -> Error {
-        Error::Cache { folder: self.folder.clone(), cause }
-    }
-}
-
-#[cfg(unix)]
-fn symlink(target: &Path, _blob: &Path, path: &Path) -> std::io::Result<()> {
-    std::os::unix::fs::symlink(target, path)
-}
-
-#[cfg(not(unix))]
-fn symlink(_target: &Path, blob: &Path, path: &Path) -> std::io::Result<()> {
-    std::fs::hard_link(blob, path)
-}
-
-/// Reads a body on a thread of its own, because ureq has no limit for a read that stands still.
-/// The end of the channel is the end of the body.
-fn read_in_background(body: Body) -> mpsc::Receiver<std::io::Result<Vec<u8>>> {
-    let (sender, receiver) = mpsc::sync_channel(4);
-    std::thread::spawn(move || {
-        let mut reader = body.into_reader();
-        loop {
-            let mut chunk = Vec::new();
-            let read = reader.by_ref().take(CHUNK as u64).read_to_end(&mut chunk);
-            let message = match read {
-                Ok(0) => return,
-                Ok(_) => Ok(chunk),
-                Err(error) => Err(error),
-            };
-            let ended = message.is_err();
-            // The receiver is gone when the download was given up.
-            if sender.send(message).is_err() || ended {
-                return;
-            }
-        }
-    });
-    receiver
-}
-
-/// The caller's callback, or a bar where standard error is a terminal.
-struct Bar<'a> {
-    options: &'a HubOptions,
-    file: &'a str,
-    total: Option<u64>,
-    bar: ProgressBar,
-}
-
-impl<'a> Bar<'a> {
-    fn new(options: &'a HubOptions, file: &'a str, total: Option<u64>) -> Self {
-        let bar = if options.on_progress.is_some() || !std::io::stderr().is_terminal() {
-            ProgressBar::hidden()
-        } else {
-            let style = "{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}";
-            ProgressBar::new(total.unwrap_or_default())
-                .with_style(
-                    ProgressStyle::with_template(style)
-                        .unwrap_or_else(|_| ProgressStyle::default_bar()),
-                )
-                .with_message(file.to_owned())
-        };
-        Self { options, file, total, bar }
-    }
-
-    fn report(&self, done: u64) {
-        self.bar.set_position(done);
-        if let Some(callback) = &self.options.on_progress {
-            callback(DownloadProgress { file: self.file.to_owned(), done, total: self.total });
-        }
-    }
-}
-
-impl Drop for Bar<'_> {
-    fn drop(&mut self) {
-        self.bar.finish_and_clear();
-    }
+/// What stands between a repository and a file in the hub's addresses.
+fn resolve(revision: &str) -> String {
+    format!("/resolve/{revision}/")
 }
 
 /// Commit, ETag and length of a file; commit and ETag become names of files.
@@ -463,28 +334,15 @@ fn read_metadata(response: &Response<Body>) -> Option<Metadata> {
     let bytes = header(headers, "x-linked-size").or_else(own_length);
     let commit = header(headers, "x-repo-commit").filter(|commit| is_file_name(commit))?;
     is_file_name(&etag).then(|| Metadata {
+        url: String::new(),
         commit,
         etag,
         bytes: bytes.and_then(|bytes| bytes.parse().ok()),
     })
 }
 
-/// Whether a variable holds what huggingface_hub takes for yes.
-fn is_yes(name: &str) -> bool {
-    let value = std::env::var(name).unwrap_or_default().to_uppercase();
-    ["1", "ON", "YES", "TRUE"].contains(&value.as_str())
-}
-
 fn header(headers: &HeaderMap, name: &str) -> Option<String> {
     headers.get(name)?.to_str().ok().map(str::to_owned)
-}
-
-/// Whether a text can be the name of one file.
-fn is_file_name(text: &str) -> bool {
-    !text.is_empty()
-        && !text.starts_with('.')
-        && text.len() <= 128
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
 }
 
 fn no_access(status: StatusCode) -> String {

@@ -17,6 +17,8 @@ impl Repo {
         Self { id: id.to_owned(), options: HubOptions::default() }
     }
 
+    pub(crate) fn forget(&mut self) {}
+
     pub(crate) fn id(&self) -> &str {
         &self.id
     }

@@ -7,6 +7,8 @@ pub(crate) fn is_id(name: &str) -> bool {
         part.starts_with(|c: char| c.is_ascii_alphanumeric())
             && part.len() <= 96
             && !part.contains("..")
+            // The cache writes `/` as `--`.
+            && !part.contains("--")
             && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
     match name.split_once('/') {
@@ -36,6 +38,7 @@ mod tests {
             "a/",
             "a b",
             "a/../b",
+            "a--b",
         ] {
             assert!(!is_id(path), "{path}");
         }

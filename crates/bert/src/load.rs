@@ -108,7 +108,7 @@ pub struct LoadReport {
     pub unused: Vec<String>,
     /// Weights of the model that the checkpoint lacks and that were drawn.
     pub missing: Vec<String>,
-    /// Weights of another shape, which were drawn.
+    /// Weights that the checkpoint has in another shape and that were drawn.
     pub mismatched: Vec<Mismatch>,
     /// Tensors that the model has under another name: theirs, then the model's.
     pub renamed: Vec<(String, String)>,
@@ -129,6 +129,12 @@ pub struct Mismatch {
     pub expected: Vec<usize>,
 }
 
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?} in place of {:?})", self.name, self.got, self.expected)
+    }
+}
+
 /// From one dtype to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Conversion {
@@ -142,7 +148,10 @@ impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names = |names: &mut dyn Iterator<Item = String>| listing(&names.collect::<Vec<_>>());
         match self.unused.len() {
-            0 => write!(f, "All {} weights of the checkpoint were used.", self.used.len())?,
+            0 if self.mismatched.is_empty() => {
+                write!(f, "All {} weights of the checkpoint were used.", self.used.len())?
+            }
+            0 => write!(f, "{} weights of the checkpoint were used.", self.used.len())?,
             unused => write!(
                 f,
                 "{} weights of the checkpoint were used, {unused} were not: {}.",
@@ -160,13 +169,8 @@ impl fmt::Display for LoadReport {
             )?;
         }
         if !self.mismatched.is_empty() {
-            let mismatches = &mut self.mismatched.iter().map(|mismatch| {
-                format!(
-                    "{} ({:?} in place of {:?})",
-                    mismatch.name, mismatch.got, mismatch.expected
-                )
-            });
-            let (count, mismatches) = (self.mismatched.len(), names(mismatches));
+            let mismatches = names(&mut self.mismatched.iter().map(Mismatch::to_string));
+            let count = self.mismatched.len();
             write!(
                 f,
                 "\n{count} weights of the model are new, because the checkpoint has them in another \
@@ -305,8 +309,12 @@ macro_rules! pretrained_with_decoder {
                 if !self.has_tied_decoder() {
                     return Vec::new();
                 }
-                let decoder = "cls.predictions.decoder.weight".to_owned();
-                vec![(decoder, "bert.embeddings.word_embeddings.weight".to_owned())]
+                [
+                    ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
+                    ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+                ]
+                .map(|(tied, to)| (tied.to_owned(), to.to_owned()))
+                .to_vec()
             }
         }
     )*};

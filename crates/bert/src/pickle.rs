@@ -7,14 +7,15 @@
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
+use std::sync::Arc;
 
 /// Where a tensor lies in the file.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredTensor {
     /// The storage's name below `data/`.
-    pub(crate) storage: String,
+    pub(crate) storage: Arc<str>,
     /// The storage's class, like `FloatStorage`.
-    pub(crate) class: String,
+    pub(crate) class: Arc<str>,
     /// First element.
     pub(crate) offset: usize,
     pub(crate) shape: Vec<usize>,
@@ -24,6 +25,10 @@ pub(crate) struct StoredTensor {
 
 /// Tuples nest no deeper than this in a state dict, and dropping a value recurses.
 const DEEPEST: usize = 4;
+/// The longest name of a storage, a class or a function: they are copied where they are used.
+const LONGEST: usize = 256;
+/// The most dimensions a tensor has.
+const MOST_DIMENSIONS: usize = 8;
 
 #[derive(Clone)]
 enum Value {
@@ -34,8 +39,8 @@ enum Value {
     Tuple(Rc<Tuple>),
     /// The tuple that identifies a storage.
     Storage(Rc<Tuple>),
-    Tensor(Rc<StoredTensor>),
-    Dict(Rc<RefCell<BTreeMap<String, StoredTensor>>>),
+    Tensor(Arc<StoredTensor>),
+    Dict(Rc<RefCell<BTreeMap<String, Arc<StoredTensor>>>>),
     Ignored,
 }
 
@@ -50,7 +55,7 @@ type Result<T> = std::result::Result<T, String>;
 ///
 /// # Errors
 /// Says what is wrong, in words that can stand behind a colon.
-pub(crate) fn state_dict(pickle: &[u8]) -> Result<BTreeMap<String, StoredTensor>> {
+pub(crate) fn state_dict(pickle: &[u8]) -> Result<BTreeMap<String, Arc<StoredTensor>>> {
     let mut reader = Reader { rest: pickle };
     let mut machine = Machine { stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
     loop {
@@ -150,12 +155,10 @@ impl Machine {
             b'j' => self.recall(reader.unsigned(4)?)?,
             b'c' => {
                 let (module, name) = (utf8(reader.line()?)?, utf8(reader.line()?)?);
-                self.stack.push(Value::Function(format!("{module} {name}").into()));
+                self.function(&module, &name)?;
             }
             0x93 => match (self.pop()?, self.pop()?) {
-                (Value::Text(name), Value::Text(module)) => {
-                    self.stack.push(Value::Function(format!("{module} {name}").into()));
-                }
+                (Value::Text(name), Value::Text(module)) => self.function(&module, &name)?,
                 _ => return Err("its pickle names a class by something else than text".to_owned()),
             },
             b'Q' => match self.pop()? {
@@ -195,6 +198,11 @@ impl Machine {
             Some(mark) if mark <= self.stack.len() => Ok(self.stack.split_off(mark)),
             _ => Err("its pickle's marks are broken".to_owned()),
         }
+    }
+
+    fn function(&mut self, module: &str, name: &str) -> Result<()> {
+        self.stack.push(Value::Function(format!("{} {}", short(module)?, short(name)?).into()));
+        Ok(())
     }
 
     fn int(&mut self, value: i64) {
@@ -246,7 +254,7 @@ impl Machine {
         let Some(Value::Dict(dict)) = self.stack.last() else { return Ok(()) };
         for pair in items.chunks_exact(2) {
             if let (Value::Text(name), Value::Tensor(tensor)) = (&pair[0], &pair[1])
-                && dict.borrow_mut().insert(name.to_string(), StoredTensor::clone(tensor)).is_some()
+                && dict.borrow_mut().insert(name.to_string(), tensor.clone()).is_some()
             {
                 return Err(format!("{name} stands in it twice"));
             }
@@ -276,9 +284,12 @@ fn call(function: &Value, arguments: &Value) -> Result<Value> {
             [Value::Text(kind), Value::Function(class), Value::Text(storage), ..]
                 if &**kind == "storage" =>
             {
-                Ok(Value::Tensor(Rc::new(StoredTensor {
-                    storage: storage.to_string(),
-                    class: class.rsplit(' ').next().unwrap_or_default().to_owned(),
+                if shape.items.len().max(strides.items.len()) > MOST_DIMENSIONS {
+                    return Err("a tensor in it has too many dimensions".to_owned());
+                }
+                Ok(Value::Tensor(Arc::new(StoredTensor {
+                    storage: short(storage)?.into(),
+                    class: class.rsplit(' ').next().unwrap_or_default().into(),
                     offset: size(&Value::Int(*offset))?,
                     shape: shape.items.iter().map(size).collect::<Result<_>>()?,
                     strides: strides.items.iter().map(size).collect::<Result<_>>()?,
@@ -289,6 +300,10 @@ fn call(function: &Value, arguments: &Value) -> Result<Value> {
         ("torch._utils _rebuild_tensor_v2", _) => Err("its pickle has a broken tensor".to_owned()),
         _ => Ok(Value::Ignored),
     }
+}
+
+fn short(name: &str) -> Result<&str> {
+    if name.len() <= LONGEST { Ok(name) } else { Err("it has a name without end".to_owned()) }
 }
 
 fn size(value: &Value) -> Result<usize> {

@@ -1,14 +1,16 @@
 //! A `pytorch_model.bin`: a zip archive of a pickled state dict and its storages.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Cursor, Read, Seek};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use zip::{CompressionMethod, ZipArchive};
 
+use crate::checkpoint::Bytes;
 use crate::error::{Error, Result};
 use crate::pickle::{self, StoredTensor};
 use crate::weight_file::{TensorInfo, WeightFile};
@@ -16,18 +18,35 @@ use crate::weight_file::{TensorInfo, WeightFile};
 /// The tensors of one file. Nothing in it is executed.
 pub(crate) struct TorchFile {
     path: PathBuf,
-    archive: Mutex<ZipArchive<BufReader<File>>>,
+    archive: Mutex<Archive>,
     /// What stands before `data.pkl` and `data/`.
     prefix: String,
-    tensors: BTreeMap<String, StoredTensor>,
+    tensors: BTreeMap<String, Arc<StoredTensor>>,
 }
+
+type Archive = ZipArchive<BufReader<Box<dyn Source>>>;
+
+trait Source: Read + Seek + Send {}
+
+impl<T: Read + Seek + Send> Source for T {}
 
 impl TorchFile {
     pub(crate) fn open(path: &Path) -> Result<Self> {
         let io = |cause| Error::Io { path: path.to_owned(), cause };
-        let damaged = |reason: String| Error::TorchFile { path: path.to_owned(), reason };
-        let mut file = File::open(path).map_err(io)?;
+        let file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
+        Self::new(path, Box::new(file), length)
+    }
+
+    /// `name` stands for the path in errors.
+    pub(crate) fn from_bytes(name: &Path, bytes: Bytes) -> Result<Self> {
+        let length = bytes.as_ref().len() as u64;
+        Self::new(name, Box::new(Cursor::new(bytes)), length)
+    }
+
+    fn new(path: &Path, mut file: Box<dyn Source>, length: u64) -> Result<Self> {
+        let io = |cause| Error::Io { path: path.to_owned(), cause };
+        let damaged = |reason: String| Error::TorchFile { path: path.to_owned(), reason };
         let mut magic = [0; 2];
         // A file shorter than this is not a zip archive either, which the next step says.
         if file.read(&mut magic).map_err(io)? == 2 && magic[0] == 0x80 {
@@ -50,6 +69,11 @@ impl TorchFile {
         }
         let (index, prefix) =
             pickle_entry.ok_or_else(|| damaged("it has no data.pkl".to_owned()))?;
+        if let Some(order) = archive.index_for_name(&format!("{prefix}byteorder"))
+            && read_entry(&mut archive, order).map_err(&damaged)? != b"little"
+        {
+            return Err(damaged("its numbers are not little-endian".to_owned()));
+        }
         let pickle = read_entry(&mut archive, index).map_err(&damaged)?;
         let tensors = pickle::state_dict(&pickle).map_err(damaged)?;
         Ok(Self { path: path.to_owned(), archive: Mutex::new(archive), prefix, tensors })
@@ -61,13 +85,10 @@ impl TorchFile {
 }
 
 /// A whole entry. The zip crate compares its checksum.
-fn read_entry(
-    archive: &mut ZipArchive<BufReader<File>>,
-    index: usize,
-) -> std::result::Result<Vec<u8>, String> {
+fn read_entry(archive: &mut Archive, index: usize) -> std::result::Result<Vec<u8>, String> {
     let mut entry = archive.by_index(index).map_err(|error| error.to_string())?;
-    let mut bytes = Vec::new();
     let size = entry.size();
+    let mut bytes = Vec::with_capacity(size as usize);
     entry.read_to_end(&mut bytes).map_err(|error| error.to_string())?;
     if bytes.len() as u64 == size {
         Ok(bytes)
@@ -83,14 +104,14 @@ impl WeightFile for TorchFile {
 
     fn info(&self, name: &str) -> Option<TensorInfo> {
         let tensor = self.tensors.get(name)?;
-        let dtype = match tensor.class.as_str() {
+        let dtype = match &*tensor.class {
             "FloatStorage" => Some(DType::F32),
             "DoubleStorage" => Some(DType::F64),
             "HalfStorage" => Some(DType::F16),
             "BFloat16Storage" => Some(DType::BF16),
             _ => None,
         };
-        Some(TensorInfo { shape: tensor.shape.clone(), dtype, stored_as: tensor.class.clone() })
+        Some(TensorInfo { shape: tensor.shape.clone(), dtype, stored_as: tensor.class.to_string() })
     }
 
     fn read(&self, name: &str, dtype: DType) -> Result<Tensor> {
@@ -98,7 +119,7 @@ impl WeightFile for TorchFile {
             return Err(self.damaged(format!("it has no {name}")));
         };
         let entry = format!("{}data/{}", self.prefix, tensor.storage);
-        let bytes = {
+        let storage = {
             let mut archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
             let index = archive
                 .index_for_name(&entry)
@@ -106,21 +127,21 @@ impl WeightFile for TorchFile {
             read_entry(&mut archive, index)
                 .map_err(|reason| self.damaged(format!("{entry} of {name}: {reason}")))?
         };
-        let bytes = gather(&bytes, tensor, dtype.size_in_bytes())
+        let bytes = gather(&storage, tensor, dtype.size_in_bytes())
             .ok_or_else(|| self.damaged(format!("{name} reaches beyond its storage")))?;
         Ok(Tensor::from_raw_buffer(&bytes, dtype, &tensor.shape, &Device::Cpu)?)
     }
 }
 
 /// The elements of a tensor in row-major order, or `None` where it does not lie in its storage.
-fn gather(storage: &[u8], tensor: &StoredTensor, element: usize) -> Option<Vec<u8>> {
+fn gather<'a>(storage: &'a [u8], tensor: &StoredTensor, element: usize) -> Option<Cow<'a, [u8]>> {
     let StoredTensor { offset, shape, strides, .. } = tensor;
     let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size))?;
     if shape.len() != strides.len() || count.checked_mul(element)? > storage.len() {
         return None;
     }
     if count == 0 {
-        return Some(Vec::new());
+        return Some(Cow::Borrowed(&[]));
     }
     let last = shape.iter().zip(strides).try_fold(*offset, |last, (size, stride)| {
         last.checked_add((size - 1).checked_mul(*stride)?)
@@ -135,7 +156,7 @@ fn gather(storage: &[u8], tensor: &StoredTensor, element: usize) -> Option<Vec<u
         *size == 1 || *stride == expected
     });
     if contiguous {
-        return Some(storage[offset * element..][..count * element].to_vec());
+        return Some(Cow::Borrowed(&storage[offset * element..][..count * element]));
     }
     let mut bytes = Vec::with_capacity(count * element);
     for index in 0..count {
@@ -147,5 +168,5 @@ fn gather(storage: &[u8], tensor: &StoredTensor, element: usize) -> Option<Vec<u
         }
         bytes.extend_from_slice(&storage[at * element..][..element]);
     }
-    Some(bytes)
+    Some(Cow::Owned(bytes))
 }

@@ -82,6 +82,10 @@ impl Weights {
     pub(crate) fn report(&self, tied: Vec<(String, String)>) -> Result<LoadReport> {
         let account = self.account();
         let mut report = LoadReport { tied, ..account.report.clone() };
+        if account.generator.is_none() && !report.mismatched.is_empty() {
+            let checkpoint = self.0.checkpoint.clone();
+            return Err(Error::MismatchedWeights { checkpoint, mismatched: report.mismatched });
+        }
         if account.generator.is_none() && !report.missing.is_empty() {
             return Err(self.missing(report.missing));
         }
@@ -90,6 +94,7 @@ impl Weights {
             .stored_names()
             .into_iter()
             .filter(|name| report.used.binary_search(name).is_err() && !is_buffer(name))
+            .filter(|name| !report.mismatched.iter().any(|mismatch| mismatch.name == *name))
             .collect();
         Ok(report)
     }
@@ -129,13 +134,6 @@ impl Weights {
                 expected: wanted.shape.dims().to_vec(),
             };
             let mut account = self.account();
-            if account.generator.is_none() {
-                return Err(Error::MismatchedWeight {
-                    checkpoint: self.0.checkpoint.clone(),
-                    mismatch,
-                });
-            }
-            account.report.used.push(stored.to_owned());
             account.report.mismatched.push(mismatch);
             return wanted.draw(account.generator.as_mut(), self.0.pad_token_id);
         }

@@ -31,11 +31,13 @@ impl PredictionHead {
     ) -> Result<Self> {
         let (v, h) = (config.vocab_size, config.hidden_size);
         let decoder = vb.pp("decoder");
-        let own = if decoder.contains_tensor("weight") || !config.tie_word_embeddings {
-            let weight = names::embedding(decoder.clone(), v, config)?;
-            Some(weight).filter(|weight| !same_values(weight, word_embeddings).unwrap_or(false))
-        } else {
-            None
+        let own = match (decoder.contains_tensor("weight"), config.tie_word_embeddings) {
+            (true, _) => {
+                let weight = names::embedding(decoder.clone(), v, config)?;
+                if same_values(&weight, word_embeddings)? { None } else { Some(weight) }
+            }
+            (false, false) => Some(names::embedding(decoder.clone(), v, config)?),
+            (false, true) => None,
         };
         // The decoder adds its own bias where there is one, and otherwise the head's.
         let bias = |vb: &VarBuilder| vb.get_with_hints(v, "bias", Init::Const(0.));
@@ -65,7 +67,16 @@ impl PredictionHead {
     }
 }
 
+/// Whether two matrices are equal, compared some rows at a time.
 fn same_values(a: &Tensor, b: &Tensor) -> Result<bool> {
-    let differing = a.ne(b)?.to_dtype(DType::F32)?.max_all()?;
-    Ok(differing.to_scalar::<f32>()? == 0.)
+    const ROWS: usize = 1024;
+    let v = a.dim(0)?;
+    for start in (0..v).step_by(ROWS) {
+        let rows = ROWS.min(v - start);
+        let differing = a.narrow(0, start, rows)?.ne(&b.narrow(0, start, rows)?)?;
+        if differing.to_dtype(DType::F32)?.max_all()?.to_scalar::<f32>()? != 0. {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

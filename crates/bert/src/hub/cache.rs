@@ -1,0 +1,122 @@
+//! The cache on disk, in huggingface_hub's layout.
+//!
+//! `blobs/` holds contents by their ETag, `snapshots/<commit>/` links to them by name, `refs/` says
+//! which commit a branch is at, and `.no_exist/` remembers which files a commit does not have.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use hf_hub::{Cache, CacheRepo};
+
+use super::Repo;
+use crate::error::Error;
+
+/// The cache of one repository at one revision.
+pub(super) struct CachedRepo {
+    pub(super) folder: PathBuf,
+    revision: String,
+    repo: CacheRepo,
+}
+
+impl CachedRepo {
+    pub(super) fn new(cache: &Path, repo: &Repo) -> Self {
+        Self {
+            folder: cache.join(repo.hf_repo().folder_name()),
+            revision: repo.revision().to_owned(),
+            repo: Cache::new(cache.to_owned()).repo(repo.hf_repo()),
+        }
+    }
+
+    /// Where the contents with this ETag are, or will be.
+    pub(super) fn blob_path(&self, etag: &str) -> PathBuf {
+        self.repo.blob_path(etag)
+    }
+
+    /// The commit that the cache knows the revision as, if it holds anything of it.
+    pub(super) fn commit(&self) -> Option<String> {
+        let commit = std::fs::read_to_string(self.folder.join("refs").join(&self.revision));
+        let commit = commit.map_or_else(|_| self.revision.clone(), |text| text.trim().to_owned());
+        let held = |kind: &str| self.folder.join(kind).join(&commit).is_dir();
+        (is_file_name(&commit) && (held("snapshots") || held(".no_exist"))).then_some(commit)
+    }
+
+    pub(super) fn get(&self, file: &str) -> Option<PathBuf> {
+        Some(self.repo.pointer_path(&self.commit()?).join(file)).filter(|path| path.is_file())
+    }
+
+    pub(super) fn is_known_absent(&self, file: &str) -> bool {
+        let absent = |commit| self.folder.join(".no_exist").join(commit).join(file).exists();
+        self.commit().is_some_and(absent)
+    }
+
+    /// Remembers that a commit does not have a file, so that it is not asked for again. Where that
+    /// cannot be written down, the only loss is that question.
+    pub(super) fn remember_absent(&self, file: &str, commit: &str) {
+        let path = self.folder.join(".no_exist").join(commit).join(file);
+        if is_file_name(commit)
+            && path.parent().is_some_and(|it| std::fs::create_dir_all(it).is_ok())
+        {
+            let _ = std::fs::write(path, "");
+            let _ = self.point_at(commit);
+        }
+    }
+
+    /// Writes down, aside and then by renaming, which commit the revision is.
+    fn point_at(&self, commit: &str) -> std::io::Result<()> {
+        let path = self.folder.join("refs").join(&self.revision);
+        if self.revision == commit || path.is_file() {
+            return Ok(());
+        }
+        let parent = path.parent().unwrap_or(&self.folder);
+        std::fs::create_dir_all(parent)?;
+        let mut aside = shared_file(parent)?;
+        aside.write_all(commit.as_bytes())?;
+        aside.persist(path)?;
+        Ok(())
+    }
+
+    /// Gives a blob its name in the snapshot of a commit, and the revision that commit.
+    pub(super) fn link(&self, file: &str, blob: &Path, commit: &str) -> std::io::Result<PathBuf> {
+        let path = self.repo.pointer_path(commit).join(file);
+        std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
+        let up: PathBuf = std::iter::repeat_n("..", 2 + file.matches('/').count()).collect();
+        let target = up.join("blobs").join(blob.file_name().unwrap_or_default());
+        match symlink(&target, blob, &path) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+            linked => linked?,
+        }
+        self.point_at(commit)?;
+        Ok(path)
+    }
+
+    pub(super) fn unwritable(&self, cause: std::io::Error) -> Error {
+        Error::Cache { folder: self.folder.clone(), cause }
+    }
+}
+
+/// A file to write to aside, which whoever shares the cache can read once it has its name.
+pub(super) fn shared_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
+    let mut builder = tempfile::Builder::new();
+    builder.suffix(".incomplete");
+    #[cfg(unix)]
+    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+    builder.tempfile_in(folder)
+}
+
+#[cfg(unix)]
+fn symlink(target: &Path, _blob: &Path, path: &Path) -> std::io::Result<()> {
+    std::os::unix::fs::symlink(target, path)
+}
+
+#[cfg(not(unix))]
+fn symlink(_target: &Path, blob: &Path, path: &Path) -> std::io::Result<()> {
+    std::fs::hard_link(blob, path)
+}
+
+/// Whether a text can be the name of one file.
+pub(super) fn is_file_name(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with('.')
+        && text.len() <= 128
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+}
