@@ -117,6 +117,25 @@ fn auto_classes_load_the_class_of_their_name() {
 }
 
 #[test]
+fn the_class_that_a_checkpoint_names_is_loaded() {
+    let options = LoadOptions::new();
+    let load = |folder: &str| AutoModel::from_architecture(&fixture(folder), &options).unwrap();
+    assert!(matches!(load("base"), AnyModel::BertModel(_)));
+    assert!(matches!(load("heads/lm"), AnyModel::BertLMHeadModel(_)));
+    assert!(matches!(load("heads/masked_lm"), AnyModel::BertForMaskedLM(_)));
+    assert!(matches!(load("heads/pretraining"), AnyModel::BertForPreTraining(_)));
+    assert!(matches!(load("heads/next_sentence"), AnyModel::BertForNextSentencePrediction(_)));
+    assert!(matches!(load("heads/regression"), AnyModel::BertForSequenceClassification(_)));
+    assert!(matches!(load("heads/token_classification"), AnyModel::BertForTokenClassification(_)));
+    assert!(matches!(load("heads/question_answering"), AnyModel::BertForQuestionAnswering(_)));
+    assert!(matches!(load("heads/multiple_choice"), AnyModel::BertForMultipleChoice(_)));
+    let other =
+        Checkpoint::from_bytes([("config.json", br#"{"architectures": ["BertForX"]}"# as &[u8])]);
+    let error = AutoModel::from_architecture(other, &options).unwrap_err();
+    assert_says(&error, &["the class BertForX", "BertModel, BertForPreTraining"]);
+}
+
+#[test]
 fn labels_that_do_not_fit_are_errors() {
     let options = LoadOptions::new();
     let folder = fixture("heads/sequence_classification");

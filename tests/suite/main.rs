@@ -5,6 +5,7 @@
 
 mod batching;
 mod corruption;
+mod decoder;
 mod files;
 mod gradients;
 mod heads;

@@ -4,7 +4,7 @@ use bert::*;
 
 use crate::support::*;
 
-const CHECKPOINTS: [&str; 11] = [
+const CHECKPOINTS: [&str; 13] = [
     "base",
     "sizes",
     "one_head",
@@ -16,6 +16,8 @@ const CHECKPOINTS: [&str; 11] = [
     "act_silu",
     "act_mish",
     "act_tanh",
+    "relative_key",
+    "relative_key_query",
 ];
 
 /// What `output` has under transformers' name for it.
@@ -38,12 +40,15 @@ fn field<'a>(output: &'a BaseModelOutputWithPoolingAndCrossAttentions, name: &st
 fn compare(model: &BertModel, file: &str, tolerance: f64, bounded: f64) -> usize {
     let mut compared = 0;
     for (name, case) in cases(&fixture(file)) {
-        if name == "cached" {
+        if name == "cached" || name == "pruned" {
             continue;
         }
         let mut context = ForwardContext::new();
         if case.expected.contains_key("hidden_states.0") {
             context = context.with_hidden_states(Layers::All).with_attentions(Layers::All);
+        }
+        if let Some(mask) = case.head_mask {
+            context = context.with_head_mask(mask);
         }
         let mut input = case.input;
         input.inputs_embeds = input.inputs_embeds.map(|x| x.to_dtype(model.dtype()).unwrap());
@@ -68,7 +73,7 @@ fn every_case_of_every_checkpoint_equals_transformers() {
             compare(&model(name, DType::F32), &format!("{name}/cases.safetensors"), 1e-5, 1e-5)
         })
         .sum();
-    assert_eq!(compared, 103);
+    assert_eq!(compared, 131);
 }
 
 #[test]
@@ -87,8 +92,8 @@ fn half_precision_is_finite_and_near() {
 }
 
 #[test]
-fn masks_of_three_dimensions_equal_transformers_4() {
-    assert_eq!(compare(&model("base", DType::F32), "base/v4.safetensors", 1e-5, 1e-5), 9);
+fn masks_of_three_dimensions_and_of_heads_equal_transformers_4() {
+    assert_eq!(compare(&model("base", DType::F32), "base/v4.safetensors", 1e-5, 1e-5), 27);
 }
 
 #[test]
@@ -246,4 +251,101 @@ fn training_drops_and_evaluation_does_not() {
     for other in [train(6), plain] {
         assert!(largest_difference(&values(&train(5)), &values(&other)).0 > 1e-2);
     }
+}
+
+#[test]
+fn pruned_heads_are_masked_heads_and_smaller() {
+    let case = cases(&fixture("base/v4.safetensors")).remove("pruned").unwrap();
+    let mut pruned = model("base", DType::F32);
+    pruned.prune_heads(&[(0, vec![1]), (2, vec![0, 3])].into()).unwrap();
+    let output = pruned.forward(&case.input).unwrap();
+    for (name, expected) in &case.expected {
+        assert_close(name, field(&output, name), expected, 1e-5);
+    }
+    let mask = Tensor::new(&[[1f32, 0., 1., 1.], [1., 1., 1., 1.], [0., 1., 1., 0.]], &Device::Cpu)
+        .unwrap();
+    let masked = model("base", DType::F32)
+        .forward_with(&case.input, &mut ForwardContext::new().with_head_mask(mask))
+        .unwrap();
+    assert_close("masked", &output.last_hidden_state, &masked.last_hidden_state, 1e-5);
+    let attentions = &mut ForwardContext::new().with_attentions(Layers::All);
+    let attentions = pruned.forward_with(&case.input, attentions).unwrap().attentions.unwrap();
+    assert_eq!(
+        (attentions[0].dims()[1], attentions[1].dims()[1], attentions[2].dims()[1]),
+        (3, 4, 2)
+    );
+    assert_eq!(pruned.config().pruned_heads, [(0, vec![1]), (2, vec![0, 3])].into());
+
+    // Again and further; and what cannot be, which changes nothing.
+    pruned.prune_heads(&[(2, vec![0, 1])].into()).unwrap();
+    assert_eq!(pruned.config().pruned_heads[&2], [0, 1, 3]);
+    for (layer, heads, part) in
+        [(3, vec![0], "3 layers"), (0, vec![4], "4 heads"), (2, vec![2], "no head would be left")]
+    {
+        let error = pruned.prune_heads(&[(1, vec![0]), (layer, heads)].into()).unwrap_err();
+        assert_says(&error, &[&format!("of layer {layer}"), part]);
+    }
+    assert!(!pruned.config().pruned_heads.contains_key(&1));
+}
+
+#[test]
+fn a_config_with_pruned_heads_loads_the_smaller_weights() {
+    let config = BertConfig::from_json(
+        r#"{"vocab_size": 9, "hidden_size": 8, "num_attention_heads": 4, "intermediate_size": 6,
+            "num_hidden_layers": 2, "max_position_embeddings": 4, "pruned_heads": {"1": [0, 2]}}"#,
+    )
+    .unwrap();
+    let vars = candle_nn::VarMap::new();
+    let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    let model = BertModel::load(vb, &config).unwrap();
+    let shape = |name: &str| vars.data().lock().unwrap()[name].dims().to_vec();
+    assert_eq!(shape("encoder.layer.1.attention.self.key.weight"), [4, 8]);
+    assert_eq!(shape("encoder.layer.1.attention.output.dense.weight"), [8, 4]);
+    assert_eq!(shape("encoder.layer.0.attention.self.key.weight"), [8, 8]);
+    assert!(model.forward(&BertInput::from_ids(ids(&[&[1, 2]]))).is_ok());
+}
+
+#[test]
+fn head_masks_of_another_shape_are_errors() {
+    let model = model("base", DType::F32);
+    let input = BertInput::from_ids(ids(&[&[1, 2]]));
+    for shape in [&[3][..], &[2, 4], &[1, 4, 1, 1]] {
+        let mask = Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+        let error = model.forward_with(&input, &mut ForwardContext::new().with_head_mask(mask));
+        assert_says(&error.unwrap_err(), &["head_mask has shape", "[4] or [3, 4]"]);
+    }
+}
+
+#[test]
+fn feed_forward_chunks_change_no_number() {
+    let text = std::fs::read_to_string(fixture("base/config.json")).unwrap();
+    let chunked = text.replace("\"chunk_size_feed_forward\": 0", "\"chunk_size_feed_forward\": 3");
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("config.json"), chunked).unwrap();
+    std::fs::copy(fixture("base/model.safetensors"), folder.path().join("model.safetensors"))
+        .unwrap();
+    let chunked = BertModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap();
+    assert_eq!(chunked.config().chunk_size_feed_forward, 3);
+    assert!(compare(&chunked, "base/cases.safetensors", 1e-5, 1e-5) > 50);
+    let error = chunked.forward(&BertInput::from_ids(ids(&[&[1, 2, 3, 4]]))).unwrap_err();
+    assert_says(&error, &["4 tokens", "chunks of 3", "pad to a multiple"]);
+}
+
+#[test]
+fn the_pooled_output_alone_is_that_of_the_whole_pass() {
+    for name in ["base", "sizes", "relative_key", "decoder"] {
+        let model = model(name, DType::F32);
+        for (case_name, case) in cases(&fixture(&format!("{name}/cases.safetensors"))) {
+            if case_name == "cached" {
+                continue;
+            }
+            let whole = model.forward(&case.input).unwrap().pooler_output.unwrap();
+            let alone = model.pooled(&case.input).unwrap();
+            assert_close(&format!("{name} {case_name}"), &alone, &whole, 5e-6);
+        }
+    }
+    let bare = LoadOptions::new().without_pooling_layer();
+    let bare = BertModel::from_pretrained(&fixture("base"), &bare).unwrap();
+    let error = bare.pooled(&BertInput::from_ids(ids(&[&[1]]))).unwrap_err();
+    assert!(matches!(error, bert::errors::ModelError::NoPooler));
 }

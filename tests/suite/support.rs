@@ -29,6 +29,7 @@ pub fn tensors(path: &Path) -> HashMap<String, Tensor> {
 #[derive(Default)]
 pub struct Case {
     pub input: BertInput,
+    pub head_mask: Option<Tensor>,
     pub labels: BTreeMap<String, Tensor>,
     pub expected: BTreeMap<String, Tensor>,
 }
@@ -45,6 +46,9 @@ pub fn cases(path: &Path) -> BTreeMap<String, Case> {
             "attention_mask" => case.input.attention_mask = Some(tensor),
             "token_type_ids" => case.input.token_type_ids = Some(tensor),
             "position_ids" => case.input.position_ids = Some(tensor),
+            "encoder_hidden_states" => case.input.encoder_hidden_states = Some(tensor),
+            "encoder_attention_mask" => case.input.encoder_attention_mask = Some(tensor),
+            "head_mask" => case.head_mask = Some(tensor),
             field => match field.split_once('/').unwrap() {
                 ("expected", field) => drop(case.expected.insert(field.to_owned(), tensor)),
                 ("label", field) => drop(case.labels.insert(field.to_owned(), tensor)),

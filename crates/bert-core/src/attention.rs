@@ -1,71 +1,200 @@
-//! Multi-head self-attention.
+//! Multi-head attention.
 
-use bert_kernels::{AttentionArgs, LinearWeights, attention, attention_with_weights, linear};
+use bert_kernels::{
+    AttentionArgs, LinearWeights, RelativePositions, attention, attention_with_weights, embedding,
+    linear,
+};
 use candle_core::Tensor;
-use candle_nn::VarBuilder;
+use candle_nn::{Init, VarBuilder};
 
-use crate::config::BertConfig;
-use crate::context::ForwardContext;
-use crate::error::Result;
+use crate::config::{BertConfig, PositionEmbeddingType};
+use crate::context::{AttentionKind, ForwardContext};
+use crate::error::{Error, Result};
 use crate::mask::AttentionMask;
 use crate::names;
 
-/// `MultiHead(x) = Concat(head₁ … head_N) Wᴼ`, every head attending from `x` to `x`.
+/// `MultiHead = Concat(head₁ … head_N) Wᴼ`.
 ///
-/// Vaswani et al. 2017, §3.2. Hugging Face: `BertSelfAttention` and the first half of
-/// `BertSelfOutput`.
+/// Vaswani et al. 2017, §3.2. Hugging Face: `BertSelfAttention` or `BertCrossAttention`, and the
+/// first half of `BertSelfOutput`.
 #[derive(Clone, Debug)]
-pub(crate) struct SelfAttention {
+pub(crate) struct Attention {
     query: LinearWeights,
     key: LinearWeights,
     value: LinearWeights,
     output: LinearWeights,
-    heads: usize,
-    scale: f64,
+    /// The heads that are left after pruning, by their first numbers.
+    heads: Vec<u32>,
+    head_size: usize,
+    distances: Option<Distances>,
     dropout: f64,
 }
 
-impl SelfAttention {
-    /// Loads `self.query`, `self.key`, `self.value` and `output.dense`.
-    pub(crate) fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        let h = config.hidden_size;
-        let square = |name| names::linear(vb.pp(name), (h, h), config);
+/// Embeddings of distances from −(P − 1) to P − 1: `[2P − 1, D]`.
+#[derive(Clone, Debug)]
+struct Distances {
+    table: Tensor,
+    with_keys: bool,
+}
+
+impl Attention {
+    /// Loads `self.query`, `self.key`, `self.value` and `output.dense` for the heads that are not
+    /// pruned, and `self.distance_embedding` where self-attention has relative positions.
+    pub(crate) fn load(
+        vb: VarBuilder,
+        kind: AttentionKind,
+        pruned: &[usize],
+        config: &BertConfig,
+    ) -> Result<Self> {
+        let (h, n) = (config.hidden_size, config.num_attention_heads);
+        let head_size = h / n;
+        let heads: Vec<u32> =
+            (0..n).filter(|head| !pruned.contains(head)).map(|head| head as u32).collect();
+        let width = heads.len() * head_size;
+        let project = |name| names::linear(vb.pp(name), (h, width), config);
+        let with_keys = match (kind, config.position_embedding_type) {
+            (AttentionKind::Cross, _) | (_, PositionEmbeddingType::Absolute) => None,
+            (_, PositionEmbeddingType::RelativeKey) => Some(false),
+            (_, PositionEmbeddingType::RelativeKeyQuery) => Some(true),
+        };
+        let distances = match with_keys {
+            Some(with_keys) => {
+                let init = Init::Randn { mean: 0., stdev: config.initializer_range };
+                let shape = (2 * config.max_position_embeddings - 1, head_size);
+                let vb = vb.pp("self.distance_embedding");
+                Some(Distances { table: vb.get_with_hints(shape, "weight", init)?, with_keys })
+            }
+            None => None,
+        };
         Ok(Self {
-            query: square("self.query")?,
-            key: square("self.key")?,
-            value: square("self.value")?,
-            output: square("output.dense")?,
-            heads: config.num_attention_heads,
-            scale: ((h / config.num_attention_heads) as f64).powf(-0.5),
+            query: project("self.query")?,
+            key: project("self.key")?,
+            value: project("self.value")?,
+            output: names::linear(vb.pp("output.dense"), (width, h), config)?,
+            heads,
+            head_size,
+            distances,
             dropout: config.attention_probs_dropout_prob,
         })
     }
 
-    /// `x`: `[B, S, H]` → `[B, S, H]`.
-    pub(crate) fn forward(
+    /// Self-attention: of `x` to the `tokens` that it belongs to, and to those before them that the
+    /// cache holds.
+    ///
+    /// `x`: `[B, Q, H]`; `tokens`: `[B, S, H]` → `[B, Q, H]`.
+    pub(crate) fn to_tokens(
         &self,
         x: &Tensor,
+        tokens: &Tensor,
         mask: &AttentionMask,
         context: &mut ForwardContext,
     ) -> Result<Tensor> {
-        let q = linear(x, &self.query)?;
-        let (k, v) = (linear(x, &self.key)?, linear(x, &self.value)?);
-        let (k, v) = context.extend_cache(k, v)?; // [B, K, H]
-        let scores = (q.dim(0)?, self.heads, q.dim(1)?, k.dim(1)?);
-        let dropped = context.dropout_factor(scores, self.dropout, v.dtype(), v.device())?;
-        let args = AttentionArgs {
-            heads: self.heads,
-            scale: self.scale,
-            mask: mask.bias(),
-            weights_factor: dropped.as_ref(),
+        let (k, v) =
+            context.extend_cache(linear(tokens, &self.key)?, linear(tokens, &self.value)?)?; // [B, K, H]
+        self.attend(x, &k, &v, mask, AttentionKind::Itself, context)
+    }
+
+    /// Attention of `x` to the states of another encoder.
+    ///
+    /// `x`: `[B, S, H]`; `states`: `[B, K, H]` → `[B, S, H]`.
+    pub(crate) fn to_states(
+        &self,
+        x: &Tensor,
+        states: &Tensor,
+        mask: &AttentionMask,
+        context: &mut ForwardContext,
+    ) -> Result<Tensor> {
+        let (k, v) = match context.cached_states() {
+            Some(cached) => cached,
+            None => {
+                let (k, v) = (linear(states, &self.key)?, linear(states, &self.value)?);
+                context.cache_states(k.clone(), v.clone());
+                (k, v)
+            }
         };
-        let attended = if context.wants_attention() {
-            let (attended, weights) = attention_with_weights(&q, &k, &v, args)?;
-            context.keep_attention(&weights);
+        self.attend(x, &k, &v, mask, AttentionKind::Cross, context)
+    }
+
+    fn attend(
+        &self,
+        x: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        mask: &AttentionMask,
+        kind: AttentionKind,
+        context: &mut ForwardContext,
+    ) -> Result<Tensor> {
+        let q = linear(x, &self.query)?;
+        let (queries, keys) = (q.dim(1)?, k.dim(1)?);
+        let scores = (q.dim(0)?, self.heads.len(), queries, keys);
+        let mut factor = context.dropout_factor(scores, self.dropout, v.dtype(), v.device())?;
+        if let (AttentionKind::Itself, Some(heads)) = (kind, context.head_mask(&self.heads)?) {
+            let heads = heads.to_dtype(v.dtype())?;
+            factor = Some(match factor {
+                Some(dropped) => dropped.broadcast_mul(&heads)?,
+                None => heads,
+            });
+        }
+        let distances = match &self.distances {
+            Some(distances) => Some((distances.between(queries, keys)?, distances.with_keys)),
+            None => None,
+        };
+        let args = AttentionArgs {
+            heads: self.heads.len(),
+            scale: (self.head_size as f64).powf(-0.5),
+            mask: mask.bias(),
+            weights_factor: factor.as_ref(),
+            relative: distances.as_ref().map(|(embeddings, with_keys)| RelativePositions {
+                embeddings,
+                with_keys: *with_keys,
+            }),
+        };
+        let attended = if context.wants_attention(kind) {
+            let (attended, weights) = attention_with_weights(&q, k, v, args)?;
+            context.keep_attention(kind, &weights);
             attended
         } else {
-            attention(&q, &k, &v, args)?
+            attention(&q, k, v, args)?
         };
         Ok(linear(&attended, &self.output)?)
+    }
+
+    /// The heads that are left, by their first numbers.
+    pub(crate) fn heads(&self) -> &[u32] {
+        &self.heads
+    }
+
+    /// Removes every head that is not in `kept`. Freed of the VarMap that it may have come from.
+    pub(crate) fn keep_heads(&mut self, kept: &[u32]) -> Result<()> {
+        let d = self.head_size as u32;
+        let columns: Vec<u32> = (self.heads.iter().enumerate())
+            .filter(|(_, head)| kept.contains(head))
+            .flat_map(|(place, _)| place as u32 * d..(place as u32 + 1) * d)
+            .collect();
+        let columns = Tensor::new(columns, self.query.weight.device())?;
+        for projection in [&mut self.query, &mut self.key, &mut self.value] {
+            projection.weight = projection.weight.index_select(&columns, 0)?.detach();
+            projection.bias = projection.bias.index_select(&columns, 0)?.detach();
+        }
+        self.output.weight = self.output.weight.index_select(&columns, 1)?.detach();
+        self.heads.retain(|head| kept.contains(head));
+        Ok(())
+    }
+}
+
+impl Distances {
+    /// The embedding of the distance of each of the last `queries` places from each of `keys`
+    /// places: `[Q, K, D]`.
+    fn between(&self, queries: usize, keys: usize) -> Result<Tensor> {
+        let positions = self.table.dim(0)?.div_ceil(2);
+        if keys > positions {
+            return Err(Error::TooLong { got: queries, past: keys - queries, positions });
+        }
+        let past = keys - queries;
+        let rows: Vec<u32> = (0..queries)
+            .flat_map(|q| (0..keys).map(move |k| (past + q + positions - 1 - k) as u32))
+            .collect();
+        let rows = Tensor::from_vec(rows, (queries, keys), self.table.device())?;
+        Ok(embedding(&self.table, &rows)?)
     }
 }

@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Debug, Default)]
 pub struct KeyValueCache {
     layers: Vec<KeysAndValues>,
+    /// Those of another encoder's states, which never grow.
+    cross: Vec<KeysAndValues>,
 }
 
 #[derive(Clone, Debug)]
@@ -67,18 +69,33 @@ impl KeyValueCache {
         }
     }
 
-    /// Checks that a model of `layers` layers and `hidden_size` could have filled this cache for
+    /// The keys and values of another encoder's states for `layer`, `[B, K, H]` each.
+    pub(crate) fn states(&self, layer: usize) -> Option<(Tensor, Tensor)> {
+        self.cross.get(layer).map(|cross| (cross.keys.clone(), cross.values.clone()))
+    }
+
+    /// Keeps the keys and values of another encoder's states for the next layer in turn.
+    pub(crate) fn push_states(&mut self, keys: Tensor, values: Tensor) {
+        self.cross.push(KeysAndValues { keys, values });
+    }
+
+    /// Checks that a model with layers of these `widths` could have filled this cache for
     /// `batch` sequences. An empty cache fits every model.
-    pub(crate) fn check(&self, layers: usize, batch: usize, hidden_size: usize) -> Result<()> {
-        let Some(first) = self.layers.first() else { return Ok(()) };
-        let dims = first.keys.dims();
-        for (what, got, expected) in [
-            ("layers", self.layers.len(), layers),
-            ("batch size", dims[0], batch),
-            ("hidden size", dims[2], hidden_size),
-        ] {
-            if got != expected {
-                return Err(Error::CacheMismatch { what, got, expected });
+    pub(crate) fn check(&self, batch: usize, widths: &[usize]) -> Result<()> {
+        if self.layers.is_empty() {
+            return Ok(());
+        }
+        let mismatch = |what, got, expected| Err(Error::CacheMismatch { what, got, expected });
+        if self.layers.len() != widths.len() {
+            return mismatch("layers", self.layers.len(), widths.len());
+        }
+        for (layer, &width) in self.layers.iter().zip(widths) {
+            let (b, _, h) = layer.keys.dims3()?;
+            if b != batch {
+                return mismatch("batch size", b, batch);
+            }
+            if h != width {
+                return mismatch("hidden size", h, width);
             }
         }
         Ok(())

@@ -321,6 +321,27 @@ impl BertConfig {
                 return Err(invalid(field, value, "a finite number, at least 0"));
             }
         }
+        if self.add_cross_attention && !self.is_decoder {
+            let expected = "false, or is_decoder true";
+            return Err(invalid("add_cross_attention", true, expected));
+        }
+        for (layer, pruned) in &self.pruned_heads {
+            let n = self.num_attention_heads;
+            if let Some(head) = pruned.iter().find(|head| **head >= n) {
+                return Err(invalid(
+                    "pruned_heads",
+                    format!("{layer}: {head}"),
+                    format!("heads below {n}"),
+                ));
+            }
+            if (0..n).all(|head| pruned.contains(&head)) {
+                return Err(invalid(
+                    "pruned_heads",
+                    format!("{layer}: all of them"),
+                    "at least one head left",
+                ));
+            }
+        }
         let vocab_size = self.vocab_size as i64;
         if let Some(id) = self.pad_token_id.filter(|id| !(-vocab_size..vocab_size).contains(id)) {
             return Err(invalid(
@@ -340,25 +361,6 @@ impl BertConfig {
             ));
         }
         self.activation().map(drop)
-    }
-
-    /// Checks that this version computes a model of this config, every part of it.
-    pub(crate) fn check_supported(&self) -> Result<()> {
-        self.validate()?;
-        let unsupported = |field, got: String| Err(Error::Unsupported { field, got });
-        if self.position_embedding_type != PositionEmbeddingType::Absolute {
-            return unsupported(
-                "position_embedding_type",
-                format!("{:?}", self.position_embedding_type),
-            );
-        }
-        if self.add_cross_attention {
-            return unsupported("add_cross_attention", "true".to_owned());
-        }
-        if self.pruned_heads.values().any(|heads| !heads.is_empty()) {
-            return unsupported("pruned_heads", format!("{:?}", self.pruned_heads));
-        }
-        Ok(())
     }
 
     /// Every field by its name, without the other keys.

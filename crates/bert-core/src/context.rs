@@ -7,6 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::cache::KeyValueCache;
 use crate::config::BertConfig;
 use crate::error::{Error, Result};
+use crate::mask::AttentionMask;
 use crate::outputs::LayerOutputs;
 
 /// Which of a model's per-layer tensors to return.
@@ -38,17 +39,43 @@ pub struct ForwardContext {
     attentions: Option<Layers>,
     dropout: Option<ChaCha8Rng>,
     cache: Option<KeyValueCache>,
+    head_mask: Option<Tensor>,
     /// The layer that is running.
     layer: usize,
     kept: Kept,
 }
 
-/// The tensors kept in the current pass.
+/// What the current pass works with and keeps.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Kept {
     pub(crate) past_key_values: Option<KeyValueCache>,
     pub(crate) hidden_states: Option<LayerOutputs>,
     pub(crate) attentions: Option<LayerOutputs>,
+    pub(crate) cross_attentions: Option<LayerOutputs>,
+    encoder: Option<EncoderStates>,
+}
+
+/// What a layer attends to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AttentionKind {
+    Itself,
+    /// The states of another encoder.
+    Cross,
+}
+
+/// The states of another encoder, `[B, K, H]`, and which of them may be seen.
+#[derive(Clone, Debug)]
+pub(crate) struct EncoderStates {
+    pub(crate) states: Tensor,
+    pub(crate) mask: AttentionMask,
+}
+
+/// What a pass goes through.
+pub(crate) struct Pass {
+    pub(crate) batch: usize,
+    /// The width of each layer's keys: H, or less where heads are pruned.
+    pub(crate) widths: Vec<usize>,
+    pub(crate) encoder: Option<EncoderStates>,
 }
 
 impl ForwardContext {
@@ -82,14 +109,21 @@ impl ForwardContext {
         self
     }
 
+    /// Multiplies the weights of each head of self-attention: `[N]` for all layers or `[L, N]`, 1 to
+    /// keep a head and 0 to silence it. transformers had this until version 4.
+    pub fn with_head_mask(mut self, mask: Tensor) -> Self {
+        self.head_mask = Some(mask);
+        self
+    }
+
     /// Tokens already seen.
     pub(crate) fn past(&self) -> usize {
         self.cache.as_ref().map_or(0, KeyValueCache::len)
     }
 
-    /// Begins a pass of `batch` sequences through `layers` layers: forgets what an earlier pass kept
-    /// and resolves what is wanted.
-    pub(crate) fn begin(&mut self, layers: usize, batch: usize, config: &BertConfig) -> Result<()> {
+    /// Begins a pass: forgets what an earlier one kept and resolves what is wanted.
+    pub(crate) fn begin(&mut self, pass: Pass, config: &BertConfig) -> Result<()> {
+        let layers = pass.widths.len();
         let wanted = |asked: &Option<Layers>, by_default: bool| match asked {
             Some(layers) => layers.clone(),
             None if by_default => Layers::All,
@@ -100,16 +134,29 @@ impl ForwardContext {
         // The pass works on a copy (tensors are shared), so that one that fails can be repeated.
         let cache = match &self.cache {
             Some(cache) => {
-                cache.check(layers, batch, config.hidden_size)?;
+                cache.check(pass.batch, &pass.widths)?;
                 Some(cache.clone())
             }
             None => (config.is_decoder && config.use_cache).then(KeyValueCache::new),
         };
+        let n = config.num_attention_heads;
+        match self.head_mask.as_ref().map(Tensor::dims) {
+            Some(got) if got != [n] && got != [layers, n] => {
+                let expected = format!("[{n}] or [{layers}, {n}]");
+                return Err(Error::Shape { name: "head_mask", got: got.to_vec(), expected });
+            }
+            _ => {}
+        }
         self.layer = 0;
         self.kept = Kept {
             past_key_values: cache,
             hidden_states: hidden_states.slots("hidden_states", layers + 1)?,
             attentions: attentions.slots("attentions", layers)?,
+            cross_attentions: match &pass.encoder {
+                Some(_) => attentions.slots("cross_attentions", layers)?,
+                None => None,
+            },
+            encoder: pass.encoder,
         };
         Ok(())
     }
@@ -143,14 +190,48 @@ impl ForwardContext {
         }
     }
 
-    pub(crate) fn wants_attention(&self) -> bool {
-        self.kept.attentions.as_ref().is_some_and(|kept| kept.wants(self.layer))
+    fn attentions(&mut self, kind: AttentionKind) -> Option<&mut LayerOutputs> {
+        match kind {
+            AttentionKind::Itself => self.kept.attentions.as_mut(),
+            AttentionKind::Cross => self.kept.cross_attentions.as_mut(),
+        }
     }
 
-    pub(crate) fn keep_attention(&mut self, weights: &Tensor) {
-        if let Some(kept) = &mut self.kept.attentions {
-            kept.fill(self.layer, weights);
+    pub(crate) fn wants_attention(&mut self, kind: AttentionKind) -> bool {
+        let layer = self.layer;
+        self.attentions(kind).is_some_and(|kept| kept.wants(layer))
+    }
+
+    pub(crate) fn keep_attention(&mut self, kind: AttentionKind, weights: &Tensor) {
+        let layer = self.layer;
+        if let Some(kept) = self.attentions(kind) {
+            kept.fill(layer, weights);
         }
+    }
+
+    /// The states of another encoder, if there are any to attend to.
+    pub(crate) fn encoder_states(&self) -> Option<EncoderStates> {
+        self.kept.encoder.clone()
+    }
+
+    /// The keys and values that an earlier pass made of those states.
+    pub(crate) fn cached_states(&self) -> Option<(Tensor, Tensor)> {
+        self.kept.past_key_values.as_ref()?.states(self.layer)
+    }
+
+    /// Keeps the keys and values of those states for later passes.
+    pub(crate) fn cache_states(&mut self, keys: Tensor, values: Tensor) {
+        if let Some(cache) = &mut self.kept.past_key_values {
+            cache.push_states(keys, values);
+        }
+    }
+
+    /// What the weights of these heads of the running layer are multiplied by: `[1, N, 1, 1]`.
+    pub(crate) fn head_mask(&self, heads: &[u32]) -> Result<Option<Tensor>> {
+        let Some(mask) = &self.head_mask else { return Ok(None) };
+        let mask = if mask.rank() == 2 { mask.get(self.layer)? } else { mask.clone() };
+        let heads = Tensor::new(heads, mask.device())?;
+        Ok(Some(mask.index_select(&heads, 0)?.reshape((1, (), 1, 1))?))
     }
 
     /// `x` with each element zeroed with probability `p` and the others divided by `1 − p`, in

@@ -4,13 +4,14 @@ use bert_kernels::{LayerNormWeights, embedding, layer_norm};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
-use crate::config::BertConfig;
+use crate::config::{BertConfig, PositionEmbeddingType};
 use crate::context::ForwardContext;
 use crate::error::Result;
 use crate::input::{BertInput, CheckedInput, Tables, Words};
 use crate::names;
 
-/// `LayerNorm(word + token type + position)`.
+/// `LayerNorm(word + token type + position)`, without the position where attention has relative
+/// ones.
 ///
 /// Devlin et al. 2018, Figure 2. Hugging Face: `BertEmbeddings`.
 #[derive(Clone, Debug)]
@@ -28,7 +29,7 @@ impl BertEmbeddings {
     /// # Errors
     /// As [`BertModel::load`](crate::BertModel::load).
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        config.check_supported()?;
+        config.validate()?;
         let table = |name, rows| names::embedding(vb.pp(name), rows, config);
         Ok(Self {
             word_embeddings: table("word_embeddings", config.vocab_size)?,
@@ -70,9 +71,11 @@ impl BertEmbeddings {
             Words::Ids(ids) => embedding(&self.word_embeddings, ids)?,
             Words::Embeds(embeds) => embeds.clone(),
         }; // [B, S, H]
-        let x = words
-            .broadcast_add(&embedding(&self.token_type_embeddings, &input.token_type_ids)?)?
-            .broadcast_add(&embedding(&self.position_embeddings, &input.position_ids)?)?;
+        let mut x =
+            words.broadcast_add(&embedding(&self.token_type_embeddings, &input.token_type_ids)?)?;
+        if self.config.position_embedding_type == PositionEmbeddingType::Absolute {
+            x = x.broadcast_add(&embedding(&self.position_embeddings, &input.position_ids)?)?;
+        }
         context.dropout(&layer_norm(&x, &self.norm)?, self.config.hidden_dropout_prob)
     }
 

@@ -4,7 +4,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::config::BertConfig;
-use crate::context::ForwardContext;
+use crate::context::{EncoderStates, ForwardContext, Pass};
 use crate::error::{Error, Result};
 use crate::layer::BertLayer;
 use crate::mask::AttentionMask;
@@ -26,10 +26,10 @@ impl BertEncoder {
     /// # Errors
     /// As [`BertModel::load`](crate::BertModel::load).
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        config.check_supported()?;
+        config.validate()?;
         let vb = vb.pp("layer");
         let layer = (0..config.num_hidden_layers)
-            .map(|l| BertLayer::load(vb.pp(l), config))
+            .map(|l| BertLayer::load(vb.pp(l), l, config))
             .collect::<Result<_>>()?;
         Ok(Self { layer, config: config.clone() })
     }
@@ -68,7 +68,7 @@ impl BertEncoder {
                 return Err(Error::Shape { name: "hidden_states", got: got.to_vec(), expected });
             }
         };
-        self.begin((b, s), mask, context)?;
+        self.begin((b, s), mask, None, context)?;
         self.encode(x, mask, context)
     }
 
@@ -77,11 +77,14 @@ impl BertEncoder {
         &self,
         (b, s): (usize, usize),
         mask: &AttentionMask,
+        encoder: Option<EncoderStates>,
         context: &mut ForwardContext,
     ) -> Result<()> {
         let config = &self.config;
         mask.check([b, config.num_attention_heads, s, context.past() + s])?;
-        context.begin(self.layer.len(), b, config)
+        let head_size = config.hidden_size / config.num_attention_heads;
+        let widths = self.layer.iter().map(|layer| layer.heads().len() * head_size).collect();
+        context.begin(Pass { batch: b, widths, encoder }, config)
     }
 
     /// The layers, after [`BertEncoder::begin`].
@@ -104,7 +107,26 @@ impl BertEncoder {
             past_key_values: kept.past_key_values,
             hidden_states: kept.hidden_states,
             attentions: kept.attentions,
-            cross_attentions: None,
+            cross_attentions: kept.cross_attentions,
         })
+    }
+
+    /// [`BertEncoder::encode`] for the first token's state only: `[B, 1, H]`.
+    pub(crate) fn encode_first(
+        &self,
+        x: &Tensor,
+        mask: &AttentionMask,
+        context: &mut ForwardContext,
+    ) -> Result<Tensor> {
+        let mut x = x.clone();
+        if let Some((last, others)) = self.layer.split_last() {
+            for (l, layer) in others.iter().enumerate() {
+                context.enter_layer(l);
+                x = layer.forward(&x, mask, context)?;
+            }
+            context.enter_layer(others.len());
+            x = last.forward_first(&x, mask, context)?;
+        }
+        Ok(x.narrow(1, 0, 1)?)
     }
 }

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::config::BertConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::names;
 
 /// `FFN(x) = activation(x W₁ + b₁) W₂ + b₂`, GELU in BERT.
@@ -16,6 +16,8 @@ pub(crate) struct FeedForward {
     expand: LinearWeights,
     activation: Activation,
     contract: LinearWeights,
+    /// Tokens computed at a time; 0 for all.
+    chunk: usize,
 }
 
 impl FeedForward {
@@ -26,11 +28,25 @@ impl FeedForward {
             expand: names::linear(vb.pp("intermediate.dense"), (h, f), config)?,
             activation: config.activation()?,
             contract: names::linear(vb.pp("output.dense"), (f, h), config)?,
+            chunk: config.chunk_size_feed_forward,
         })
     }
 
     /// `x`: `[B, S, H]` → `[B, S, H]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let s = x.dim(1)?;
+        if self.chunk == 0 {
+            return self.transform(x);
+        }
+        if s % self.chunk != 0 {
+            return Err(Error::ChunkSize { got: s, chunk: self.chunk });
+        }
+        let chunks = (0..s).step_by(self.chunk);
+        let chunks = chunks.map(|start| self.transform(&x.narrow(1, start, self.chunk)?));
+        Ok(Tensor::cat(&chunks.collect::<Result<Vec<_>>>()?, 1)?)
+    }
+
+    fn transform(&self, x: &Tensor) -> Result<Tensor> {
         let expanded = activate(&linear(x, &self.expand)?, self.activation)?; // [B, S, F]
         Ok(linear(&expanded, &self.contract)?)
     }

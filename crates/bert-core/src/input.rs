@@ -36,6 +36,12 @@ pub struct BertInput {
     /// Each token's position, below `P`: `[B, S]` or `[1, S]`, of an integer dtype. Default: 0 to
     /// S − 1, after the cached tokens if there are any.
     pub position_ids: Option<Tensor>,
+    /// The states of another encoder to attend to: `[B, K, H]`, in the model's dtype. Decoders with
+    /// cross-attention only.
+    pub encoder_hidden_states: Option<Tensor>,
+    /// Which of those states may be seen: `[B, K]`, or as
+    /// [`AttentionMask::new`](crate::AttentionMask::new) says. Default: all.
+    pub encoder_attention_mask: Option<Tensor>,
 }
 
 impl BertInput {
@@ -58,6 +64,18 @@ impl BertInput {
     /// Sets [`BertInput::token_type_ids`].
     pub fn with_token_type_ids(mut self, token_type_ids: Tensor) -> Self {
         self.token_type_ids = Some(token_type_ids);
+        self
+    }
+
+    /// Sets [`BertInput::encoder_hidden_states`].
+    pub fn with_encoder_hidden_states(mut self, states: Tensor) -> Self {
+        self.encoder_hidden_states = Some(states);
+        self
+    }
+
+    /// Sets [`BertInput::encoder_attention_mask`].
+    pub fn with_encoder_attention_mask(mut self, mask: Tensor) -> Self {
+        self.encoder_attention_mask = Some(mask);
         self
     }
 

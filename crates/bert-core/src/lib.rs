@@ -40,6 +40,7 @@ mod layer;
 mod model;
 mod pooler;
 
+mod generation;
 mod heads;
 mod loss;
 
@@ -52,10 +53,11 @@ pub use context::{ForwardContext, Layers};
 pub use embeddings::BertEmbeddings;
 pub use encoder::BertEncoder;
 pub use error::{Error, Result};
+pub use generation::{GenerationConfig, Sampling};
 pub use heads::{
     AnswerSpans, BertForMaskedLM, BertForMultipleChoice, BertForNextSentencePrediction,
     BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification,
-    BertForTokenClassification, PreTrainingLabels,
+    BertForTokenClassification, BertLMHeadModel, PreTrainingLabels,
 };
 pub use input::BertInput;
 pub use layer::BertLayer;
@@ -63,8 +65,8 @@ pub use mask::AttentionMask;
 pub use model::BertModel;
 pub use outputs::{
     BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPoolingAndCrossAttentions,
-    BertForPreTrainingOutput, LayerOutputs, MaskedLMOutput, MultipleChoiceModelOutput,
-    NextSentencePredictorOutput, QuestionAnsweringModelOutput, SequenceClassifierOutput,
-    TokenClassifierOutput,
+    BertForPreTrainingOutput, CausalLMOutputWithCrossAttentions, LayerOutputs, MaskedLMOutput,
+    MultipleChoiceModelOutput, NextSentencePredictorOutput, QuestionAnsweringModelOutput,
+    SequenceClassifierOutput, TokenClassifierOutput,
 };
 pub use pooler::BertPooler;

@@ -92,6 +92,15 @@ impl AttentionMask {
         })
     }
 
+    /// The mask of the first query alone.
+    pub(crate) fn first_query(&self) -> Result<Self> {
+        let bias = match &self.bias {
+            Some(bias) => Some(bias.narrow(2, 0, 1)?),
+            None => None,
+        };
+        Ok(Self { dims: self.dims.clone(), bias })
+    }
+
     /// F32, broadcastable to `[B, N, Q, K]`, to be added to the scores.
     pub(crate) fn bias(&self) -> Option<&Tensor> {
         self.bias.as_ref()

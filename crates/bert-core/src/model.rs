@@ -1,13 +1,15 @@
 //! The whole model.
 
-use candle_core::{DType, Device};
+use std::collections::BTreeMap;
+
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::config::BertConfig;
-use crate::context::ForwardContext;
+use crate::config::{BertConfig, PositionEmbeddingType};
+use crate::context::{EncoderStates, ForwardContext, Layers};
 use crate::embeddings::BertEmbeddings;
 use crate::encoder::BertEncoder;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::input::{BertInput, CheckedInput};
 use crate::mask::{AttentionMask, check_device};
 use crate::names;
@@ -62,8 +64,7 @@ impl BertModel {
     /// `initializer_range`.
     ///
     /// # Errors
-    /// [`Error::Config`](crate::Error::Config) for an impossible config, [`Error::Unsupported`](crate::Error::Unsupported) for one that this version
-    /// does not compute, [`Error::Candle`](crate::Error::Candle) for a tensor that is missing or has another shape.
+    /// [`Error::Config`] for an impossible config, [`Error::Candle`] for a tensor that is missing or has another shape.
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         Self::load_base(names::base_model(&vb), config)
     }
@@ -96,7 +97,7 @@ impl BertModel {
     /// `[B, H]`, and the hidden states and attentions that the config asks for.
     ///
     /// # Errors
-    /// Before any arithmetic, when the input does not fit itself or the model; see [`Error`](crate::Error).
+    /// Before any arithmetic, when the input does not fit itself or the model; see [`Error`].
     pub fn forward(
         &self,
         input: &BertInput,
@@ -107,7 +108,7 @@ impl BertModel {
     /// [`BertModel::forward`] in a context.
     ///
     /// # Errors
-    /// As [`BertModel::forward`]; [`Error::NoSuchLayer`](crate::Error::NoSuchLayer) and [`Error::CacheMismatch`](crate::Error::CacheMismatch) when the
+    /// As [`BertModel::forward`]; [`Error::NoSuchLayer`] and [`Error::CacheMismatch`] when the
     /// context asks for, or brings, what another model has.
     pub fn forward_with(
         &self,
@@ -116,7 +117,8 @@ impl BertModel {
     ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
         let checked = self.embeddings.check(input, context.past())?;
         let mask = self.attention_mask(input, &checked, context.past())?;
-        self.encoder.begin((checked.batch, checked.sequence), &mask, context)?;
+        let encoder = self.encoder_states(input, &checked)?;
+        self.encoder.begin((checked.batch, checked.sequence), &mask, encoder, context)?;
 
         let embedding_output = self.embeddings.embed(&checked, context)?;
         let encoded = self.encoder.encode(&embedding_output, &mask, context)?;
@@ -134,6 +136,28 @@ impl BertModel {
         })
     }
 
+    /// The pooled output alone: `[B, H]`, the numbers of [`BertModel::forward`]. The last layer is
+    /// computed for the first token only, where nothing in the config needs the others.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward`]; [`Error::NoPooler`] without a pooler.
+    pub fn pooled(&self, input: &BertInput) -> Result<Tensor> {
+        let pooler = self.pooler.as_ref().ok_or(Error::NoPooler)?;
+        let config = &self.config;
+        let relative = config.position_embedding_type != PositionEmbeddingType::Absolute;
+        if config.is_decoder || relative || config.chunk_size_feed_forward > 0 {
+            let output = self.forward(input)?;
+            return pooler.forward(&output.last_hidden_state);
+        }
+        let context = &mut ForwardContext::new().with_hidden_states(Layers::None);
+        let checked = self.embeddings.check(input, 0)?;
+        let mask = self.attention_mask(input, &checked, 0)?;
+        let encoder = self.encoder_states(input, &checked)?;
+        self.encoder.begin((checked.batch, checked.sequence), &mask, encoder, context)?;
+        let embedding_output = self.embeddings.embed(&checked, context)?;
+        pooler.forward(&self.encoder.encode_first(&embedding_output, &mask, context)?)
+    }
+
     /// The configuration the model was loaded with.
     pub fn config(&self) -> &BertConfig {
         &self.config
@@ -147,6 +171,78 @@ impl BertModel {
     /// Where the parameters are.
     pub fn device(&self) -> &Device {
         self.embeddings.word_embeddings().device()
+    }
+
+    /// Removes heads of self-attention: by layer, the numbers of the heads to remove. What is left
+    /// computes what a head mask of zeros for them would, in less time. Heads that are gone already
+    /// may be named again. Hugging Face: `prune_heads`, until version 4.
+    ///
+    /// # Errors
+    /// [`Error::Prune`] for a layer or head that does not exist, or when no
+    /// head of a layer would be left; the model is then as it was.
+    pub fn prune_heads(&mut self, heads: &BTreeMap<usize, Vec<usize>>) -> Result<()> {
+        let n = self.config.num_attention_heads;
+        let mut kept = Vec::new();
+        for (&layer, pruned) in heads {
+            let refuse = |reason| Err(Error::Prune { layer, heads: pruned.clone(), reason });
+            let Some(present) = self.encoder.layer.get(layer).map(|layer| layer.heads()) else {
+                return refuse(format!("the model has {} layers", self.encoder.layer.len()));
+            };
+            if pruned.iter().any(|head| *head >= n) {
+                return refuse(format!("a layer has {n} heads"));
+            }
+            let left = present.iter().copied().filter(|head| !pruned.contains(&(*head as usize)));
+            let left: Vec<u32> = left.collect();
+            if left.is_empty() {
+                return refuse("no head would be left".to_owned());
+            }
+            kept.push((layer, left));
+        }
+        for (layer, left) in kept {
+            self.encoder.layer[layer].keep_heads(&left)?;
+            let gone = (0..n).filter(|head| !left.contains(&(*head as u32))).collect();
+            self.config.pruned_heads.insert(layer, gone);
+        }
+        Ok(())
+    }
+
+    /// Checks the states of another encoder and their mask.
+    fn encoder_states(
+        &self,
+        input: &BertInput,
+        checked: &CheckedInput,
+    ) -> Result<Option<EncoderStates>> {
+        const NAME: &str = "encoder_hidden_states";
+        let (states, mask) = match (&input.encoder_hidden_states, &input.encoder_attention_mask) {
+            (None, None) => return Ok(None),
+            (None, Some(_)) => return Err(Error::NoEncoderStates),
+            (Some(states), mask) => (states, mask),
+        };
+        if !self.config.add_cross_attention {
+            return Err(Error::NoCrossAttention);
+        }
+        let (b, h) = (checked.batch, self.config.hidden_size);
+        let keys = match *states.dims() {
+            [sb, k, sh] if sb == b && sh == h && k > 0 => k,
+            ref got => {
+                let expected = format!("[{b}, K, {h}]");
+                return Err(Error::Shape { name: NAME, got: got.to_vec(), expected });
+            }
+        };
+        if states.dtype() != self.dtype() {
+            let (got, expected) = (states.dtype(), format!("{:?}", self.dtype()));
+            return Err(Error::DType { name: NAME, got, expected });
+        }
+        check_device(NAME, states, self.device())?;
+        let mask = match mask {
+            Some(mask) => {
+                check_device("encoder_attention_mask", mask, self.device())?;
+                AttentionMask::new(mask)?
+            }
+            None => AttentionMask::all_visible(),
+        };
+        mask.check([b, self.config.num_attention_heads, checked.sequence, keys])?;
+        Ok(Some(EncoderStates { states: states.clone(), mask }))
     }
 
     fn attention_mask(

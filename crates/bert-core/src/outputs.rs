@@ -89,7 +89,8 @@ pub struct BaseModelOutputWithPoolingAndCrossAttentions {
     pub past_key_values: Option<KeyValueCache>,
     /// `L` tensors `[B, N, Q, K]` of attention weights. On request.
     pub attentions: Option<LayerOutputs>,
-    /// Attention weights over another encoder's states. From models with cross-attention only.
+    /// `L` tensors `[B, N, Q, K]` of attention weights over another encoder's states. On request,
+    /// with encoder states.
     pub cross_attentions: Option<LayerOutputs>,
 }
 
@@ -106,7 +107,8 @@ pub struct BaseModelOutputWithPastAndCrossAttentions {
     pub hidden_states: Option<LayerOutputs>,
     /// `L` tensors `[B, N, Q, K]` of attention weights. On request.
     pub attentions: Option<LayerOutputs>,
-    /// Attention weights over another encoder's states. From models with cross-attention only.
+    /// `L` tensors `[B, N, Q, K]` of attention weights over another encoder's states. On request,
+    /// with encoder states.
     pub cross_attentions: Option<LayerOutputs>,
 }
 
@@ -210,6 +212,39 @@ pub struct BertForPreTrainingOutput {
     pub hidden_states: Option<LayerOutputs>,
     /// As [`BertModel`](crate::BertModel) returns them. On request.
     pub attentions: Option<LayerOutputs>,
+}
+
+/// What [`BertLMHeadModel`](crate::BertLMHeadModel) returns.
+///
+/// [`fmt::Display`] prints the type's name and each present field with its shape and dtype.
+#[derive(Clone, Debug)]
+pub struct CausalLMOutputWithCrossAttentions {
+    /// A scalar. With labels only.
+    pub loss: Option<Tensor>,
+    /// Scores of each word of the vocabulary as the next one: `[B, S, V]`.
+    pub logits: Tensor,
+    /// Keys and values for the next call. From decoders only.
+    pub past_key_values: Option<KeyValueCache>,
+    /// As [`BertModel`](crate::BertModel) returns them. On request.
+    pub hidden_states: Option<LayerOutputs>,
+    /// As [`BertModel`](crate::BertModel) returns them. On request.
+    pub attentions: Option<LayerOutputs>,
+    /// As [`BertModel`](crate::BertModel) returns them. On request, with encoder states.
+    pub cross_attentions: Option<LayerOutputs>,
+}
+
+impl fmt::Display for CausalLMOutputWithCrossAttentions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "CausalLMOutputWithCrossAttentions")?;
+        Fields(f)
+            .tensor("loss", self.loss.as_ref())?
+            .tensor("logits", Some(&self.logits))?
+            .cache(self.past_key_values.as_ref())?
+            .layers("hidden_states", self.hidden_states.as_ref())?
+            .layers("attentions", self.attentions.as_ref())?
+            .layers("cross_attentions", self.cross_attentions.as_ref())?;
+        Ok(())
+    }
 }
 
 /// What [`BertForQuestionAnswering`](crate::BertForQuestionAnswering) returns.

@@ -22,7 +22,7 @@ impl BertPooler {
     /// # Errors
     /// As [`BertModel::load`](crate::BertModel::load).
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        config.check_supported()?;
+        config.validate()?;
         let h = config.hidden_size;
         Ok(Self { dense: names::linear(vb.pp("dense"), (h, h), config)? })
     }

@@ -20,9 +20,21 @@ pub struct AttentionArgs<'a> {
     /// Added to the scores: 0 where visible, [`MASKED`] where not, F32 and
     /// broadcastable to `[B, N, Q, K]`.
     pub mask: Option<&'a Tensor>,
-    /// What the weights are multiplied by after the softmax (dropout), in the dtype of `v` and
-    /// broadcastable to `[B, N, Q, K]`.
+    /// What the weights are multiplied by after the softmax (dropout, head masks), in the dtype of
+    /// `v` and broadcastable to `[B, N, Q, K]`.
     pub weights_factor: Option<&'a Tensor>,
+    /// What the distance of query and key adds to their score.
+    pub relative: Option<RelativePositions<'a>>,
+}
+
+/// Learned embeddings of distances. Shaw et al. 2018; Huang et al. 2020, method 4.
+#[derive(Clone, Copy, Debug)]
+pub struct RelativePositions<'a> {
+    /// The embedding of the distance of each query and key: `[Q, K, D]`. Its product with the query
+    /// is added to their score before scaling.
+    pub embeddings: &'a Tensor,
+    /// Whether its product with the key is added too.
+    pub with_keys: bool,
 }
 
 /// `softmax(q kᵀ · scale + mask) v` in each head. Vaswani et al. 2017, §3.2.
@@ -47,7 +59,15 @@ pub fn attention_with_weights(
 ) -> Result<(Tensor, Tensor)> {
     let n = args.heads;
     let (q, k, v) = (split_heads(q, n)?, split_heads(k, n)?, split_heads(v, n)?);
-    let mut scores = widen(&matmul(&(q * args.scale)?, &k.t()?)?)?; // [B, N, Q, K]
+    let q = (q * args.scale)?;
+    let mut scores = widen(&matmul(&q, &k.t()?)?)?; // [B, N, Q, K]
+    if let Some(RelativePositions { embeddings, with_keys }) = args.relative {
+        scores = (scores + widen(&distance_scores(&q, embeddings)?)?)?;
+        if with_keys {
+            let from_keys = distance_scores(&(&k * args.scale)?, &embeddings.transpose(0, 1)?)?;
+            scores = (scores + widen(&from_keys.transpose(2, 3)?)?)?;
+        }
+    }
     if let Some(mask) = args.mask {
         scores = scores.broadcast_add(&mask.to_dtype(scores.dtype())?)?;
     }
@@ -57,6 +77,16 @@ pub fn attention_with_weights(
     }
     let context = matmul(&weights, &v)?.transpose(1, 2)?.flatten_from(2)?; // [B, Q, H]
     Ok((context, weights))
+}
+
+/// The product of each row of `x` with the embeddings that belong to its place.
+///
+/// `x`: `[B, N, Q, D]`; `embeddings`: `[Q, K, D]` → `[B, N, Q, K]`.
+fn distance_scores(x: &Tensor, embeddings: &Tensor) -> Result<Tensor> {
+    let (b, n, q, d) = x.dims4()?;
+    let by_place = x.permute((2, 0, 1, 3))?.reshape((q, b * n, d))?;
+    let scores = matmul(&by_place, &embeddings.transpose(1, 2)?.contiguous()?)?; // [Q, B·N, K]
+    scores.reshape((q, b, n, ()))?.permute((1, 2, 0, 3))
 }
 
 /// `[B, S, H]` → `[B, N, S, D]`.
@@ -74,7 +104,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     fn args(heads: usize, mask: Option<&Tensor>) -> AttentionArgs<'_> {
-        AttentionArgs { heads, scale: 0.5, mask, weights_factor: None }
+        AttentionArgs { heads, scale: 0.5, mask, weights_factor: None, relative: None }
     }
 
     /// Attention of one head over slices, in f64: the definition, written without tensors.

@@ -25,7 +25,7 @@ mod linear;
 mod precision;
 
 pub use activation::{Activation, activate};
-pub use attention::{AttentionArgs, MASKED, attention, attention_with_weights};
+pub use attention::{AttentionArgs, MASKED, RelativePositions, attention, attention_with_weights};
 pub use embedding::embedding;
 pub use layer_norm::{LayerNormWeights, add_layer_norm, layer_norm};
 pub use linear::{LinearWeights, linear};

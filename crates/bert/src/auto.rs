@@ -3,7 +3,7 @@
 use bert_core::{
     BertConfig, BertForMaskedLM, BertForMultipleChoice, BertForNextSentencePrediction,
     BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification,
-    BertForTokenClassification, BertModel,
+    BertForTokenClassification, BertLMHeadModel, BertModel,
 };
 use bert_tokenize::BertTokenizer;
 
@@ -45,8 +45,45 @@ impl AutoTokenizer {
     }
 }
 
-/// Loads models without a head. Hugging Face: `AutoModel`.
+/// Loads models without a head, or of the class that the checkpoint was saved from. Hugging Face:
+/// `AutoModel`.
 pub struct AutoModel;
+
+/// Defines [`AnyModel`] and how a class name becomes one.
+macro_rules! any_model {
+    ($($model:ident),*) => {
+        /// A model of the class that a checkpoint's `architectures` names.
+        #[derive(Clone, Debug)]
+        #[non_exhaustive]
+        pub enum AnyModel {
+            $(
+                #[doc = concat!("A [`", stringify!($model), "`].")]
+                $model($model),
+            )*
+        }
+
+        const ARCHITECTURES: &[&str] = &[$(stringify!($model)),*];
+
+        fn load_architecture(
+            name: &str,
+            checkpoint: &Checkpoint,
+            options: &LoadOptions,
+        ) -> Result<AnyModel> {
+            $(
+                if name == stringify!($model) {
+                    return Ok(AnyModel::$model($model::from_pretrained(checkpoint, options)?));
+                }
+            )*
+            Err(Error::UnknownArchitecture { got: name.to_owned(), known: ARCHITECTURES })
+        }
+    };
+}
+
+any_model! {
+    BertModel, BertForPreTraining, BertLMHeadModel, BertForMaskedLM,
+    BertForNextSentencePrediction, BertForSequenceClassification, BertForTokenClassification,
+    BertForQuestionAnswering, BertForMultipleChoice
+}
 
 impl AutoModel {
     /// Loads the model of `checkpoint`: a [`Checkpoint`], a folder's path or a hub id.
@@ -59,6 +96,23 @@ impl AutoModel {
         Error: From<C::Error>,
     {
         BertModel::from_pretrained(checkpoint, options)
+    }
+
+    /// Loads the class that the first of the config's `architectures` names; [`BertModel`] where it
+    /// names none.
+    ///
+    /// # Errors
+    /// [`Error::UnknownArchitecture`] for a class that is not one of [`AnyModel`]'s, and as
+    /// [`PreTrainedModel::from_pretrained`].
+    pub fn from_architecture<C>(checkpoint: C, options: &LoadOptions) -> Result<AnyModel>
+    where
+        C: TryInto<Checkpoint>,
+        Error: From<C::Error>,
+    {
+        let checkpoint = checkpoint.try_into()?;
+        let architectures = checkpoint.config()?.architectures.unwrap_or_default();
+        let name = architectures.first().map_or("BertModel", String::as_str);
+        load_architecture(name, &checkpoint, options)
     }
 
     /// [`AutoModel::from_pretrained`], and what checkpoint and model did not share.
@@ -77,6 +131,8 @@ impl AutoModel {
     }
 }
 
+/// Loads left-to-right language models. Hugging Face: `AutoModelForCausalLM`.
+pub type AutoModelForCausalLM = BertLMHeadModel;
 /// Loads models with a masked-word head. Hugging Face: `AutoModelForMaskedLM`.
 pub type AutoModelForMaskedLM = BertForMaskedLM;
 /// Loads models that choose among answers. Hugging Face: `AutoModelForMultipleChoice`.

@@ -152,6 +152,15 @@ pub enum Error {
         got: String,
     },
 
+    /// A checkpoint was saved from a class that is not here.
+    #[error("config.json names the class {got}, expected one of {}", known.join(", "))]
+    UnknownArchitecture {
+        /// The class.
+        got: String,
+        /// Those that are here.
+        known: &'static [&'static str],
+    },
+
     /// A model is asked for in a dtype it cannot have.
     #[error(
         "a model cannot be loaded as {got:?} on {on:?}, expected F32, F16, BF16 or, but for Metal, F64"

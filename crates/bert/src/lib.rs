@@ -15,6 +15,21 @@
 //! # }
 //! ```
 //!
+//! | task | class | Auto class |
+//! |---|---|---|
+//! | states and a vector for the text | [`BertModel`] | [`AutoModel`] |
+//! | pre-training | [`BertForPreTraining`] | [`AutoModelForPreTraining`] |
+//! | fill in masked words | [`BertForMaskedLM`] | [`AutoModelForMaskedLM`] |
+//! | continue a text | [`BertLMHeadModel`] | [`AutoModelForCausalLM`] |
+//! | does one text follow another? | [`BertForNextSentencePrediction`] | [`AutoModelForNextSentencePrediction`] |
+//! | label texts or pairs, predict numbers | [`BertForSequenceClassification`] | [`AutoModelForSequenceClassification`] |
+//! | label tokens | [`BertForTokenClassification`] | [`AutoModelForTokenClassification`] |
+//! | find answers in a text | [`BertForQuestionAnswering`] | [`AutoModelForQuestionAnswering`] |
+//! | choose among answers | [`BertForMultipleChoice`] | [`AutoModelForMultipleChoice`] |
+//!
+//! Every class has transformers' name there. `forward` gives its scores, `forward_with` takes a
+//! [`ForwardContext`], `forward_with_labels` adds the loss.
+//!
 //! The crates below this one are re-exported whole: the model from `bert-core`, tokenization from
 //! `bert-tokenize`.
 //!
@@ -40,19 +55,21 @@ mod weights;
 mod hub;
 
 pub use auto::{
-    AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelForMultipleChoice,
-    AutoModelForNextSentencePrediction, AutoModelForPreTraining, AutoModelForQuestionAnswering,
-    AutoModelForSequenceClassification, AutoModelForTokenClassification, AutoTokenizer,
+    AnyModel, AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM,
+    AutoModelForMultipleChoice, AutoModelForNextSentencePrediction, AutoModelForPreTraining,
+    AutoModelForQuestionAnswering, AutoModelForSequenceClassification,
+    AutoModelForTokenClassification, AutoTokenizer,
 };
 pub use bert_core::{
     Activation, AnswerSpans, AttentionMask, BaseModelOutputWithPastAndCrossAttentions,
     BaseModelOutputWithPoolingAndCrossAttentions, BertConfig, BertEmbeddings, BertEncoder,
     BertForMaskedLM, BertForMultipleChoice, BertForNextSentencePrediction, BertForPreTraining,
     BertForPreTrainingOutput, BertForQuestionAnswering, BertForSequenceClassification,
-    BertForTokenClassification, BertInput, BertLayer, BertModel, BertPooler, ForwardContext,
-    KeyValueCache, LayerOutputs, Layers, MaskedLMOutput, MultipleChoiceModelOutput,
-    NextSentencePredictorOutput, PositionEmbeddingType, PreTrainingLabels, ProblemType,
-    QuestionAnsweringModelOutput, SequenceClassifierOutput, TokenClassifierOutput, TokenIds,
+    BertForTokenClassification, BertInput, BertLMHeadModel, BertLayer, BertModel, BertPooler,
+    CausalLMOutputWithCrossAttentions, ForwardContext, GenerationConfig, KeyValueCache,
+    LayerOutputs, Layers, MaskedLMOutput, MultipleChoiceModelOutput, NextSentencePredictorOutput,
+    PositionEmbeddingType, PreTrainingLabels, ProblemType, QuestionAnsweringModelOutput, Sampling,
+    SequenceClassifierOutput, TokenClassifierOutput, TokenIds,
 };
 pub use bert_tokenize::{
     BatchEncoding, BertTokenizer, EncodeOptions, Encoding, OffsetUnit, Padding, Side, Text,

@@ -5,7 +5,7 @@ use std::fmt;
 use bert_core::{
     BertConfig, BertForMaskedLM, BertForMultipleChoice, BertForNextSentencePrediction,
     BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification,
-    BertForTokenClassification, BertModel,
+    BertForTokenClassification, BertLMHeadModel, BertModel,
 };
 use candle_core::{DType, Device};
 use candle_nn::VarBuilder;
@@ -323,4 +323,5 @@ macro_rules! pretrained_with_decoder {
 pretrained_with_decoder! {
     BertForMaskedLM
     BertForPreTraining
+    BertLMHeadModel
 }

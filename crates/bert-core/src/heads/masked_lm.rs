@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use super::prediction::PredictionHead;
 use crate::config::BertConfig;
 use crate::context::ForwardContext;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::input::BertInput;
 use crate::loss::{IGNORED, class_ids, cross_entropy};
 use crate::model::BertModel;
@@ -81,6 +81,25 @@ impl BertForMaskedLM {
         let labels = class_ids("labels", labels, &[b, s])?;
         output.loss = Some(cross_entropy(&output.logits.reshape((b * s, v))?, &labels, IGNORED)?);
         Ok(output)
+    }
+
+    /// Scores at chosen places only: `[M, V]`, without those of all places ever being made.
+    ///
+    /// `places`: M pairs of a row and a token of it.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward`]; [`Error::Shape`](crate::Error::Shape) for a place that is not in
+    /// the input.
+    pub fn scores_at(&self, input: &BertInput, places: &[(usize, usize)]) -> Result<Tensor> {
+        let states = self.bert.forward(input)?.last_hidden_state;
+        let (b, s, _) = states.dims3()?;
+        if let Some((row, token)) = places.iter().find(|(row, token)| *row >= b || *token >= s) {
+            let (name, got) = ("place", vec![*row, *token]);
+            return Err(Error::Shape { name, got, expected: format!("below [{b}, {s}]") });
+        }
+        let rows: Vec<u32> = places.iter().map(|(row, token)| (row * s + token) as u32).collect();
+        let rows = Tensor::from_vec(rows, places.len(), states.device())?;
+        self.predictions.forward(&states.flatten(0, 1)?.index_select(&rows, 0)?)
     }
 
     /// Whether the decoder over the vocabulary is the word embeddings.

@@ -1,6 +1,7 @@
 //! Models with a head, one file each.
 
 mod classifier;
+mod lm_head;
 mod masked_lm;
 mod multiple_choice;
 mod next_sentence;
@@ -10,6 +11,7 @@ mod question_answering;
 mod sequence_classification;
 mod token_classification;
 
+pub use lm_head::BertLMHeadModel;
 pub use masked_lm::BertForMaskedLM;
 pub use multiple_choice::BertForMultipleChoice;
 pub use next_sentence::BertForNextSentencePrediction;

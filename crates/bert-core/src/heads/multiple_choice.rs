@@ -100,6 +100,8 @@ fn flatten_choices(input: &BertInput) -> Result<(usize, usize, BertInput)> {
         attention_mask: flatten("attention_mask", &input.attention_mask, 3)?,
         token_type_ids: flatten("token_type_ids", &input.token_type_ids, 3)?,
         position_ids: flatten("position_ids", &input.position_ids, 3)?,
+        encoder_hidden_states: input.encoder_hidden_states.clone(),
+        encoder_attention_mask: input.encoder_attention_mask.clone(),
     };
     let choices =
         input.input_ids.as_ref().or(input.inputs_embeds.as_ref()).ok_or(Error::NoInput)?;

@@ -1,0 +1,211 @@
+//! Decoders: cross-attention, caches, losses and generated text, against transformers.
+
+use std::collections::BTreeMap;
+
+use bert::errors::ModelError;
+use bert::*;
+
+use crate::support::*;
+
+fn decoder() -> BertLMHeadModel {
+    BertLMHeadModel::from_pretrained(&fixture("heads/lm"), &LoadOptions::new()).unwrap()
+}
+
+fn all_cases() -> BTreeMap<String, Case> {
+    cases(&fixture("heads/lm/cases.safetensors"))
+}
+
+fn everything() -> ForwardContext {
+    ForwardContext::new().with_hidden_states(Layers::All).with_attentions(Layers::All)
+}
+
+fn compare(what: &str, output: &CausalLMOutputWithCrossAttentions, case: &Case) {
+    for (name, expected) in &case.expected {
+        let layer = |layers: &Option<LayerOutputs>, i: &str| {
+            layers.as_ref().unwrap()[i.parse::<usize>().unwrap()].clone()
+        };
+        let got = match name.split_once('.') {
+            None if name == "logits" => output.logits.clone(),
+            None if name == "loss" => output.loss.clone().unwrap(),
+            Some(("hidden_states", i)) => layer(&output.hidden_states, i),
+            Some(("attentions", i)) => layer(&output.attentions, i),
+            Some(("cross_attentions", i)) => layer(&output.cross_attentions, i),
+            _ => panic!("no output is called {name}"),
+        };
+        assert_close(&format!("{what} {name}"), &got, expected, 1e-5);
+    }
+}
+
+#[test]
+fn cross_attention_equals_transformers() {
+    let (model, cases) = (decoder(), all_cases());
+    for name in ["cross", "no_states", "all_states"] {
+        let output = model.forward_with(&cases[name].input, &mut everything()).unwrap();
+        compare(name, &output, &cases[name]);
+        assert_eq!(output.cross_attentions.is_some(), name != "no_states");
+    }
+    let v4 = cases_of_version_4();
+    compare("3-D mask", &model.forward(&v4.input).unwrap(), &v4);
+}
+
+fn cases_of_version_4() -> Case {
+    cases(&fixture("heads/lm/v4.safetensors")).remove("mask_3d").unwrap()
+}
+
+#[test]
+fn the_next_words_have_the_loss_of_transformers() {
+    let case = &all_cases()["loss"];
+    let labels = &case.labels["labels"];
+    let output =
+        decoder().forward_with_labels(&case.input, labels, &mut ForwardContext::new()).unwrap();
+    compare("loss", &output, case);
+}
+
+#[test]
+fn the_last_scores_alone_are_those_of_the_whole_pass() {
+    let case = &all_cases()["last"];
+    let output = decoder().forward_last(&case.input, 2, &mut ForwardContext::new()).unwrap();
+    assert_eq!(output.logits.dims(), [3, 2, 60]);
+    compare("last", &output, case);
+}
+
+#[test]
+fn a_second_pass_with_the_cache_equals_transformers() {
+    let (model, cases) = (decoder(), all_cases());
+    let whole = &cases["cross"].input;
+    let first = |t: &Option<Tensor>| t.as_ref().unwrap().narrow(1, 0, 4).unwrap();
+    let mut start = BertInput::from_ids(first(&whole.input_ids))
+        .with_attention_mask(first(&whole.attention_mask));
+    start.encoder_hidden_states = whole.encoder_hidden_states.clone();
+    start.encoder_attention_mask = whole.encoder_attention_mask.clone();
+    let cache = model.forward(&start).unwrap().past_key_values.unwrap();
+    let rest = &cases["rest"];
+    let output = model.forward_with(&rest.input, &mut everything().with_cache(cache)).unwrap();
+    compare("rest", &output, rest);
+}
+
+fn generated(model: &BertLMHeadModel, input: &BertInput, options: &GenerationConfig) -> Tensor {
+    model.generate(input, options).unwrap().to_dtype(DType::I64).unwrap()
+}
+
+#[test]
+fn greedy_text_is_that_of_transformers_with_and_without_cache() {
+    let (model, case) = (decoder(), all_cases().remove("generate").unwrap());
+    let plain = BertInput::from_ids(case.input.input_ids.clone().unwrap());
+    for options in [GenerationConfig::new(6), GenerationConfig::new(6).without_cache()] {
+        assert_same("plain", &generated(&model, &plain, &options), &case.expected["plain"]);
+        assert_same("padded", &generated(&model, &case.input, &options), &case.expected["padded"]);
+    }
+}
+
+#[test]
+fn text_ends_at_the_end_token() {
+    let case = all_cases().remove("generate").unwrap();
+    let stop = values(&case.expected["stop"])[0] as i64;
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(fixture("heads/lm/config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config["eos_token_id"] = stop.into();
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let weights = fixture("heads/lm/model.safetensors");
+    std::fs::copy(weights, folder.path().join("model.safetensors")).unwrap();
+    let model = BertLMHeadModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap();
+    let plain = BertInput::from_ids(case.input.input_ids.clone().unwrap());
+    let got = generated(&model, &plain, &GenerationConfig::new(6));
+    assert_same("stopped", &got, &case.expected["stopped"]);
+}
+
+#[test]
+fn sampling_is_seeded_and_narrow_settings_are_greedy() {
+    let (model, case) = (decoder(), all_cases().remove("generate").unwrap());
+    let input = BertInput::from_ids(case.input.input_ids.clone().unwrap());
+    let run = |sampling: Sampling| {
+        let cached = GenerationConfig::new(6).with_sampling(sampling);
+        let text = generated(&model, &input, &cached);
+        assert_same("cache", &generated(&model, &input, &cached.without_cache()), &text);
+        values(&text)
+    };
+    let greedy = values(&case.expected["plain"]);
+    assert_eq!(run(Sampling::new(1).with_top_k(1)), greedy);
+    assert_eq!(run(Sampling::new(2).with_top_p(1e-9)), greedy);
+    assert_eq!(run(Sampling::new(3).with_temperature(1e-6)), greedy);
+    let hot = |seed| run(Sampling::new(seed).with_temperature(3.).with_top_k(40).with_top_p(0.95));
+    assert_eq!(hot(4), hot(4));
+    assert_ne!(hot(4), hot(5));
+}
+
+#[test]
+fn sampled_words_come_as_often_as_their_probability_says() {
+    let (model, case) = (decoder(), all_cases().remove("generate").unwrap());
+    let prompt = case.input.input_ids.unwrap().narrow(0, 0, 1).unwrap();
+    let logits = model.forward(&BertInput::from_ids(prompt.clone())).unwrap().logits;
+    let last = logits.get(0).unwrap().get(6).unwrap();
+    let expected = values(&candle_nn::ops::softmax_last_dim(&last).unwrap());
+    let batch = BertInput::from_ids(prompt.repeat((4000, 1)).unwrap());
+    let options = GenerationConfig::new(1).with_sampling(Sampling::new(7));
+    let drawn = model.generate(&batch, &options).unwrap().narrow(1, 7, 1).unwrap();
+    let mut counts = vec![0.; expected.len()];
+    values(&drawn).iter().for_each(|token| counts[*token as usize] += 1. / 4000.);
+    assert!(largest_difference(&counts, &expected).0 < 0.04, "{counts:?} is not {expected:?}");
+}
+
+#[test]
+fn what_cannot_be_generated_is_an_error() {
+    let (model, prompt) = (decoder(), BertInput::from_ids(ids(&[&[1, 2, 3]])));
+    for (sampling, part) in [
+        (Sampling::new(1).with_temperature(0.), "temperature is 0"),
+        (Sampling::new(1).with_temperature(f64::NAN), "temperature is NaN"),
+        (Sampling::new(1).with_top_k(0), "top_k is 0"),
+        (Sampling::new(1).with_top_p(1.5), "top_p is 1.5"),
+    ] {
+        let error = model.generate(&prompt, &GenerationConfig::new(1).with_sampling(sampling));
+        assert_says(&error.unwrap_err(), &[part, "expected"]);
+    }
+    let error = model.generate(&prompt, &GenerationConfig::new(100)).unwrap_err();
+    assert_says(&error, &["position_ids holds 24", "max_position_embeddings"]);
+    let error = model.generate(&BertInput::default(), &GenerationConfig::new(1)).unwrap_err();
+    assert!(matches!(error, ModelError::NoInput), "{error}");
+    let encoder =
+        BertLMHeadModel::from_pretrained(&fixture("heads/masked_lm"), &LoadOptions::new());
+    let error = encoder.unwrap().generate(&prompt, &GenerationConfig::new(1)).unwrap_err();
+    assert!(matches!(error, ModelError::NotADecoder), "{error}");
+}
+
+#[test]
+fn encoder_states_that_do_not_fit_are_errors() {
+    let model = decoder();
+    let prompt = || BertInput::from_ids(ids(&[&[1, 2, 3]]));
+    let states = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let mask = |shape: &[usize]| Tensor::ones(shape, DType::U32, &Device::Cpu).unwrap();
+    for shape in [&[1, 5, 15][..], &[2, 5, 16], &[1, 0, 16], &[5, 16]] {
+        let error = model.forward(&prompt().with_encoder_hidden_states(states(shape))).unwrap_err();
+        assert_says(&error, &["encoder_hidden_states has shape", "[1, K, 16]"]);
+    }
+    let with_states = || prompt().with_encoder_hidden_states(states(&[1, 5, 16]));
+    let error = model.forward(&with_states().with_encoder_attention_mask(mask(&[1, 4])));
+    assert_says(&error.unwrap_err(), &["attention_mask has shape [1, 4]", "[1, 5]"]);
+    let half = states(&[1, 5, 16]).to_dtype(DType::F16).unwrap();
+    let error = model.forward(&prompt().with_encoder_hidden_states(half)).unwrap_err();
+    assert_says(&error, &["encoder_hidden_states has dtype F16", "F32"]);
+    let error = model.forward(&prompt().with_encoder_attention_mask(mask(&[1, 5]))).unwrap_err();
+    assert!(matches!(error, ModelError::NoEncoderStates), "{error}");
+    let plain = self::model("base", DType::F32);
+    let wide = prompt().with_encoder_hidden_states(states(&[1, 5, 32]));
+    assert!(matches!(plain.forward(&wide), Err(ModelError::NoCrossAttention)));
+}
+
+#[test]
+fn scores_at_chosen_places_are_those_of_the_whole_pass() {
+    let folder = fixture("heads/masked_lm");
+    let model = BertForMaskedLM::from_pretrained(&folder, &LoadOptions::new()).unwrap();
+    let input = BertInput::from_ids(ids(&[&[1, 2, 3], &[4, 5, 6]]));
+    let all = model.forward(&input).unwrap().logits;
+    let chosen = model.scores_at(&input, &[(1, 2), (0, 0), (1, 2)]).unwrap();
+    for (i, (row, token)) in [(1, 2), (0, 0), (1, 2)].into_iter().enumerate() {
+        let expected = all.get(row).unwrap().get(token).unwrap();
+        assert_close("scores", &chosen.get(i).unwrap(), &expected, 1e-6);
+    }
+    assert_eq!(model.scores_at(&input, &[]).unwrap().dims(), [0, 60]);
+    let error = model.scores_at(&input, &[(0, 3)]).unwrap_err();
+    assert_says(&error, &["place has shape [0, 3]", "below [2, 3]"]);
+}
