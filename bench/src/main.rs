@@ -8,7 +8,10 @@ use std::process::Command;
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
-use bert::{AutoModel, BertConfig, BertInput, BertModel, DType, Device, LoadOptions, Tensor};
+use bert::{
+    AutoModel, BertConfig, BertForPreTraining, BertInput, BertModel, DType, Device, LoadOptions,
+    PreTrainedModel, Tensor,
+};
 use candle_nn::{VarBuilder, VarMap};
 use clap::{Parser, Subcommand};
 
@@ -28,7 +31,8 @@ enum What {
         #[arg(long, default_value_t = 9)]
         turns: usize,
     },
-    /// One engine, in this process: prints seconds, peak bytes and a sum over the output
+    /// One engine (ours, pretraining or candle-transformers), in this process: prints seconds, peak
+    /// bytes and a sum over the output
     One { engine: String, folder: PathBuf },
 }
 
@@ -64,11 +68,18 @@ fn one(engine: &str, folder: &Path) -> Result<()> {
             let model = AutoModel::from_pretrained(folder, &LoadOptions::new())?;
             model.forward(&BertInput::from_ids(input_ids()?))?.last_hidden_state
         }
+        "pretraining" => {
+            let model = BertForPreTraining::from_pretrained(folder, &LoadOptions::new())?;
+            model.forward(&BertInput::from_ids(input_ids()?))?.prediction_logits
+        }
         "candle-transformers" => {
             use candle_transformers::models::bert;
             let text = std::fs::read_to_string(folder.join("config.json"))?;
             let mut config: serde_json::Value = serde_json::from_str(&text)?;
-            config.as_object_mut().context("config.json is no object")?.retain(|_, value| !value.is_null());
+            config
+                .as_object_mut()
+                .context("config.json is no object")?
+                .retain(|_, value| !value.is_null());
             let config: bert::Config = serde_json::from_value(config)?;
             // SAFETY: nothing writes to the file while this process runs.
             let vb = unsafe {

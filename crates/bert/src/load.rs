@@ -270,32 +270,9 @@ impl PreTrainedModel for BertModel {
     }
 }
 
-/// Models whose own `load` is all there is to it.
+/// A model whose own `load` takes no options, with what else it has to say.
 macro_rules! pretrained {
-    ($($model:ty)*) => {$(
-        impl PreTrainedModel for $model {
-            fn from_weights(
-                vb: VarBuilder,
-                config: &BertConfig,
-                _options: &LoadOptions,
-            ) -> bert_core::Result<Self> {
-                Self::load(vb, config)
-            }
-        }
-    )*};
-}
-
-pretrained! {
-    BertForMultipleChoice
-    BertForNextSentencePrediction
-    BertForQuestionAnswering
-    BertForSequenceClassification
-    BertForTokenClassification
-}
-
-/// Models whose decoder may be the word embeddings.
-macro_rules! pretrained_with_decoder {
-    ($($model:ty)*) => {$(
+    ($model:ty { $($more:item)* }) => {
         impl PreTrainedModel for $model {
             fn from_weights(
                 vb: VarBuilder,
@@ -305,23 +282,37 @@ macro_rules! pretrained_with_decoder {
                 Self::load(vb, config)
             }
 
-            fn tied_weights(&self) -> Vec<(String, String)> {
-                if !self.has_tied_decoder() {
-                    return Vec::new();
-                }
-                [
-                    ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
-                    ("cls.predictions.decoder.bias", "cls.predictions.bias"),
-                ]
-                .map(|(tied, to)| (tied.to_owned(), to.to_owned()))
-                .to_vec()
-            }
+            $($more)*
         }
-    )*};
+    };
 }
 
-pretrained_with_decoder! {
-    BertForMaskedLM
-    BertForPreTraining
-    BertLMHeadModel
+pretrained!(BertForMultipleChoice {});
+pretrained!(BertForNextSentencePrediction {});
+pretrained!(BertForQuestionAnswering {});
+pretrained!(BertForSequenceClassification {});
+pretrained!(BertForTokenClassification {});
+pretrained!(BertForMaskedLM {
+    fn tied_weights(&self) -> Vec<(String, String)> {
+        decoder_ties(self.has_tied_decoder())
+    }
+});
+pretrained!(BertForPreTraining {
+    fn tied_weights(&self) -> Vec<(String, String)> {
+        decoder_ties(self.has_tied_decoder())
+    }
+});
+pretrained!(BertLMHeadModel {
+    fn tied_weights(&self) -> Vec<(String, String)> {
+        decoder_ties(self.has_tied_decoder())
+    }
+});
+
+/// What a decoder over the vocabulary is tied to, if it is tied.
+fn decoder_ties(tied: bool) -> Vec<(String, String)> {
+    let pairs = [
+        ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
+        ("cls.predictions.decoder.bias", "cls.predictions.bias"),
+    ];
+    pairs.iter().filter(|_| tied).map(|(tied, to)| ((*tied).to_owned(), (*to).to_owned())).collect()
 }

@@ -29,12 +29,12 @@ impl BertForMaskedLM {
     /// # Errors
     /// As [`BertModel::load`].
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        config.validate()?;
+        let cls = vb.pp("cls.predictions");
+        let decoder = PredictionHead::read_decoder(&cls, config)?;
         let bert = BertModel::load_base_without_pooler(names::base_below_head(&vb), config)?;
         let words = bert.embeddings.word_embeddings();
-        Ok(Self {
-            predictions: PredictionHead::load(vb.pp("cls.predictions"), words, config)?,
-            bert,
-        })
+        Ok(Self { predictions: PredictionHead::load(cls, decoder, words, config)?, bert })
     }
 
     /// `input`: B sequences of S tokens → `logits` `[B, S, V]`.

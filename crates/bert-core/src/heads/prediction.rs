@@ -22,23 +22,32 @@ pub(crate) struct PredictionHead {
 }
 
 impl PredictionHead {
-    /// Loads `transform.dense`, `transform.LayerNorm`, `bias` and, where it differs from
-    /// `word_embeddings` (`[V, H]`), `decoder.weight`.
+    /// Reads `decoder.weight`, `[V, H]`, where there is one. It is read before the model below the
+    /// head, so that no two copies of a large matrix are on their way when most is loaded.
+    pub(crate) fn read_decoder(vb: &VarBuilder, config: &BertConfig) -> Result<Option<Tensor>> {
+        let decoder = vb.pp("decoder");
+        if decoder.contains_tensor("weight") || !config.tie_word_embeddings {
+            return Ok(Some(names::embedding(decoder, config.vocab_size, config)?));
+        }
+        Ok(None)
+    }
+
+    /// Loads `transform.dense`, `transform.LayerNorm` and the biases. `decoder`, what
+    /// [`PredictionHead::read_decoder`] gave, is kept where it differs from `word_embeddings`.
     pub(crate) fn load(
         vb: VarBuilder,
+        decoder: Option<Tensor>,
         word_embeddings: &Tensor,
         config: &BertConfig,
     ) -> Result<Self> {
         let (v, h) = (config.vocab_size, config.hidden_size);
-        let decoder = vb.pp("decoder");
-        let own = match (decoder.contains_tensor("weight"), config.tie_word_embeddings) {
-            (true, _) => {
-                let weight = names::embedding(decoder.clone(), v, config)?;
-                if same_values(&weight, word_embeddings)? { None } else { Some(weight) }
-            }
-            (false, false) => Some(names::embedding(decoder.clone(), v, config)?),
-            (false, true) => None,
+        let own = match decoder {
+            // What is absent is no copy of anything: it is drawn, or stands for an error.
+            Some(weight) if !vb.contains_tensor("decoder.weight") => Some(weight),
+            Some(weight) if same_values(&weight, word_embeddings)? => None,
+            own => own,
         };
+        let decoder = vb.pp("decoder");
         // The decoder adds its own bias where there is one, and otherwise the head's.
         let bias = |vb: &VarBuilder| vb.get_with_hints(v, "bias", Init::Const(0.));
         let bias = match (decoder.contains_tensor("bias"), vb.contains_tensor("bias")) {

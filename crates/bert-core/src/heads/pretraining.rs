@@ -31,11 +31,13 @@ impl BertForPreTraining {
     /// # Errors
     /// As [`BertModel::load`].
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        let bert = BertModel::load_base(names::base_below_head(&vb), config)?;
+        config.validate()?;
         let cls = vb.pp("cls");
+        let decoder = PredictionHead::read_decoder(&cls.pp("predictions"), config)?;
+        let bert = BertModel::load_base(names::base_below_head(&vb), config)?;
         let (words, sizes) = (bert.embeddings.word_embeddings(), (config.hidden_size, 2));
         Ok(Self {
-            predictions: PredictionHead::load(cls.pp("predictions"), words, config)?,
+            predictions: PredictionHead::load(cls.pp("predictions"), decoder, words, config)?,
             seq_relationship: names::linear(cls.pp("seq_relationship"), sizes, config)?,
             bert,
         })
