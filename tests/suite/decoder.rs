@@ -44,12 +44,41 @@ fn cross_attention_equals_transformers() {
         compare(name, &output, &cases[name]);
         assert_eq!(output.cross_attentions.is_some(), name != "no_states");
     }
-    let v4 = cases_of_version_4();
-    compare("3-D mask", &model.forward(&v4.input).unwrap(), &v4);
+    for (name, case) in self::cases(&fixture("heads/lm/v4.safetensors")) {
+        let mut context = ForwardContext::new().with_attentions(Layers::All);
+        if let Some(mask) = &case.head_mask {
+            context = context.with_head_mask(mask.clone());
+        }
+        compare(&name, &model.forward_with(&case.input, &mut context).unwrap(), &case);
+    }
 }
 
-fn cases_of_version_4() -> Case {
-    cases(&fixture("heads/lm/v4.safetensors")).remove("mask_3d").unwrap()
+#[test]
+fn relative_positions_of_a_decoder_equal_transformers_with_and_without_cache() {
+    for kind in ["relative_key", "relative_key_query"] {
+        let text = std::fs::read_to_string(fixture(kind).join("config.json")).unwrap();
+        let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+        config["is_decoder"] = true.into();
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+        let weights = fixture(kind).join("model.safetensors");
+        std::fs::copy(weights, folder.path().join("model.safetensors")).unwrap();
+        let model = BertModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap();
+        let case = cases(&fixture(kind).join("decoder.safetensors")).remove("causal").unwrap();
+        let expected = &case.expected["last_hidden_state"];
+        let whole = model.forward(&case.input).unwrap().last_hidden_state;
+        assert_close(kind, &whole, expected, 1e-5);
+        let ids = case.input.input_ids.unwrap();
+        let part = |start, len| BertInput::from_ids(ids.narrow(1, start, len).unwrap());
+        let mut cache = model.forward(&part(0, 4)).unwrap().past_key_values;
+        for (start, len) in [(4, 3), (7, 1), (8, 1)] {
+            let mut context = ForwardContext::new().with_cache(cache.unwrap());
+            let output = model.forward_with(&part(start, len), &mut context).unwrap();
+            let expected = expected.narrow(1, start, len).unwrap();
+            assert_close(kind, &output.last_hidden_state, &expected, 1e-5);
+            cache = output.past_key_values;
+        }
+    }
 }
 
 #[test]
@@ -92,9 +121,16 @@ fn generated(model: &BertLMHeadModel, input: &BertInput, options: &GenerationCon
 fn greedy_text_is_that_of_transformers_with_and_without_cache() {
     let (model, case) = (decoder(), all_cases().remove("generate").unwrap());
     let plain = BertInput::from_ids(case.input.input_ids.clone().unwrap());
+    let padded = plain.clone().with_attention_mask(case.input.attention_mask.clone().unwrap());
+    let types = plain.input_ids.as_ref().unwrap().ones_like().unwrap();
+    let typed = plain.clone().with_token_type_ids(types);
+    let informed = BertInput { attention_mask: None, ..case.input.clone() };
     for options in [GenerationConfig::new(6), GenerationConfig::new(6).without_cache()] {
-        assert_same("plain", &generated(&model, &plain, &options), &case.expected["plain"]);
-        assert_same("padded", &generated(&model, &case.input, &options), &case.expected["padded"]);
+        for (name, input) in
+            [("plain", &plain), ("padded", &padded), ("typed", &typed), ("informed", &informed)]
+        {
+            assert_same(name, &generated(&model, input, &options), &case.expected[name]);
+        }
     }
 }
 
@@ -162,7 +198,36 @@ fn what_cannot_be_generated_is_an_error() {
         assert_says(&error.unwrap_err(), &[part, "expected"]);
     }
     let error = model.generate(&prompt, &GenerationConfig::new(100)).unwrap_err();
-    assert_says(&error, &["position_ids holds 24", "max_position_embeddings"]);
+    assert_says(&error, &["1 tokens per row after 24 cached", "24 positions"]);
+    let one = &GenerationConfig::new(1);
+    let right = Tensor::new(&[[1u32, 1, 0]], &Device::Cpu).unwrap();
+    let error = model.generate(&prompt.clone().with_attention_mask(right), one).unwrap_err();
+    assert_says(&error, &["attention_mask is 0", "pad on the left"]);
+    let half = Tensor::new(&[[0.5f32, 1., 1.]], &Device::Cpu).unwrap();
+    let error = model.generate(&prompt.clone().with_attention_mask(half), one).unwrap_err();
+    assert!(matches!(error, ModelError::MaskValue { .. }), "{error}");
+    let positions = prompt.clone().with_position_ids(ids(&[&[0, 1, 2]]));
+    let error = model.generate(&positions, one).unwrap_err();
+    assert_says(&error, &["position_ids cannot be continued"]);
+    let outside = BertInput::from_ids(ids(&[&[1, 60]]));
+    let error = model.generate(&outside, &GenerationConfig::new(0)).unwrap_err();
+    assert_says(&error, &["input_ids holds 60"]);
+    let floats = Tensor::new(&[[1.7f32]], &Device::Cpu).unwrap();
+    let error = model.generate(&BertInput::from_ids(floats), one).unwrap_err();
+    assert!(matches!(error, ModelError::DType { .. }), "{error}");
+    let mut weights = tensors(&fixture("heads/lm/model.safetensors"));
+    let nan = Tensor::full(f32::NAN, 60, &Device::Cpu).unwrap();
+    weights.insert("cls.predictions.bias".to_owned(), nan);
+    let folder = tempfile::tempdir().unwrap();
+    candle_core::safetensors::save(&weights, folder.path().join("model.safetensors")).unwrap();
+    std::fs::copy(fixture("heads/lm/config.json"), folder.path().join("config.json")).unwrap();
+    let broken = BertLMHeadModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap();
+    for options in
+        [GenerationConfig::new(1), GenerationConfig::new(1).with_sampling(Sampling::new(1))]
+    {
+        let error = broken.generate(&prompt, &options).unwrap_err();
+        assert_says(&error, &["score is NaN", "a finite number"]);
+    }
     let error = model.generate(&BertInput::default(), &GenerationConfig::new(1)).unwrap_err();
     assert!(matches!(error, ModelError::NoInput), "{error}");
     let encoder =
@@ -183,7 +248,7 @@ fn encoder_states_that_do_not_fit_are_errors() {
     }
     let with_states = || prompt().with_encoder_hidden_states(states(&[1, 5, 16]));
     let error = model.forward(&with_states().with_encoder_attention_mask(mask(&[1, 4])));
-    assert_says(&error.unwrap_err(), &["attention_mask has shape [1, 4]", "[1, 5]"]);
+    assert_says(&error.unwrap_err(), &["encoder_attention_mask has shape [1, 4]", "[1, 5]"]);
     let half = states(&[1, 5, 16]).to_dtype(DType::F16).unwrap();
     let error = model.forward(&prompt().with_encoder_hidden_states(half)).unwrap_err();
     assert_says(&error, &["encoder_hidden_states has dtype F16", "F32"]);
@@ -192,6 +257,35 @@ fn encoder_states_that_do_not_fit_are_errors() {
     let plain = self::model("base", DType::F32);
     let wide = prompt().with_encoder_hidden_states(states(&[1, 5, 32]));
     assert!(matches!(plain.forward(&wide), Err(ModelError::NoCrossAttention)));
+}
+
+#[test]
+fn caches_of_other_states_dtypes_and_widths_are_errors() {
+    let model = decoder();
+    let states = |k| Tensor::ones((1, k, 16), DType::F32, &Device::Cpu).unwrap();
+    let prompt = |k| BertInput::from_ids(ids(&[&[1, 2]])).with_encoder_hidden_states(states(k));
+    let cache = model.forward(&prompt(5)).unwrap().past_key_values.unwrap();
+    let run = |model: &BertLMHeadModel, input: &BertInput| {
+        model.forward_with(input, &mut ForwardContext::new().with_cache(cache.clone()))
+    };
+    assert!(run(&model, &prompt(5)).is_ok());
+    let error = run(&model, &prompt(7)).unwrap_err();
+    assert_says(&error, &["past_key_values encoder states 5", "expected 7"]);
+    let half = LoadOptions::new().dtype(DType::F16);
+    let half = BertLMHeadModel::from_pretrained(&fixture("heads/lm"), &half).unwrap();
+    let plain = BertInput::from_ids(ids(&[&[1, 2]]));
+    assert_says(&run(&half, &plain).unwrap_err(), &["past_key_values has dtype F32", "F16"]);
+    let wider = self::model("decoder", DType::F32);
+    let error = wider.forward_with(&plain, &mut ForwardContext::new().with_cache(cache.clone()));
+    assert_says(&error.unwrap_err(), &["past_key_values hidden size 16", "expected 32"]);
+}
+
+#[test]
+fn a_bad_label_is_named_with_its_own_place() {
+    let labels = Tensor::new(&[[1i64, 2, 99]], &Device::Cpu).unwrap();
+    let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
+    let error = decoder().forward_with_labels(&input, &labels, &mut ForwardContext::new());
+    assert_says(&error.unwrap_err(), &["label 99 at place 2"]);
 }
 
 #[test]
@@ -207,5 +301,5 @@ fn scores_at_chosen_places_are_those_of_the_whole_pass() {
     }
     assert_eq!(model.scores_at(&input, &[]).unwrap().dims(), [0, 60]);
     let error = model.scores_at(&input, &[(0, 3)]).unwrap_err();
-    assert_says(&error, &["place has shape [0, 3]", "below [2, 3]"]);
+    assert_says(&error, &["row 0, token 3", "2 rows of 3 tokens"]);
 }

@@ -165,6 +165,10 @@ fn labels_that_do_not_fit_are_errors() {
         &["input_ids has shape [2, 3]", "[B, C, S]"],
     );
     assert!(matches!(chooser.forward(&BertInput::default()), Err(ModelError::NoInput)));
+    let cube = |b, c| Tensor::ones((b, c, 4), DType::U32, &Device::Cpu).unwrap();
+    let swapped = BertInput::from_ids(cube(2, 3)).with_attention_mask(cube(3, 2));
+    let error = chooser.forward(&swapped).unwrap_err();
+    assert_says(&error, &["attention_mask has shape [3, 2, 4]", "[2, 3, S]"]);
 }
 
 #[test]

@@ -176,6 +176,7 @@ fn impossible_configs_name_the_field() {
         (r#"{"layer_norm_eps": -1e-12}"#, ["layer_norm_eps is", "at least 0"]),
         (r#"{"pad_token_id": 30522}"#, ["pad_token_id is 30522", "below vocab_size"]),
         (r#"{"add_cross_attention": true}"#, ["add_cross_attention is true", "is_decoder"]),
+        (r#"{"pruned_heads": {"12": [1]}}"#, ["pruned_heads is layer 12", "layers below 12"]),
         (r#"{"pruned_heads": {"1": [12]}}"#, ["pruned_heads is 1: 12", "heads below 12"]),
         (
             r#"{"pruned_heads": {"0": [1, 0]}, "num_attention_heads": 2}"#,

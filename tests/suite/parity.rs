@@ -276,6 +276,18 @@ fn pruned_heads_are_masked_heads_and_smaller() {
     );
     assert_eq!(pruned.config().pruned_heads, [(0, vec![1]), (2, vec![0, 3])].into());
 
+    // A mask for each head still fits, and so does a head mask.
+    let scores = Tensor::rand(-1f32, 1., (1, 4, 9, 9), &Device::Cpu).unwrap();
+    let by_head =
+        BertInput::from_ids(case.input.input_ids.clone().unwrap()).with_attention_mask(scores);
+    let silenced =
+        Tensor::new(&[[1f32, 0., 1., 1.], [1., 1., 1., 1.], [0., 1., 1., 0.]], &Device::Cpu)
+            .unwrap();
+    let context = || ForwardContext::new().with_head_mask(silenced.clone());
+    let small = pruned.forward_with(&by_head, &mut context()).unwrap().last_hidden_state;
+    let full = model("base", DType::F32).forward_with(&by_head, &mut context()).unwrap();
+    assert_close("by head", &small, &full.last_hidden_state, 1e-5);
+
     // Again and further; and what cannot be, which changes nothing.
     pruned.prune_heads(&[(2, vec![0, 1])].into()).unwrap();
     assert_eq!(pruned.config().pruned_heads[&2], [0, 1, 3]);

@@ -128,7 +128,7 @@ impl Attention {
         let (queries, keys) = (q.dim(1)?, k.dim(1)?);
         let scores = (q.dim(0)?, self.heads.len(), queries, keys);
         let mut factor = context.dropout_factor(scores, self.dropout, v.dtype(), v.device())?;
-        if let (AttentionKind::Itself, Some(heads)) = (kind, context.head_mask(&self.heads)?) {
+        if let Some(heads) = context.head_mask(&self.heads)? {
             let heads = heads.to_dtype(v.dtype())?;
             factor = Some(match factor {
                 Some(dropped) => dropped.broadcast_mul(&heads)?,
@@ -139,10 +139,17 @@ impl Attention {
             Some(distances) => Some((distances.between(queries, keys)?, distances.with_keys)),
             None => None,
         };
+        let bias = match mask.bias() {
+            // A mask by head is for all heads, pruned ones included.
+            Some(bias) if bias.dim(1)? > self.heads.len() && bias.dim(1)? > 1 => {
+                Some(bias.index_select(&Tensor::new(&*self.heads, bias.device())?, 1)?)
+            }
+            bias => bias.cloned(),
+        };
         let args = AttentionArgs {
             heads: self.heads.len(),
             scale: (self.head_size as f64).powf(-0.5),
-            mask: mask.bias(),
+            mask: bias.as_ref(),
             weights_factor: factor.as_ref(),
             relative: distances.as_ref().map(|(embeddings, with_keys)| RelativePositions {
                 embeddings,

@@ -1,14 +1,16 @@
 //! Keys and values of the tokens a decoder has already seen.
 
-use candle_core::Tensor;
+use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
+use crate::mask::check_device;
 
 /// Keys and values per layer, so that a decoder computes each token once.
 ///
 /// Comes out of one call as `past_key_values` and goes into the next through
 /// [`ForwardContext::with_cache`](crate::ForwardContext::with_cache). Hugging Face: `DynamicCache`.
-/// Cloning is cheap: tensors are shared.
+/// Cloning is cheap: tensors are shared. Keys and values of another encoder's states are kept too and
+/// used again, so later calls must bring the same states.
 #[derive(Clone, Debug, Default)]
 pub struct KeyValueCache {
     layers: Vec<KeysAndValues>,
@@ -38,12 +40,12 @@ impl KeyValueCache {
         self.len() == 0
     }
 
-    /// The keys of a layer: `[B, K, H]`, heads side by side.
+    /// The keys of a layer: `[B, K, H]`, heads side by side; narrower where heads are pruned.
     pub fn keys(&self, layer: usize) -> Option<&Tensor> {
         self.layers.get(layer).map(|layer| &layer.keys)
     }
 
-    /// The values of a layer: `[B, K, H]`, heads side by side.
+    /// The values of a layer: `[B, K, H]`, heads side by side; narrower where heads are pruned.
     pub fn values(&self, layer: usize) -> Option<&Tensor> {
         self.layers.get(layer).map(|layer| &layer.values)
     }
@@ -81,7 +83,12 @@ impl KeyValueCache {
 
     /// Checks that a model with layers of these `widths` could have filled this cache for
     /// `batch` sequences. An empty cache fits every model.
-    pub(crate) fn check(&self, batch: usize, widths: &[usize]) -> Result<()> {
+    pub(crate) fn check(
+        &self,
+        batch: usize,
+        widths: &[usize],
+        states: Option<&Tensor>,
+    ) -> Result<()> {
         if self.layers.is_empty() {
             return Ok(());
         }
@@ -98,6 +105,22 @@ impl KeyValueCache {
                 return mismatch("hidden size", h, width);
             }
         }
-        Ok(())
+        match (self.cross.first(), states) {
+            (Some(cross), Some(states)) if cross.keys.dim(1)? != states.dim(1)? => {
+                mismatch("encoder states", cross.keys.dim(1)?, states.dim(1)?)
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Checks that the cache was filled in this dtype on this device.
+    pub(crate) fn check_place(&self, dtype: DType, device: &Device) -> Result<()> {
+        const NAME: &str = "past_key_values";
+        let Some(first) = self.layers.first() else { return Ok(()) };
+        if first.keys.dtype() != dtype {
+            let (got, expected) = (first.keys.dtype(), format!("{dtype:?}"));
+            return Err(Error::DType { name: NAME, got, expected });
+        }
+        check_device(NAME, &first.keys, device)
     }
 }

@@ -326,7 +326,11 @@ impl BertConfig {
             return Err(invalid("add_cross_attention", true, expected));
         }
         for (layer, pruned) in &self.pruned_heads {
-            let n = self.num_attention_heads;
+            let (n, layers) = (self.num_attention_heads, self.num_hidden_layers);
+            if *layer >= layers {
+                let expected = format!("layers below {layers}");
+                return Err(invalid("pruned_heads", format!("layer {layer}"), expected));
+            }
             if let Some(head) = pruned.iter().find(|head| **head >= n) {
                 return Err(invalid(
                     "pruned_heads",

@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::cache::KeyValueCache;
 use crate::config::BertConfig;
 use crate::error::{Error, Result};
-use crate::mask::AttentionMask;
+use crate::mask::{AttentionMask, check_device};
 use crate::outputs::LayerOutputs;
 
 /// Which of a model's per-layer tensors to return.
@@ -109,11 +109,15 @@ impl ForwardContext {
         self
     }
 
-    /// Multiplies the weights of each head of self-attention: `[N]` for all layers or `[L, N]`, 1 to
-    /// keep a head and 0 to silence it. transformers had this until version 4.
+    /// Multiplies the weights of each head, of cross-attention too: `[N]` for all layers or `[L, N]`,
+    /// 1 to keep a head and 0 to silence it. transformers had this until version 4.
     pub fn with_head_mask(mut self, mask: Tensor) -> Self {
         self.head_mask = Some(mask);
         self
+    }
+
+    pub(crate) fn check_cache(&self, dtype: DType, device: &Device) -> Result<()> {
+        self.cache.as_ref().map_or(Ok(()), |cache| cache.check_place(dtype, device))
     }
 
     /// Tokens already seen.
@@ -122,7 +126,7 @@ impl ForwardContext {
     }
 
     /// Begins a pass: forgets what an earlier one kept and resolves what is wanted.
-    pub(crate) fn begin(&mut self, pass: Pass, config: &BertConfig) -> Result<()> {
+    pub(crate) fn begin(&mut self, pass: Pass, device: &Device, config: &BertConfig) -> Result<()> {
         let layers = pass.widths.len();
         let wanted = |asked: &Option<Layers>, by_default: bool| match asked {
             Some(layers) => layers.clone(),
@@ -134,7 +138,11 @@ impl ForwardContext {
         // The pass works on a copy (tensors are shared), so that one that fails can be repeated.
         let cache = match &self.cache {
             Some(cache) => {
-                cache.check(pass.batch, &pass.widths)?;
+                cache.check(
+                    pass.batch,
+                    &pass.widths,
+                    pass.encoder.as_ref().map(|it| &it.states),
+                )?;
                 Some(cache.clone())
             }
             None => (config.is_decoder && config.use_cache).then(KeyValueCache::new),
@@ -146,6 +154,9 @@ impl ForwardContext {
                 return Err(Error::Shape { name: "head_mask", got: got.to_vec(), expected });
             }
             _ => {}
+        }
+        if let Some(mask) = &self.head_mask {
+            check_device("head_mask", mask, device)?;
         }
         self.layer = 0;
         self.kept = Kept {

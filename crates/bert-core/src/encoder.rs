@@ -1,6 +1,6 @@
 //! The stack of layers.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::config::BertConfig;
@@ -37,7 +37,8 @@ impl BertEncoder {
     /// `x`, the embeddings' output: `[B, S, H]` → `last_hidden_state` `[B, S, H]`, and the hidden
     /// states and attentions that the config asks for.
     ///
-    /// A decoder's layers see what `mask` lets them see: give it [`AttentionMask::causal`].
+    /// A decoder's layers see what `mask` lets them see: give it [`AttentionMask::causal`]. Another
+    /// encoder's states reach the layers through [`BertModel`](crate::BertModel) only.
     ///
     /// # Errors
     /// [`Error::Shape`] when `x` has another width or `mask` does not fit `x`.
@@ -68,7 +69,7 @@ impl BertEncoder {
                 return Err(Error::Shape { name: "hidden_states", got: got.to_vec(), expected });
             }
         };
-        self.begin((b, s), mask, None, context)?;
+        self.begin((b, s), mask, None, x.device(), context)?;
         self.encode(x, mask, context)
     }
 
@@ -78,13 +79,14 @@ impl BertEncoder {
         (b, s): (usize, usize),
         mask: &AttentionMask,
         encoder: Option<EncoderStates>,
+        device: &Device,
         context: &mut ForwardContext,
     ) -> Result<()> {
         let config = &self.config;
-        mask.check([b, config.num_attention_heads, s, context.past() + s])?;
+        mask.check("attention_mask", [b, config.num_attention_heads, s, context.past() + s])?;
         let head_size = config.hidden_size / config.num_attention_heads;
         let widths = self.layer.iter().map(|layer| layer.heads().len() * head_size).collect();
-        context.begin(Pass { batch: b, widths, encoder }, config)
+        context.begin(Pass { batch: b, widths, encoder }, device, config)
     }
 
     /// The layers, after [`BertEncoder::begin`].

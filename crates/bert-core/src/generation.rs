@@ -9,6 +9,7 @@ use crate::context::ForwardContext;
 use crate::error::{Error, Result};
 use crate::heads::BertLMHeadModel;
 use crate::input::BertInput;
+use crate::mask::AttentionMask;
 
 /// How tokens are chosen and when to stop. Hugging Face: `GenerationConfig`.
 ///
@@ -26,7 +27,8 @@ pub struct GenerationConfig {
     pub max_new_tokens: usize,
     /// How to draw tokens; absent, the likeliest is taken.
     pub sampling: Option<Sampling>,
-    /// Whether keys and values of earlier tokens are kept. Changes time, not numbers. Default: yes.
+    /// Whether keys and values of earlier tokens are kept, if the model's config says so too. Changes
+    /// time, not numbers. Default: yes.
     pub use_cache: bool,
 }
 
@@ -133,13 +135,14 @@ impl BertLMHeadModel {
     /// Continues token sequences until each has an `eos_token_id` or `max_new_tokens` are added.
     ///
     /// `input`: `input_ids` `[B, S]`; with an `attention_mask` `[B, S]`, sequences are padded on the
-    /// left and positions are counted from their first token; encoder states as in
-    /// [`BertInput`] → ids `[B, S + new]`, U32, the input's first. Sequences that end before the
-    /// others are filled with `pad_token_id`. Hugging Face: `generate`, greedy or sampling.
+    /// left and positions are counted from their first token; new tokens have the type of the last;
+    /// encoder states, with a mask `[B, K]`, as in [`BertInput`] → ids `[B, S + new]`, U32, the input's first. Sequences that end before the
+    /// others are filled with `pad_token_id`, or without one with `eos_token_id`. Hugging Face: `generate`, greedy or sampling.
     ///
     /// # Errors
-    /// [`Error::NotADecoder`] when the model looks at later tokens; [`Error::Generation`] for
-    /// settings that make no distribution; [`Error::TooLong`] when the positions run out, and as
+    /// [`Error::NotADecoder`] when the model looks at later tokens; [`Error::NotForGeneration`] for
+    /// vectors and positions; [`Error::Generation`] for settings, padding or scores that allow no
+    /// next token; [`Error::TooLong`] when the positions run out, and as
     /// [`BertModel::forward_with`](crate::BertModel::forward_with).
     pub fn generate(&self, input: &BertInput, generation: &GenerationConfig) -> Result<Tensor> {
         let config = self.bert.config();
@@ -153,31 +156,57 @@ impl BertLMHeadModel {
             }
             None => None,
         };
+        for (name, given) in
+            [("inputs_embeds", &input.inputs_embeds), ("position_ids", &input.position_ids)]
+        {
+            if given.is_some() {
+                return Err(Error::NotForGeneration { name });
+            }
+        }
         let ids = input.input_ids.as_ref().ok_or(Error::NoInput)?;
-        let (b, s) = match *ids.dims() {
-            [b, s] if b > 0 && s > 0 => (b, s),
-            ref got => return Err(Error::EmptyInput { name: "input_ids", got: got.to_vec() }),
-        };
+        let checked = self.bert.embeddings.check(input, 0)?;
+        let (b, s) = (checked.batch, checked.sequence);
         let device = self.bert.device().clone();
         let mut rows = rows_of(ids)?;
+        let mut types = match &input.token_type_ids {
+            Some(types) => rows_of(&types.broadcast_as((b, s))?)?,
+            None => vec![vec![0; s]; b],
+        };
         let mut masks = match &input.attention_mask {
-            Some(mask) if mask.dims() == [b, s] => rows_of(mask)?,
+            Some(mask) if mask.dims() == [b, s] => {
+                AttentionMask::new(mask)?;
+                rows_of(mask)?
+            }
             Some(mask) => {
                 let (got, expected) = (mask.dims().to_vec(), format!("[{b}, {s}]"));
                 return Err(Error::Shape { name: "attention_mask", got, expected });
             }
             None => vec![vec![1; s]; b],
         };
+        if masks.iter().any(|mask| mask[s - 1] == 0) {
+            let (what, got) = ("the last value of a row of attention_mask", 0.);
+            return Err(Error::Generation { what, got, expected: "1: pad on the left" });
+        }
         let ends: Vec<i64> = match &config.eos_token_id {
             Some(TokenIds::One(id)) => vec![*id],
             Some(TokenIds::Many(ids)) => ids.clone(),
             None => Vec::new(),
         };
-        let pad = config.pad_token_id.and_then(|id| u32::try_from(id).ok()).unwrap_or(0);
+        let pad = match config.pad_token_id {
+            Some(id) if id < 0 => id + config.vocab_size as i64,
+            Some(id) => id,
+            None => ends.first().copied().unwrap_or(0),
+        };
+        let positions = config.max_position_embeddings;
         let mut ended = vec![false; b];
         let mut cache = None;
         for _ in 0..generation.max_new_tokens {
-            let step = Step { rows: &rows, masks: &masks, cached: cache.is_some(), input };
+            let longest = masks.iter().map(|mask| mask.iter().sum::<i64>() as usize).max();
+            if let Some(past) = longest.filter(|length| *length > positions) {
+                return Err(Error::TooLong { got: 1, past: past - 1, positions });
+            }
+            let cached = cache.is_some();
+            let step = Step { rows: &rows, types: &types, masks: &masks, cached, input };
             let mut context = ForwardContext::new();
             if let Some(cache) = cache.take() {
                 context = context.with_cache(cache);
@@ -186,14 +215,20 @@ impl BertLMHeadModel {
             cache = output.past_key_values.filter(|_| generation.use_cache);
             let logits = output.logits.squeeze(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
             for (row, logits) in logits.iter().enumerate() {
+                if let Some(got) = logits.iter().find(|score| !score.is_finite()) {
+                    let (what, got) = ("a word's score", f64::from(*got));
+                    return Err(Error::Generation { what, got, expected: "a finite number" });
+                }
                 let token = match &mut generator {
                     _ if ended[row] => pad,
-                    Some((sampling, generator)) => sampling.draw(logits, generator),
-                    None => likeliest(logits),
+                    Some((sampling, generator)) => i64::from(sampling.draw(logits, generator)),
+                    None => i64::from(likeliest(logits)),
                 };
-                ended[row] = ended[row] || ends.contains(&i64::from(token));
-                rows[row].push(i64::from(token));
+                ended[row] = ended[row] || ends.contains(&token);
+                rows[row].push(token);
                 masks[row].push(1);
+                let last_type = types[row][types[row].len() - 1];
+                types[row].push(last_type);
             }
             if ended.iter().all(|ended| *ended) {
                 break;
@@ -208,6 +243,7 @@ impl BertLMHeadModel {
 /// The sequences so far, as the next pass takes them.
 struct Step<'a> {
     rows: &'a [Vec<i64>],
+    types: &'a [Vec<i64>],
     masks: &'a [Vec<i64>],
     /// Whether all tokens but the last are in the cache.
     cached: bool,
@@ -232,6 +268,7 @@ impl Step<'_> {
             counted.collect()
         });
         let mut next = BertInput::from_ids(tensor(self.rows.to_vec(), first)?)
+            .with_token_type_ids(tensor(self.types.to_vec(), first)?)
             .with_position_ids(tensor(positions.collect(), first)?)
             .with_attention_mask(tensor(self.masks.to_vec(), 0)?);
         next.encoder_hidden_states = self.input.encoder_hidden_states.clone();

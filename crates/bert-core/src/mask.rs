@@ -107,7 +107,7 @@ impl AttentionMask {
     }
 
     /// Checks that the mask fits scores of shape `[B, N, Q, K]`.
-    pub(crate) fn check(&self, [b, n, q, k]: [usize; 4]) -> Result<()> {
+    pub(crate) fn check(&self, name: &'static str, [b, n, q, k]: [usize; 4]) -> Result<()> {
         let fits = match *self.dims {
             [] => true,
             [mb, mk] => mb == b && mk == k,
@@ -121,7 +121,7 @@ impl AttentionMask {
             return Ok(());
         }
         let expected = format!("[{b}, {k}], [{b}, {q}, {k}] or [{b}, 1 or {n}, {q}, {k}]");
-        Err(Error::Shape { name: "attention_mask", got: self.dims.clone(), expected })
+        Err(Error::Shape { name, got: self.dims.clone(), expected })
     }
 }
 

@@ -97,7 +97,8 @@ impl BertModel {
     /// `[B, H]`, and the hidden states and attentions that the config asks for.
     ///
     /// # Errors
-    /// Before any arithmetic, when the input does not fit itself or the model; see [`Error`].
+    /// Before any arithmetic, when the input does not fit itself or the model, encoder states
+    /// included ([`Error::NoCrossAttention`], [`Error::NoEncoderStates`]); see [`Error`].
     pub fn forward(
         &self,
         input: &BertInput,
@@ -108,17 +109,19 @@ impl BertModel {
     /// [`BertModel::forward`] in a context.
     ///
     /// # Errors
-    /// As [`BertModel::forward`]; [`Error::NoSuchLayer`] and [`Error::CacheMismatch`] when the
-    /// context asks for, or brings, what another model has.
+    /// As [`BertModel::forward`]; [`Error::NoSuchLayer`], [`Error::CacheMismatch`] and, for a head
+    /// mask, [`Error::Shape`] when the context asks for, or brings, what another model has.
     pub fn forward_with(
         &self,
         input: &BertInput,
         context: &mut ForwardContext,
     ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
+        context.check_cache(self.dtype(), self.device())?;
         let checked = self.embeddings.check(input, context.past())?;
         let mask = self.attention_mask(input, &checked, context.past())?;
         let encoder = self.encoder_states(input, &checked)?;
-        self.encoder.begin((checked.batch, checked.sequence), &mask, encoder, context)?;
+        let rows = (checked.batch, checked.sequence);
+        self.encoder.begin(rows, &mask, encoder, self.device(), context)?;
 
         let embedding_output = self.embeddings.embed(&checked, context)?;
         let encoded = self.encoder.encode(&embedding_output, &mask, context)?;
@@ -153,7 +156,8 @@ impl BertModel {
         let checked = self.embeddings.check(input, 0)?;
         let mask = self.attention_mask(input, &checked, 0)?;
         let encoder = self.encoder_states(input, &checked)?;
-        self.encoder.begin((checked.batch, checked.sequence), &mask, encoder, context)?;
+        let rows = (checked.batch, checked.sequence);
+        self.encoder.begin(rows, &mask, encoder, self.device(), context)?;
         let embedding_output = self.embeddings.embed(&checked, context)?;
         pooler.forward(&self.encoder.encode_first(&embedding_output, &mask, context)?)
     }
@@ -174,7 +178,7 @@ impl BertModel {
     }
 
     /// Removes heads of self-attention: by layer, the numbers of the heads to remove. What is left
-    /// computes what a head mask of zeros for them would, in less time. Heads that are gone already
+    /// computes what silencing them would, in less time; cross-attention keeps all of its heads. Heads that are gone already
     /// may be named again. Hugging Face: `prune_heads`, until version 4.
     ///
     /// # Errors
@@ -241,7 +245,10 @@ impl BertModel {
             }
             None => AttentionMask::all_visible(),
         };
-        mask.check([b, self.config.num_attention_heads, checked.sequence, keys])?;
+        mask.check(
+            "encoder_attention_mask",
+            [b, self.config.num_attention_heads, checked.sequence, keys],
+        )?;
         Ok(Some(EncoderStates { states: states.clone(), mask }))
     }
 

@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use super::prediction::PredictionHead;
 use crate::config::BertConfig;
 use crate::context::ForwardContext;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::input::BertInput;
 use crate::loss::{IGNORED, class_ids, cross_entropy};
 use crate::model::BertModel;
@@ -58,7 +58,7 @@ impl BertLMHeadModel {
     }
 
     /// [`BertLMHeadModel::forward_with`] with scores of the last places only: `[B, places, V]`, of all
-    /// places where there are no more. Hugging Face: `logits_to_keep`, where 0 means all.
+    /// places where there are no more. Hugging Face: `logits_to_keep`, but that 0 means none here.
     ///
     /// # Errors
     /// As [`BertModel::forward_with`].
@@ -89,10 +89,10 @@ impl BertLMHeadModel {
     /// does not count. The first label of a row is no place's next and never counts.
     ///
     /// # Errors
-    /// As [`BertModel::forward_with`]; [`Error::Shape`](crate::Error::Shape),
-    /// [`Error::DType`](crate::Error::DType),
-    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) and
-    /// [`Error::NoLabels`](crate::Error::NoLabels) for labels that do not fit.
+    /// As [`BertModel::forward_with`]; [`Error::Shape`],
+    /// [`Error::DType`],
+    /// [`Error::LabelOutOfRange`] and
+    /// [`Error::NoLabels`] for labels that do not fit.
     pub fn forward_with_labels(
         &self,
         input: &BertInput,
@@ -104,7 +104,14 @@ impl BertLMHeadModel {
         let labels = class_ids("labels", labels, &[b, s])?;
         let next: Vec<i64> =
             labels.chunks(s).flat_map(|row| row[1..].iter().copied().chain([IGNORED])).collect();
-        output.loss = Some(cross_entropy(&output.logits.reshape((b * s, v))?, &next, IGNORED)?);
+        let loss = cross_entropy(&output.logits.reshape((b * s, v))?, &next, IGNORED);
+        output.loss = Some(loss.map_err(|error| match error {
+            // The caller's labels are one place further.
+            Error::LabelOutOfRange { got, at, classes, ignored } => {
+                Error::LabelOutOfRange { got, at: at + 1, classes, ignored }
+            }
+            error => error,
+        })?);
         Ok(output)
     }
 

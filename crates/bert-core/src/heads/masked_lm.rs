@@ -68,8 +68,8 @@ impl BertForMaskedLM {
     /// `labels`: `[B, S]` word ids, of an integer dtype; −100 where a place does not count.
     ///
     /// # Errors
-    /// As [`BertModel::forward_with`]; [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType),
-    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) and [`Error::NoLabels`](crate::Error::NoLabels) for labels that do not fit.
+    /// As [`BertModel::forward_with`]; [`Error::Shape`], [`Error::DType`],
+    /// [`Error::LabelOutOfRange`] and [`Error::NoLabels`] for labels that do not fit.
     pub fn forward_with_labels(
         &self,
         input: &BertInput,
@@ -88,14 +88,12 @@ impl BertForMaskedLM {
     /// `places`: M pairs of a row and a token of it.
     ///
     /// # Errors
-    /// As [`BertModel::forward`]; [`Error::Shape`](crate::Error::Shape) for a place that is not in
-    /// the input.
+    /// As [`BertModel::forward`]; [`Error::NoSuchPlace`] for a place that is not in the input.
     pub fn scores_at(&self, input: &BertInput, places: &[(usize, usize)]) -> Result<Tensor> {
         let states = self.bert.forward(input)?.last_hidden_state;
         let (b, s, _) = states.dims3()?;
         if let Some((row, token)) = places.iter().find(|(row, token)| *row >= b || *token >= s) {
-            let (name, got) = ("place", vec![*row, *token]);
-            return Err(Error::Shape { name, got, expected: format!("below [{b}, {s}]") });
+            return Err(Error::NoSuchPlace { got: (*row, *token), rows: b, tokens: s });
         }
         let rows: Vec<u32> = places.iter().map(|(row, token)| (row * s + token) as u32).collect();
         let rows = Tensor::from_vec(rows, places.len(), states.device())?;

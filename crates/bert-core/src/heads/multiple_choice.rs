@@ -105,5 +105,17 @@ fn flatten_choices(input: &BertInput) -> Result<(usize, usize, BertInput)> {
     };
     let choices =
         input.input_ids.as_ref().or(input.inputs_embeds.as_ref()).ok_or(Error::NoInput)?;
-    Ok((choices.dims()[0], choices.dims()[1], flat))
+    let (b, c) = (choices.dims()[0], choices.dims()[1]);
+    // Flat, [C, B, S] could not be told from [B, C, S].
+    for (name, tensor) in [
+        ("attention_mask", &input.attention_mask),
+        ("token_type_ids", &input.token_type_ids),
+        ("position_ids", &input.position_ids),
+    ] {
+        if let Some(got) = tensor.as_ref().map(Tensor::dims).filter(|dims| dims[..2] != [b, c]) {
+            let expected = format!("[{b}, {c}, S]");
+            return Err(Error::Shape { name, got: got.to_vec(), expected });
+        }
+    }
+    Ok((b, c, flat))
 }
