@@ -84,6 +84,43 @@ impl BertInput {
         self.position_ids = Some(position_ids);
         self
     }
+
+    /// Questions and choices in one batch: `[B, C, …]` → `[B·C, …]`, with B and C.
+    pub(crate) fn flatten_choices(&self) -> Result<(usize, usize, Self)> {
+        let flatten = |name, tensor: &Option<Tensor>, rank| match tensor {
+            Some(tensor) if tensor.rank() == rank => Ok(Some(tensor.flatten(0, 1)?)),
+            Some(tensor) => {
+                let expected = if rank == 3 { "[B, C, S]" } else { "[B, C, S, H]" }.to_owned();
+                Err(Error::Shape { name, got: tensor.dims().to_vec(), expected })
+            }
+            None => Ok(None),
+        };
+        let flat = Self {
+            input_ids: flatten("input_ids", &self.input_ids, 3)?,
+            inputs_embeds: flatten("inputs_embeds", &self.inputs_embeds, 4)?,
+            attention_mask: flatten("attention_mask", &self.attention_mask, 3)?,
+            token_type_ids: flatten("token_type_ids", &self.token_type_ids, 3)?,
+            position_ids: flatten("position_ids", &self.position_ids, 3)?,
+            encoder_hidden_states: self.encoder_hidden_states.clone(),
+            encoder_attention_mask: self.encoder_attention_mask.clone(),
+        };
+        let choices =
+            self.input_ids.as_ref().or(self.inputs_embeds.as_ref()).ok_or(Error::NoInput)?;
+        let (b, c) = (choices.dims()[0], choices.dims()[1]);
+        // Flat, [C, B, S] could not be told from [B, C, S].
+        for (name, tensor) in [
+            ("attention_mask", &self.attention_mask),
+            ("token_type_ids", &self.token_type_ids),
+            ("position_ids", &self.position_ids),
+        ] {
+            if let Some(got) = tensor.as_ref().map(Tensor::dims).filter(|dims| dims[..2] != [b, c])
+            {
+                let expected = format!("[{b}, {c}, S]");
+                return Err(Error::Shape { name, got: got.to_vec(), expected });
+            }
+        }
+        Ok((b, c, flat))
+    }
 }
 
 /// What is embedded: ids, or vectors that stand for them.

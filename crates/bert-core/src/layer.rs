@@ -49,8 +49,9 @@ impl BertLayer {
 
     /// `x`: `[B, S, H]` → `[B, S, H]`.
     ///
-    /// Called alone, a layer drops as the context says but keeps nothing: hidden states, attentions
-    /// and the cache come from [`BertEncoder`](crate::BertEncoder).
+    /// Called alone, a layer drops as the context says but keeps nothing: hidden states, attentions,
+    /// the cache and other encoders' states come with [`BertModel`](crate::BertModel), and of a head
+    /// mask by layer the first row counts.
     ///
     /// # Errors
     /// When `x` or `mask` has another shape than the layer or each other.

@@ -53,7 +53,7 @@ impl BertForMultipleChoice {
         input: &BertInput,
         context: &mut ForwardContext,
     ) -> Result<MultipleChoiceModelOutput> {
-        let (b, c, flat) = flatten_choices(input)?;
+        let (b, c, flat) = input.flatten_choices()?;
         let output = self.bert.forward_with(&flat, context)?;
         let pooled = output.pooler_output.as_ref().ok_or(Error::NoPooler)?; // [B·C, H]
         Ok(MultipleChoiceModelOutput {
@@ -82,40 +82,4 @@ impl BertForMultipleChoice {
         output.loss = Some(cross_entropy(&output.logits, &labels, IGNORED)?);
         Ok(output)
     }
-}
-
-/// Questions and choices in one batch: `[B, C, …]` → `[B·C, …]`, with B and C.
-fn flatten_choices(input: &BertInput) -> Result<(usize, usize, BertInput)> {
-    let flatten = |name, tensor: &Option<Tensor>, rank| match tensor {
-        Some(tensor) if tensor.rank() == rank => Ok(Some(tensor.flatten(0, 1)?)),
-        Some(tensor) => {
-            let expected = if rank == 3 { "[B, C, S]" } else { "[B, C, S, H]" }.to_owned();
-            Err(Error::Shape { name, got: tensor.dims().to_vec(), expected })
-        }
-        None => Ok(None),
-    };
-    let flat = BertInput {
-        input_ids: flatten("input_ids", &input.input_ids, 3)?,
-        inputs_embeds: flatten("inputs_embeds", &input.inputs_embeds, 4)?,
-        attention_mask: flatten("attention_mask", &input.attention_mask, 3)?,
-        token_type_ids: flatten("token_type_ids", &input.token_type_ids, 3)?,
-        position_ids: flatten("position_ids", &input.position_ids, 3)?,
-        encoder_hidden_states: input.encoder_hidden_states.clone(),
-        encoder_attention_mask: input.encoder_attention_mask.clone(),
-    };
-    let choices =
-        input.input_ids.as_ref().or(input.inputs_embeds.as_ref()).ok_or(Error::NoInput)?;
-    let (b, c) = (choices.dims()[0], choices.dims()[1]);
-    // Flat, [C, B, S] could not be told from [B, C, S].
-    for (name, tensor) in [
-        ("attention_mask", &input.attention_mask),
-        ("token_type_ids", &input.token_type_ids),
-        ("position_ids", &input.position_ids),
-    ] {
-        if let Some(got) = tensor.as_ref().map(Tensor::dims).filter(|dims| dims[..2] != [b, c]) {
-            let expected = format!("[{b}, {c}, S]");
-            return Err(Error::Shape { name, got: got.to_vec(), expected });
-        }
-    }
-    Ok((b, c, flat))
 }
