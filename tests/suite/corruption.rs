@@ -25,7 +25,7 @@ fn peak_memory() -> Option<u64> {
 
 /// Fails when this process ever took more memory than the suite needs for its small files.
 fn assert_little_memory() {
-    let most = 400 << 20;
+    let most = 200 << 20;
     assert!(peak_memory().is_none_or(|bytes| bytes < most), "{:?} bytes", peak_memory());
 }
 

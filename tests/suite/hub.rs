@@ -118,8 +118,10 @@ fn files_are_downloaded_once_into_the_layout_of_huggingface_hub() {
     #[cfg(unix)]
     {
         use std::os::unix::fs::PermissionsExt;
-        let mode = std::fs::metadata(&weights).unwrap().permissions().mode();
-        assert_eq!(mode & 0o044, 0o044, "others can read {mode:o}, as umask 022 says");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode();
+        let plain = cache.path().join("plain");
+        std::fs::write(&plain, "").unwrap();
+        assert_eq!(mode(&weights), mode(&plain), "others may read what the umask lets them");
     }
 }
 
@@ -167,7 +169,7 @@ fn a_download_that_stands_still_is_given_up() {
     let start = Instant::now();
     let error = load(&checkpoint(&server, cache.path())).unwrap_err();
     assert_says(&error, &["nothing came for 15 seconds", "try again"]);
-    assert!(start.elapsed() < Duration::from_secs(25));
+    assert!(start.elapsed() < Duration::from_secs(35));
     assert!(!files(cache.path()).iter().any(|path| path.to_string_lossy().contains("incomplete")));
 }
 
@@ -369,7 +371,7 @@ fn a_hub_that_does_not_answer_is_given_up_after_five_seconds() {
     // A second question is not asked.
     assert!(AutoTokenizer::from_pretrained(&checkpoint).is_err());
     let waited = start.elapsed();
-    assert!((4..8).contains(&waited.as_secs()), "waited {waited:?}");
+    assert!((4..9).contains(&waited.as_secs()), "waited {waited:?}");
 }
 
 #[test]
