@@ -231,13 +231,10 @@ impl BertConfig {
         fields.retain(|key, value| !value.is_null() || key == "pad_token_id");
         let (has_names, has_ids) =
             (fields.contains_key("id2label"), fields.contains_key("label2id"));
-        for (field, value) in &fields {
-            let alone = Map::from_iter([(field.clone(), value.clone())]);
-            serde_json::from_value::<Self>(Value::Object(alone)).map_err(|reason| {
-                Error::ConfigField { field: field.clone(), got: value.to_string(), reason }
-            })?;
-        }
-        let mut config: Self = serde_json::from_value(Value::Object(fields))?;
+        let mut config: Self = match serde_json::from_value(Value::Object(fields.clone())) {
+            Ok(config) => config,
+            Err(error) => return Err(broken_field(fields).unwrap_or(error.into())),
+        };
         if let Some(count) = other.remove("num_labels").filter(|_| !has_names) {
             let labels = count.as_u64().filter(|count| (1..=MAX_LABELS as u64).contains(count));
             let expected = format!("a number from 1 to {MAX_LABELS}");
@@ -374,6 +371,16 @@ impl BertConfig {
             _ => Ok(Map::new()),
         }
     }
+}
+
+/// The first field whose value alone cannot be read: serde does not say which it was.
+fn broken_field(fields: Map<String, Value>) -> Option<Error> {
+    fields.into_iter().find_map(|(field, value)| {
+        let got = value.to_string();
+        let alone = Map::from_iter([(field.clone(), value)]);
+        let reason = serde_json::from_value::<BertConfig>(Value::Object(alone)).err()?;
+        Some(Error::ConfigField { field, got, reason })
+    })
 }
 
 fn invalid(field: &'static str, got: impl ToString, expected: impl ToString) -> Error {

@@ -1,5 +1,6 @@
 //! Losses, with PyTorch's definitions.
 
+use bert_kernels::widen;
 use candle_core::{D, DType, Device, Tensor};
 use candle_nn::ops::log_softmax;
 
@@ -34,6 +35,18 @@ pub(crate) fn cross_entropy(logits: &Tensor, labels: &[i64], ignored: i64) -> Re
     Ok(log_softmax(&logits, D::Minus1)?.gather(&targets, 1)?.neg()?.mean_all()?)
 }
 
+/// [`cross_entropy`] of scores and class ids of one leading shape, −100 where a place does not count.
+///
+/// `logits`: `[…, C]`; `labels`: `[…]`, of an integer dtype → a scalar.
+pub(crate) fn classification(
+    logits: &Tensor,
+    name: &'static str,
+    labels: &Tensor,
+) -> Result<Tensor> {
+    let labels = class_ids(name, labels, &logits.dims()[..logits.rank() - 1])?;
+    cross_entropy(&logits.flatten_to(logits.rank() - 2)?, &labels, IGNORED)
+}
+
 /// Mean of `(logits − labels)²`. Both of one shape. PyTorch: `MSELoss`.
 pub(crate) fn mean_squared_error(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     let logits = widen(logits)?;
@@ -48,13 +61,6 @@ pub(crate) fn binary_cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<T
     // max(x, 0) − x y + ln(1 + e^−|x|) never overflows.
     let tail = (logits.abs()?.neg()?.exp()? + 1.)?.log()?;
     Ok(((logits.relu()? - (&logits * labels)?)? + tail)?.mean_all()?)
-}
-
-fn widen(x: &Tensor) -> Result<Tensor> {
-    match x.dtype() {
-        DType::F16 | DType::BF16 => Ok(x.to_dtype(DType::F32)?),
-        _ => Ok(x.clone()),
-    }
 }
 
 /// Class ids from a tensor of an integer dtype that has `shape`, or `shape` and a last dimension of

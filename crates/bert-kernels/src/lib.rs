@@ -29,3 +29,4 @@ pub use attention::{AttentionArgs, MASKED, RelativePositions, attention, attenti
 pub use embedding::embedding;
 pub use layer_norm::{LayerNormWeights, add_layer_norm, layer_norm};
 pub use linear::{LinearWeights, linear};
+pub use precision::widen;

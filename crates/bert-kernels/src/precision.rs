@@ -3,7 +3,12 @@
 use candle_core::{DType, Result, Tensor};
 
 /// `x` in the dtype in which statistics are computed: F32 for half precision, its own otherwise.
-pub(crate) fn widen(x: &Tensor) -> Result<Tensor> {
+///
+/// `x`: `[…]` → `[…]`.
+///
+/// # Errors
+/// When the backend cannot convert it.
+pub fn widen(x: &Tensor) -> Result<Tensor> {
     match x.dtype() {
         DType::F16 | DType::BF16 => x.to_dtype(DType::F32),
         _ => Ok(x.clone()),

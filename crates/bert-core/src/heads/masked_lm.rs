@@ -8,7 +8,7 @@ use crate::config::BertConfig;
 use crate::context::ForwardContext;
 use crate::error::{Error, Result};
 use crate::input::BertInput;
-use crate::loss::{IGNORED, class_ids, cross_entropy};
+use crate::loss::classification;
 use crate::model::BertModel;
 use crate::names;
 use crate::outputs::MaskedLMOutput;
@@ -77,9 +77,7 @@ impl BertForMaskedLM {
         context: &mut ForwardContext,
     ) -> Result<MaskedLMOutput> {
         let mut output = self.forward_with(input, context)?;
-        let (b, s, v) = output.logits.dims3()?;
-        let labels = class_ids("labels", labels, &[b, s])?;
-        output.loss = Some(cross_entropy(&output.logits.reshape((b * s, v))?, &labels, IGNORED)?);
+        output.loss = Some(classification(&output.logits, "labels", labels)?);
         Ok(output)
     }
 

@@ -8,7 +8,7 @@ use crate::config::BertConfig;
 use crate::context::ForwardContext;
 use crate::error::{Error, Result};
 use crate::input::BertInput;
-use crate::loss::{IGNORED, class_ids, cross_entropy};
+use crate::loss::classification;
 use crate::model::BertModel;
 use crate::names;
 use crate::outputs::NextSentencePredictorOutput;
@@ -77,8 +77,7 @@ impl BertForNextSentencePrediction {
         context: &mut ForwardContext,
     ) -> Result<NextSentencePredictorOutput> {
         let mut output = self.forward_with(input, context)?;
-        let labels = class_ids("labels", labels, &output.logits.dims()[..1])?;
-        output.loss = Some(cross_entropy(&output.logits, &labels, IGNORED)?);
+        output.loss = Some(classification(&output.logits, "labels", labels)?);
         Ok(output)
     }
 }

@@ -9,7 +9,7 @@ use crate::config::BertConfig;
 use crate::context::ForwardContext;
 use crate::error::{Error, Result};
 use crate::input::BertInput;
-use crate::loss::{IGNORED, class_ids, cross_entropy};
+use crate::loss::classification;
 use crate::model::BertModel;
 use crate::names;
 use crate::outputs::BertForPreTrainingOutput;
@@ -85,11 +85,9 @@ impl BertForPreTraining {
         context: &mut ForwardContext,
     ) -> Result<BertForPreTrainingOutput> {
         let mut output = self.forward_with(input, context)?;
-        let (b, s, v) = output.prediction_logits.dims3()?;
-        let words = class_ids("labels", &labels.labels, &[b, s])?;
-        let follows = class_ids("next_sentence_label", &labels.next_sentence_label, &[b])?;
-        let words = cross_entropy(&output.prediction_logits.reshape((b * s, v))?, &words, IGNORED)?;
-        let follows = cross_entropy(&output.seq_relationship_logits, &follows, IGNORED)?;
+        let words = classification(&output.prediction_logits, "labels", &labels.labels)?;
+        let next = &labels.next_sentence_label;
+        let follows = classification(&output.seq_relationship_logits, "next_sentence_label", next)?;
         output.loss = Some((words + follows)?);
         Ok(output)
     }

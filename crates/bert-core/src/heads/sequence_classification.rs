@@ -8,9 +8,7 @@ use crate::config::{BertConfig, ProblemType};
 use crate::context::ForwardContext;
 use crate::error::{Error, Result};
 use crate::input::BertInput;
-use crate::loss::{
-    IGNORED, binary_cross_entropy, check_shape, class_ids, cross_entropy, mean_squared_error,
-};
+use crate::loss::{binary_cross_entropy, check_shape, classification, mean_squared_error};
 use crate::model::BertModel;
 use crate::names;
 use crate::outputs::SequenceClassifierOutput;
@@ -90,8 +88,7 @@ impl BertForSequenceClassification {
         };
         output.loss = Some(match problem {
             ProblemType::SingleLabelClassification => {
-                let labels = class_ids("labels", labels, &[b])?;
-                cross_entropy(&output.logits, &labels, IGNORED)?
+                classification(&output.logits, "labels", labels)?
             }
             ProblemType::MultiLabelClassification => {
                 check_shape("labels", labels, &[b, c])?;

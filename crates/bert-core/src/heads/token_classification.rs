@@ -8,7 +8,7 @@ use crate::config::BertConfig;
 use crate::context::ForwardContext;
 use crate::error::Result;
 use crate::input::BertInput;
-use crate::loss::{IGNORED, class_ids, cross_entropy};
+use crate::loss::classification;
 use crate::model::BertModel;
 use crate::names;
 use crate::outputs::TokenClassifierOutput;
@@ -66,8 +66,10 @@ impl BertForTokenClassification {
     /// `labels`: `[B, S]` class ids, of an integer dtype; −100 where a token does not count.
     ///
     /// # Errors
-    /// As [`BertModel::forward_with`]; [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType),
-    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) and [`Error::NoLabels`](crate::Error::NoLabels) for labels that do not fit.
+    /// As [`BertModel::forward_with`]; [`Error::Shape`](crate::Error::Shape),
+    /// [`Error::DType`](crate::Error::DType),
+    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) and
+    /// [`Error::NoLabels`](crate::Error::NoLabels) for labels that do not fit.
     pub fn forward_with_labels(
         &self,
         input: &BertInput,
@@ -75,9 +77,7 @@ impl BertForTokenClassification {
         context: &mut ForwardContext,
     ) -> Result<TokenClassifierOutput> {
         let mut output = self.forward_with(input, context)?;
-        let (b, s, c) = output.logits.dims3()?;
-        let labels = class_ids("labels", labels, &[b, s])?;
-        output.loss = Some(cross_entropy(&output.logits.reshape((b * s, c))?, &labels, IGNORED)?);
+        output.loss = Some(classification(&output.logits, "labels", labels)?);
         Ok(output)
     }
 }
