@@ -8,6 +8,7 @@ use crate::config::BertConfig;
 use crate::context::ForwardContext;
 use crate::error::Result;
 use crate::names;
+use crate::parameters::named;
 
 /// `LayerNorm(dropout(sublayer(x)) + x)`.
 ///
@@ -35,3 +36,5 @@ impl AddNorm {
         Ok(add_layer_norm(&context.dropout(sublayer, self.dropout)?, x, &self.norm)?)
     }
 }
+
+named!(AddNorm { "" => norm });

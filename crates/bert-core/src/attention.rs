@@ -1,17 +1,18 @@
 //! Multi-head attention.
 
 use bert_kernels::{
-    AttentionArgs, LinearWeights, RelativePositions, attention, attention_with_weights, embedding,
-    linear,
+    AttentionArgs, EmbeddingWeights, LinearWeights, RelativePositions, attention,
+    attention_with_weights, embedding, linear,
 };
 use candle_core::Tensor;
-use candle_nn::{Init, VarBuilder};
+use candle_nn::VarBuilder;
 
 use crate::config::{BertConfig, PositionEmbeddingType};
 use crate::context::{AttentionKind, ForwardContext};
 use crate::error::{Error, Result};
 use crate::mask::AttentionMask;
 use crate::names;
+use crate::parameters::named;
 
 /// `MultiHead = Concat(head₁ … head_N) Wᴼ`.
 ///
@@ -33,7 +34,7 @@ pub(crate) struct Attention {
 /// Embeddings of distances from −(P − 1) to P − 1: `[2P − 1, D]`.
 #[derive(Clone, Debug)]
 struct Distances {
-    table: Tensor,
+    table: EmbeddingWeights,
     with_keys: bool,
 }
 
@@ -59,10 +60,9 @@ impl Attention {
         };
         let distances = match with_keys {
             Some(with_keys) => {
-                let init = Init::Randn { mean: 0., stdev: config.initializer_range };
                 let shape = (2 * config.max_position_embeddings - 1, head_size);
-                let vb = vb.pp("self.distance_embedding");
-                Some(Distances { table: vb.get_with_hints(shape, "weight", init)?, with_keys })
+                let table = names::embedding(vb.pp("self.distance_embedding"), shape, config)?;
+                Some(Distances { table, with_keys })
             }
             None => None,
         };
@@ -171,7 +171,7 @@ impl Attention {
         &self.heads
     }
 
-    /// Removes every head that is not in `kept`. Freed of the VarMap that it may have come from.
+    /// Removes every head that is not in `kept`.
     pub(crate) fn keep_heads(&mut self, kept: &[u32]) -> Result<()> {
         let d = self.head_size as u32;
         let columns: Vec<u32> = (self.heads.iter().enumerate())
@@ -180,10 +180,10 @@ impl Attention {
             .collect();
         let columns = Tensor::new(columns, self.query.weight.device())?;
         for projection in [&mut self.query, &mut self.key, &mut self.value] {
-            projection.weight = projection.weight.index_select(&columns, 0)?.detach();
-            projection.bias = projection.bias.index_select(&columns, 0)?.detach();
+            projection.weight = projection.weight.index_select(&columns, 0)?;
+            projection.bias = projection.bias.index_select(&columns, 0)?;
         }
-        self.output.weight = self.output.weight.index_select(&columns, 1)?.detach();
+        self.output.weight = self.output.weight.index_select(&columns, 1)?;
         self.heads.retain(|head| kept.contains(head));
         Ok(())
     }
@@ -193,7 +193,7 @@ impl Distances {
     /// The embedding of the distance of each of the last `queries` places from each of `keys`
     /// places: `[Q, K, D]`.
     fn between(&self, queries: usize, keys: usize) -> Result<Tensor> {
-        let positions = self.table.dim(0)?.div_ceil(2);
+        let positions = self.table.weight.dim(0)?.div_ceil(2);
         if keys > positions {
             return Err(Error::TooLong { got: queries, past: keys - queries, positions });
         }
@@ -201,7 +201,17 @@ impl Distances {
         let rows: Vec<u32> = (0..queries)
             .flat_map(|q| (0..keys).map(move |k| (past + q + positions - 1 - k) as u32))
             .collect();
-        let rows = Tensor::from_vec(rows, (queries, keys), self.table.device())?;
+        let rows = Tensor::from_vec(rows, (queries, keys), self.table.weight.device())?;
         Ok(embedding(&self.table, &rows)?)
     }
 }
+
+named!(Attention {
+    "self.query" => query,
+    "self.key" => key,
+    "self.value" => value,
+    "self.distance_embedding" => distances,
+    "output.dense" => output,
+});
+
+named!(Distances { "" => table });

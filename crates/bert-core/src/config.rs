@@ -264,6 +264,30 @@ impl BertConfig {
         self.id2label.len()
     }
 
+    /// The padding token's row of the word embeddings.
+    pub(crate) fn padding_row(&self) -> Option<u32> {
+        let row = self.pad_token_id.map(|id| if id < 0 { id + self.vocab_size as i64 } else { id });
+        row.and_then(|row| u32::try_from(row).ok())
+    }
+
+    /// Gives the classes of a classifier these names, in this order.
+    pub fn set_labels<L: Into<String>>(&mut self, labels: impl IntoIterator<Item = L>) {
+        self.id2label = labels.into_iter().map(Into::into).enumerate().collect();
+        self.label2id = ids_of(&self.id2label);
+    }
+
+    /// The id of the class with this name.
+    ///
+    /// # Errors
+    /// [`Error::UnknownLabel`] when `id2label` has no such class.
+    pub fn label_id(&self, label: &str) -> Result<usize> {
+        let found = self.id2label.iter().find(|(_, name)| *name == label);
+        found.map(|(id, _)| *id).ok_or_else(|| Error::UnknownLabel {
+            got: label.to_owned(),
+            known: self.id2label.values().cloned().collect(),
+        })
+    }
+
     /// The function that `hidden_act` names.
     ///
     /// # Errors

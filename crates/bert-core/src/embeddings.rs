@@ -1,6 +1,6 @@
 //! The sum of three embeddings.
 
-use bert_kernels::{LayerNormWeights, embedding, layer_norm};
+use bert_kernels::{EmbeddingWeights, LayerNormWeights, embedding, layer_norm};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
@@ -9,6 +9,7 @@ use crate::context::ForwardContext;
 use crate::error::Result;
 use crate::input::{BertInput, CheckedInput, Tables, Words};
 use crate::names;
+use crate::parameters::named;
 
 /// `LayerNorm(word + token type + position)`, without the position where attention has relative
 /// ones.
@@ -17,9 +18,9 @@ use crate::names;
 #[derive(Clone, Debug)]
 pub struct BertEmbeddings {
     config: BertConfig,
-    word_embeddings: Tensor,
-    token_type_embeddings: Tensor,
-    position_embeddings: Tensor,
+    word_embeddings: EmbeddingWeights,
+    token_type_embeddings: EmbeddingWeights,
+    position_embeddings: EmbeddingWeights,
     norm: LayerNormWeights,
 }
 
@@ -30,9 +31,11 @@ impl BertEmbeddings {
     /// As [`BertModel::load`](crate::BertModel::load).
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         config.validate()?;
-        let table = |name, rows| names::embedding(vb.pp(name), rows, config);
+        let h = config.hidden_size;
+        let table = |name, rows| names::embedding(vb.pp(name), (rows, h), config);
+        let words = table("word_embeddings", config.vocab_size)?;
         Ok(Self {
-            word_embeddings: table("word_embeddings", config.vocab_size)?,
+            word_embeddings: EmbeddingWeights { padding: config.padding_row(), ..words },
             token_type_embeddings: table("token_type_embeddings", config.type_vocab_size)?,
             position_embeddings: table("position_embeddings", config.max_position_embeddings)?,
             norm: names::layer_norm(vb.pp("LayerNorm"), config)?,
@@ -58,7 +61,7 @@ impl BertEmbeddings {
     }
 
     pub(crate) fn check(&self, input: &BertInput, past: usize) -> Result<CheckedInput> {
-        let (dtype, device) = (self.word_embeddings.dtype(), self.word_embeddings.device());
+        let (dtype, device) = (self.word_embeddings().dtype(), self.word_embeddings().device());
         Tables { config: &self.config, dtype, device, past }.check(input)
     }
 
@@ -81,6 +84,19 @@ impl BertEmbeddings {
 
     /// `[V, H]`.
     pub(crate) fn word_embeddings(&self) -> &Tensor {
-        &self.word_embeddings
+        &self.word_embeddings.weight
+    }
+
+    /// Puts another table in the place of the words': `[V, H]`, where V may be another one.
+    pub(crate) fn set_word_embeddings(&mut self, table: Tensor, config: &BertConfig) {
+        self.word_embeddings.weight = table;
+        self.config = config.clone();
     }
 }
+
+named!(BertEmbeddings {
+    "word_embeddings" => word_embeddings,
+    "token_type_embeddings" => token_type_embeddings,
+    "position_embeddings" => position_embeddings,
+    "LayerNorm" => norm,
+});

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::layer::BertLayer;
 use crate::mask::AttentionMask;
 use crate::outputs::BaseModelOutputWithPastAndCrossAttentions;
+use crate::parameters::named;
 
 /// `L` layers, each taking the output of the one before.
 ///
@@ -132,3 +133,5 @@ impl BertEncoder {
         Ok(x.narrow(1, 0, 1)?)
     }
 }
+
+named!(BertEncoder { "layer" => layer });

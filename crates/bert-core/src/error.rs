@@ -217,6 +217,33 @@ pub enum Error {
         reason: String,
     },
 
+    /// A label is none of the config's classes.
+    #[error("no class is called {got:?}, expected one of id2label: {}", known.join(", "))]
+    UnknownLabel {
+        /// The label.
+        got: String,
+        /// The classes.
+        known: Vec<String>,
+    },
+
+    /// The parameters of a model that trains cannot be replaced.
+    #[error(
+        "{what} while {name} is trained: its optimizer would go on with the old parameters; call \
+         freeze() before and set_trainable() after it"
+    )]
+    Trainable {
+        /// What was asked for.
+        what: &'static str,
+        /// A parameter that is trained.
+        name: String,
+    },
+
+    /// A decoder over the vocabulary was given to a model that has none.
+    #[error(
+        "this model has no decoder over the vocabulary; only heads for language models have one"
+    )]
+    NoDecoder,
+
     /// A label names a class that the head does not have.
     #[error(
         "label {got} at place {at} is out of range, expected 0 to {} or {ignored} for a place that \

@@ -7,6 +7,7 @@ use candle_nn::VarBuilder;
 use crate::config::BertConfig;
 use crate::error::{Error, Result};
 use crate::names;
+use crate::parameters::named;
 
 /// `FFN(x) = activation(x W₁ + b₁) W₂ + b₂`, GELU in BERT.
 ///
@@ -51,3 +52,5 @@ impl FeedForward {
         Ok(linear(&expanded, &self.contract)?)
     }
 }
+
+named!(FeedForward { "intermediate.dense" => expand, "output.dense" => contract });

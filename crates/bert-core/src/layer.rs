@@ -10,6 +10,7 @@ use crate::context::{AttentionKind, EncoderStates, ForwardContext};
 use crate::error::Result;
 use crate::feed_forward::FeedForward;
 use crate::mask::AttentionMask;
+use crate::parameters::named;
 
 /// One layer: self-attention and feed-forward, each followed by Add & Norm; between them, in decoders
 /// that have it, attention to another encoder's states.
@@ -128,3 +129,13 @@ impl CrossAttention {
         self.norm.forward(&attended, x, context)
     }
 }
+
+named!(BertLayer {
+    "attention" => attention,
+    "attention.output.LayerNorm" => attention_norm,
+    "crossattention" => cross_attention,
+    "" => feed_forward,
+    "output.LayerNorm" => feed_forward_norm,
+});
+
+named!(CrossAttention { "" => attention, "output.LayerNorm" => norm });

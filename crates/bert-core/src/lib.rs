@@ -43,6 +43,7 @@ mod pooler;
 mod generation;
 mod heads;
 mod loss;
+mod parameters;
 
 mod outputs;
 
@@ -69,4 +70,5 @@ pub use outputs::{
     MultipleChoiceModelOutput, NextSentencePredictorOutput, QuestionAnsweringModelOutput,
     SequenceClassifierOutput, TokenClassifierOutput,
 };
+pub use parameters::Parameters;
 pub use pooler::BertPooler;

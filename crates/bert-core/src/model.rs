@@ -14,6 +14,7 @@ use crate::input::{BertInput, CheckedInput};
 use crate::mask::{AttentionMask, check_device};
 use crate::names;
 use crate::outputs::BaseModelOutputWithPoolingAndCrossAttentions;
+use crate::parameters::{Model, named, refuse_trainable};
 use crate::pooler::BertPooler;
 
 /// BERT without a head: embeddings, encoder and, unless left out, pooler.
@@ -182,9 +183,10 @@ impl BertModel {
     /// may be named again. Hugging Face: `prune_heads`, until version 4.
     ///
     /// # Errors
-    /// [`Error::Prune`] for a layer or head that does not exist, or when no
-    /// head of a layer would be left; the model is then as it was.
+    /// [`Error::Prune`] for a layer or head that does not exist, or when no head of a layer would be
+    /// left, and [`Error::Trainable`] while the model trains; the model is then as it was.
     pub fn prune_heads(&mut self, heads: &BTreeMap<usize, Vec<usize>>) -> Result<()> {
+        refuse_trainable(self, "prune_heads")?;
         let n = self.config.num_attention_heads;
         let mut kept = Vec::new();
         for (&layer, pruned) in heads {
@@ -207,6 +209,17 @@ impl BertModel {
             let gone = (0..n).filter(|head| !left.contains(&(*head as u32))).collect();
             self.config.pruned_heads.insert(layer, gone);
         }
+        Ok(())
+    }
+
+    pub(crate) fn config_mut(&mut self) -> &mut BertConfig {
+        &mut self.config
+    }
+
+    /// Puts another table in the place of the words': `[V, H]`, where V may be another one.
+    pub(crate) fn set_word_embeddings(&mut self, table: Tensor) -> Result<()> {
+        self.config.vocab_size = table.dim(0)?;
+        self.embeddings.set_word_embeddings(table, &self.config);
         Ok(())
     }
 
@@ -270,5 +283,21 @@ impl BertModel {
             Some(mask) => AttentionMask::new(mask),
             None => Ok(AttentionMask::all_visible()),
         }
+    }
+}
+
+named!(BertModel {
+    "embeddings" => embeddings,
+    "encoder" => encoder,
+    "pooler" => pooler,
+});
+
+impl Model for BertModel {
+    fn base(&self) -> &BertModel {
+        self
+    }
+
+    fn base_mut(&mut self) -> &mut BertModel {
+        self
     }
 }

@@ -3,8 +3,7 @@
 //! A name is decided by looking ([`VarBuilder::contains_tensor`]) and then read once, so that an
 //! error is about the tensor that is really missing.
 
-use bert_kernels::{LayerNormWeights, LinearWeights};
-use candle_core::Tensor;
+use bert_kernels::{EmbeddingWeights, LayerNormWeights, LinearWeights};
 use candle_nn::{Init, VarBuilder};
 
 use crate::config::BertConfig;
@@ -26,9 +25,14 @@ pub(crate) fn base_below_head<'a>(vb: &VarBuilder<'a>) -> VarBuilder<'a> {
     if vb.contains_tensor("embeddings.word_embeddings.weight") { vb.clone() } else { vb.pp("bert") }
 }
 
-/// `weight`: `[rows, H]`.
-pub(crate) fn embedding(vb: VarBuilder, rows: usize, config: &BertConfig) -> Result<Tensor> {
-    Ok(vb.get_with_hints((rows, config.hidden_size), "weight", normal(config))?)
+/// `weight`: `[rows, width]`.
+pub(crate) fn embedding(
+    vb: VarBuilder,
+    (rows, width): (usize, usize),
+    config: &BertConfig,
+) -> Result<EmbeddingWeights> {
+    let weight = vb.get_with_hints((rows, width), "weight", normal(config))?;
+    Ok(EmbeddingWeights { weight, padding: None })
 }
 
 /// `weight`: `[output, input]`, `bias`: `[output]`.

@@ -7,6 +7,7 @@ use candle_nn::VarBuilder;
 use crate::config::BertConfig;
 use crate::error::{Error, Result};
 use crate::names;
+use crate::parameters::named;
 
 /// `tanh(x₀ W + b)` of the first token's state.
 ///
@@ -45,3 +46,5 @@ impl BertPooler {
         }
     }
 }
+
+named!(BertPooler { "dense" => dense });

@@ -26,7 +26,7 @@ mod precision;
 
 pub use activation::{Activation, activate};
 pub use attention::{AttentionArgs, MASKED, RelativePositions, attention, attention_with_weights};
-pub use embedding::embedding;
+pub use embedding::{EmbeddingWeights, embedding};
 pub use layer_norm::{LayerNormWeights, add_layer_norm, layer_norm};
 pub use linear::{LinearWeights, linear};
 pub use precision::widen;

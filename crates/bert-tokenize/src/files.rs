@@ -41,10 +41,12 @@ const NAMED: [(&str, &str); 5] = [
     ("mask_token", "[MASK]"),
 ];
 
-/// A tokenizer, and its padding token.
+/// A tokenizer, and what it does not know of itself.
 pub(crate) struct Built {
     pub(crate) tokenizer: Tokenizer,
     pub(crate) pad_token: String,
+    /// The special tokens that have a name: the name, then the token.
+    pub(crate) named: Vec<(&'static str, String)>,
 }
 
 impl TokenizerFiles<'_> {
@@ -60,7 +62,13 @@ impl TokenizerFiles<'_> {
             Some(token) => token.content.clone(),
             None => stored.unwrap_or_else(|| "[PAD]".to_owned()),
         };
-        Ok(Built { tokenizer, pad_token })
+        let named = NAMED.map(|(name, _)| match name {
+            "pad_token" => (name, pad_token.clone()),
+            name => (name, config.content(name)),
+        });
+        let named = named.into_iter().filter(|(_, token)| tokenizer.token_to_id(token).is_some());
+        let named = named.collect();
+        Ok(Built { tokenizer, pad_token, named })
     }
 }
 

@@ -5,7 +5,7 @@ use tokenizers::utils::padding::pad_encodings;
 use tokenizers::utils::truncation::{
     self, TruncationDirection, TruncationParams, truncate_encodings,
 };
-use tokenizers::{PostProcessorWrapper, Tokenizer};
+use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, Tokenizer};
 
 use crate::encoding::BatchEncoding;
 use crate::error::{Error, Result};
@@ -53,6 +53,8 @@ pub struct BertTokenizer {
     special_tokens: Option<PostProcessorWrapper>,
     /// The padding token and its id.
     pad: Option<(String, u32)>,
+    /// The special tokens that have a name: the name, then the token.
+    named: Vec<(&'static str, String)>,
 }
 
 impl BertTokenizer {
@@ -70,13 +72,13 @@ impl BertTokenizer {
     /// [`Error::NoVocabulary`] without `tokenizer.json` and `vocab.txt`; [`Error::Syntax`],
     /// [`Error::File`] and [`Error::AddedToken`] when files are broken or contradict each other.
     pub fn from_files(files: &TokenizerFiles) -> Result<Self> {
-        let Built { tokenizer: mut tokens, pad_token } = files.build()?;
+        let Built { tokenizer: mut tokens, pad_token, named } = files.build()?;
         let pad = tokens.token_to_id(&pad_token).map(|id| (pad_token, id));
         let special_tokens = tokens.get_post_processor().cloned();
         tokens.with_padding(None);
         tokens.with_post_processor(None::<PostProcessorWrapper>);
         tokens.with_truncation(None).map_err(Error::Syntax)?;
-        Ok(Self { tokens, special_tokens, pad })
+        Ok(Self { tokens, special_tokens, pad, named })
     }
 
     /// Encodes one text or pair.
@@ -159,6 +161,43 @@ impl BertTokenizer {
     /// The token of an id, if the vocabulary has it.
     pub fn id_to_token(&self, id: u32) -> Option<String> {
         self.tokens.id_to_token(id)
+    }
+
+    /// Adds words that are never split, and returns how many of them were new. A model needs rows for
+    /// them: `resize_token_embeddings(tokenizer.vocab_size())`. Hugging Face: `add_tokens`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the tokenizer refuses them.
+    pub fn add_tokens<T: Into<String>>(
+        &mut self,
+        tokens: impl IntoIterator<Item = T>,
+    ) -> Result<usize> {
+        let tokens = tokens.into_iter().map(|token| AddedToken::from(token, false));
+        self.tokens.add_tokens(tokens).map_err(Error::Tokenizer)
+    }
+
+    /// The files that [`BertTokenizer::from_files`] reads this tokenizer from, and transformers too:
+    /// names and contents of `tokenizer.json` and `tokenizer_config.json`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when it cannot be written down.
+    pub fn to_files(&self) -> Result<[(&'static str, String); 2]> {
+        let mut tokenizer = self.tokens.clone();
+        tokenizer.with_post_processor(self.special_tokens.clone());
+        let mut config = serde_json::Map::new();
+        config.insert("tokenizer_class".to_owned(), "BertTokenizer".into());
+        if let Some(NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer() {
+            let chinese = normalizer.handle_chinese_chars;
+            config.insert("do_lower_case".to_owned(), normalizer.lowercase.into());
+            config.insert("strip_accents".to_owned(), normalizer.strip_accents.into());
+            config.insert("tokenize_chinese_chars".to_owned(), chinese.into());
+        }
+        for (name, token) in &self.named {
+            config.insert((*name).to_owned(), token.clone().into());
+        }
+        let tokenizer = tokenizer.to_string(true).map_err(Error::Tokenizer)?;
+        let config = format!("{:#}", serde_json::Value::Object(config));
+        Ok([("tokenizer.json", tokenizer), ("tokenizer_config.json", config)])
     }
 
     /// The number of tokens, added ones included.

@@ -214,6 +214,18 @@ pub enum Error {
         cause: std::io::Error,
     },
 
+    /// A file or a folder's files cannot be written.
+    #[error(
+        "cannot save to {}: {cause}; make room there or choose another place. What was saved there \
+         before is as it was", path.display()
+    )]
+    Save {
+        /// The file or folder.
+        path: PathBuf,
+        /// Why not.
+        cause: std::io::Error,
+    },
+
     /// A device was asked for that is not here.
     #[error("no {name} device: {reason}; use another device, for example the CPU")]
     NoDevice {
@@ -230,6 +242,10 @@ pub enum Error {
     /// The tokenizer refused a text.
     #[error(transparent)]
     Text(#[from] bert_tokenize::Error),
+
+    /// The optimizer refused settings or gradients.
+    #[error(transparent)]
+    Training(#[from] bert_train::Error),
 
     /// An operation failed in Candle.
     #[error(transparent)]

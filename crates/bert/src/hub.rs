@@ -13,9 +13,10 @@ use hf_hub::RepoType;
 use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body};
 
-use self::cache::{CachedRepo, is_file_name, shared_file};
+use self::cache::{CachedRepo, is_file_name};
 use self::settings::Settings;
 use self::transfer::{Bar, read_in_background};
+use crate::aside::shared_file;
 use crate::error::{Error, Result};
 use crate::hub_options::HubOptions;
 

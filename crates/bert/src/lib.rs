@@ -31,13 +31,14 @@
 //! [`ForwardContext`], `forward_with_labels` adds the loss.
 //!
 //! The crates below this one are re-exported whole: the model from `bert-core`, tokenization from
-//! `bert-tokenize`.
+//! `bert-tokenize`, training from `bert-train`.
 //!
 //! # Features
 //!
 //! * `hub` (default): download from the Hugging Face hub.
 //! * `cuda`, `metal`, `accelerate`: Candle's backends. None of them changes what a model computes.
 
+mod aside;
 mod auto;
 mod checkpoint;
 mod device;
@@ -47,6 +48,7 @@ mod hub_options;
 mod load;
 mod pickle;
 mod safetensors;
+mod save;
 mod torch_file;
 mod weight_file;
 mod weights;
@@ -68,24 +70,29 @@ pub use bert_core::{
     BertForTokenClassification, BertInput, BertLMHeadModel, BertLayer, BertModel, BertPooler,
     CausalLMOutputWithCrossAttentions, ForwardContext, GenerationConfig, KeyValueCache,
     LayerOutputs, Layers, MaskedLMOutput, MultipleChoiceModelOutput, NextSentencePredictorOutput,
-    PositionEmbeddingType, PreTrainingLabels, ProblemType, QuestionAnsweringModelOutput, Sampling,
-    SequenceClassifierOutput, TokenClassifierOutput, TokenIds,
+    Parameters, PositionEmbeddingType, PreTrainingLabels, ProblemType,
+    QuestionAnsweringModelOutput, Sampling, SequenceClassifierOutput, TokenClassifierOutput,
+    TokenIds,
 };
 pub use bert_tokenize::{
     BatchEncoding, BertTokenizer, EncodeOptions, Encoding, OffsetUnit, Padding, Side, Text,
     TokenizerFiles, Truncation, TruncationStrategy,
 };
+pub use bert_train::{AdamW, AdamWOptions, Gradients, ParameterGroup, Schedule};
 pub use candle_core::{DType, Device, Tensor};
+pub use candle_nn::VarMap;
 pub use checkpoint::Checkpoint;
 pub use device::{best_device, cuda_device, metal_device};
 pub use error::{Error, Result};
 pub use hub_options::DownloadProgress;
 pub use load::{Conversion, LoadOptions, LoadReport, Mismatch, PreTrainedModel};
+pub use save::{PreTrainedTokenizer, SaveOptions, load_tensors, save_tensors};
 
-/// The errors of the crates below, as [`Error::Model`] and [`Error::Text`] carry them.
+/// The errors of the crates below, as [`Error::Model`], [`Error::Text`] and [`Error::Training`] carry them.
 pub mod errors {
     pub use bert_core::Error as ModelError;
     pub use bert_tokenize::Error as TextError;
+    pub use bert_train::Error as TrainingError;
 }
 
 /// The README's programs, compiled as tests.

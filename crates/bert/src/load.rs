@@ -1,17 +1,20 @@
 //! From a checkpoint's files to a model.
 
 use std::fmt;
+use std::path::Path;
 
 use bert_core::{
     BertConfig, BertForMaskedLM, BertForMultipleChoice, BertForNextSentencePrediction,
     BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification,
-    BertForTokenClassification, BertLMHeadModel, BertModel,
+    BertForTokenClassification, BertLMHeadModel, BertModel, Parameters,
 };
 use candle_core::{DType, Device};
-use candle_nn::VarBuilder;
+use candle_nn::{VarBuilder, VarMap};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result, listing};
+use crate::save::{SaveOptions, save_model};
+use crate::weight_file::WeightFile;
 use crate::weights::Weights;
 
 /// Where a model goes and what may be missing.
@@ -193,6 +196,9 @@ impl fmt::Display for LoadReport {
 
 /// A model that loads from a checkpoint. Hugging Face: `PreTrainedModel`.
 pub trait PreTrainedModel: Sized {
+    /// What transformers calls the class.
+    const CLASS: &'static str;
+
     /// Loads the model from named weights.
     ///
     /// # Errors
@@ -234,29 +240,97 @@ pub trait PreTrainedModel: Sized {
         Error: From<C::Error>,
     {
         let checkpoint = checkpoint.try_into()?;
-        let dtype = options.dtype;
-        let metal = options.device.is_metal();
-        if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) && (metal || dtype != DType::F64)
-        {
-            return Err(Error::ModelDType { got: dtype, on: options.device.location() });
+        let (config, files) = (checkpoint.config()?, checkpoint.weights()?);
+        load(checkpoint.to_string(), files, &config, options)
+    }
+
+    /// A new model: matrices drawn from a normal distribution of the config's `initializer_range` with
+    /// a generator of this seed, biases 0, γ 1. The same seed gives the same model everywhere.
+    ///
+    /// # Errors
+    /// [`Error::Model`] for an impossible config, [`Error::ModelDType`] for an impossible dtype.
+    fn from_config(config: &BertConfig, seed: u64, options: &LoadOptions) -> Result<Self> {
+        let options = options.clone().initialise_missing(seed);
+        Ok(load("a config without weights".to_owned(), Vec::new(), config, &options)?.0)
+    }
+
+    /// [`PreTrainedModel::from_pretrained`] for training: the model, and its parameters by name. What
+    /// is written into the parameters counts for the model at once. [`Parameters::set_trainable`]
+    /// trains some of them only; [`Parameters::freeze`] ends training.
+    ///
+    /// # Errors
+    /// As [`PreTrainedModel::from_pretrained`].
+    fn from_pretrained_trainable<C>(checkpoint: C, options: &LoadOptions) -> Result<(Self, VarMap)>
+    where
+        Self: Parameters,
+        C: TryInto<Checkpoint>,
+        Error: From<C::Error>,
+    {
+        let mut model = Self::from_pretrained(checkpoint, options)?;
+        let vars = model.set_trainable(|_| true)?;
+        Ok((model, vars))
+    }
+
+    /// Writes `config.json` and the weights, in safetensors, into `folder`, which is made where it is
+    /// not there; transformers loads it. Files are written aside and get their names when all of them
+    /// are whole, so that a save that fails or is interrupted leaves what was saved before. Other files
+    /// of the folder stay.
+    ///
+    /// # Errors
+    /// [`Error::Save`] when the files cannot be written.
+    fn save_pretrained(&self, folder: impl AsRef<Path>, options: &SaveOptions) -> Result<()>
+    where
+        Self: Parameters,
+    {
+        let mut config = Parameters::config(self).clone();
+        config.architectures = Some(vec![Self::CLASS.to_owned()]);
+        let dtype = self.get_input_embeddings().dtype();
+        config.dtype = Some(python_name(dtype).to_owned());
+        if self.get_output_embeddings().is_some() {
+            config.tie_word_embeddings = !self.tied_weights().is_empty();
         }
-        let config = checkpoint.config()?;
-        let files = checkpoint.weights()?;
-        let weights = Weights::new(checkpoint.to_string(), files, config.pad_token_id, options)?;
-        let vb = VarBuilder::from_backend(Box::new(weights.clone()), dtype, options.device.clone());
-        match Self::from_weights(vb, &config, options) {
-            Ok(model) => {
-                let tied = model.tied_weights();
-                Ok((model, weights.report(tied)?))
-            }
-            // What the weights know is more exact than what Candle passes on.
-            Err(bert_core::Error::Candle(error)) => Err(weights.failure().unwrap_or(error.into())),
-            Err(error) => Err(error.into()),
+        save_model(self, &config, folder.as_ref(), options)
+    }
+}
+
+/// Loads a model from files of weights, or from none.
+fn load<M: PreTrainedModel>(
+    checkpoint: String,
+    files: Vec<Box<dyn WeightFile>>,
+    config: &BertConfig,
+    options: &LoadOptions,
+) -> Result<(M, LoadReport)> {
+    let dtype = options.dtype;
+    let metal = options.device.is_metal();
+    if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) && (metal || dtype != DType::F64) {
+        return Err(Error::ModelDType { got: dtype, on: options.device.location() });
+    }
+    let weights = Weights::new(checkpoint, files, config.pad_token_id, options)?;
+    let vb = VarBuilder::from_backend(Box::new(weights.clone()), dtype, options.device.clone());
+    match M::from_weights(vb, config, options) {
+        Ok(model) => {
+            let tied = model.tied_weights();
+            Ok((model, weights.report(tied)?))
         }
+        // What the weights know is more exact than what Candle passes on.
+        Err(bert_core::Error::Candle(error)) => Err(weights.failure().unwrap_or(error.into())),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// What a config calls a dtype.
+fn python_name(dtype: DType) -> &'static str {
+    match dtype {
+        DType::F64 => "float64",
+        DType::F16 => "float16",
+        DType::BF16 => "bfloat16",
+        _ => "float32",
     }
 }
 
 impl PreTrainedModel for BertModel {
+    const CLASS: &'static str = "BertModel";
+
     fn from_weights(
         vb: VarBuilder,
         config: &BertConfig,
@@ -272,8 +346,10 @@ impl PreTrainedModel for BertModel {
 
 /// A model whose own `load` takes no options, with what else it has to say.
 macro_rules! pretrained {
-    ($model:ty { $($more:item)* }) => {
+    ($model:ident { $($more:item)* }) => {
         impl PreTrainedModel for $model {
+            const CLASS: &'static str = stringify!($model);
+
             fn from_weights(
                 vb: VarBuilder,
                 config: &BertConfig,

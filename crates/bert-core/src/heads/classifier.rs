@@ -8,6 +8,7 @@ use crate::config::BertConfig;
 use crate::context::ForwardContext;
 use crate::error::Result;
 use crate::names;
+use crate::parameters::named;
 
 /// `dropout(x) Wᵀ + b`, with the config's `classifier_dropout`.
 #[derive(Clone, Debug)]
@@ -30,3 +31,5 @@ impl Classifier {
         Ok(linear(&context.dropout(x, self.dropout)?, &self.linear)?)
     }
 }
+
+named!(Classifier { "" => linear });

@@ -12,6 +12,7 @@ use crate::loss::{IGNORED, class_ids, cross_entropy};
 use crate::model::BertModel;
 use crate::names;
 use crate::outputs::CausalLMOutputWithCrossAttentions;
+use crate::parameters::head;
 
 /// BERT with scores for the word that follows each place; a decoder if its config says `is_decoder`.
 ///
@@ -72,9 +73,10 @@ impl BertLMHeadModel {
         let states = &output.last_hidden_state;
         let s = states.dim(1)?;
         let places = places.min(s);
+        let last = states.narrow(1, s - places, places)?;
         Ok(CausalLMOutputWithCrossAttentions {
             loss: None,
-            logits: self.predictions.forward(&states.narrow(1, s - places, places)?)?,
+            logits: self.predictions.forward(&last, self.bert.embeddings.word_embeddings())?,
             past_key_values: output.past_key_values,
             hidden_states: output.hidden_states,
             attentions: output.attentions,
@@ -120,3 +122,5 @@ impl BertLMHeadModel {
         self.predictions.is_tied()
     }
 }
+
+head!(BertLMHeadModel { "cls.predictions" => predictions }, decoder predictions);

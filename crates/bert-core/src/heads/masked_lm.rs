@@ -12,6 +12,7 @@ use crate::loss::classification;
 use crate::model::BertModel;
 use crate::names;
 use crate::outputs::MaskedLMOutput;
+use crate::parameters::head;
 
 /// BERT with scores for each word of the vocabulary at each place.
 ///
@@ -55,9 +56,10 @@ impl BertForMaskedLM {
         context: &mut ForwardContext,
     ) -> Result<MaskedLMOutput> {
         let output = self.bert.forward_with(input, context)?;
+        let words = self.bert.embeddings.word_embeddings();
         Ok(MaskedLMOutput {
             loss: None,
-            logits: self.predictions.forward(&output.last_hidden_state)?,
+            logits: self.predictions.forward(&output.last_hidden_state, words)?,
             hidden_states: output.hidden_states,
             attentions: output.attentions,
         })
@@ -95,7 +97,8 @@ impl BertForMaskedLM {
         }
         let rows: Vec<u32> = places.iter().map(|(row, token)| (row * s + token) as u32).collect();
         let rows = Tensor::from_vec(rows, places.len(), states.device())?;
-        self.predictions.forward(&states.flatten(0, 1)?.index_select(&rows, 0)?)
+        let states = states.flatten(0, 1)?.index_select(&rows, 0)?;
+        self.predictions.forward(&states, self.bert.embeddings.word_embeddings())
     }
 
     /// Whether the decoder over the vocabulary is the word embeddings.
@@ -103,3 +106,5 @@ impl BertForMaskedLM {
         self.predictions.is_tied()
     }
 }
+
+head!(BertForMaskedLM { "cls.predictions" => predictions }, decoder predictions);

@@ -5,7 +5,7 @@ mod lm_head;
 mod masked_lm;
 mod multiple_choice;
 mod next_sentence;
-mod prediction;
+pub(crate) mod prediction;
 mod pretraining;
 mod question_answering;
 mod sequence_classification;

@@ -12,6 +12,7 @@ use crate::loss::classification;
 use crate::model::BertModel;
 use crate::names;
 use crate::outputs::MultipleChoiceModelOutput;
+use crate::parameters::head;
 
 /// BERT with one score for each of several sequences, of which one is right.
 ///
@@ -82,3 +83,5 @@ impl BertForMultipleChoice {
         Ok(output)
     }
 }
+
+head!(BertForMultipleChoice { "classifier" => classifier });

@@ -12,6 +12,7 @@ use crate::loss::classification;
 use crate::model::BertModel;
 use crate::names;
 use crate::outputs::NextSentencePredictorOutput;
+use crate::parameters::head;
 
 /// BERT with scores for "the second text follows the first" and "it does not".
 ///
@@ -81,3 +82,5 @@ impl BertForNextSentencePrediction {
         Ok(output)
     }
 }
+
+head!(BertForNextSentencePrediction { "cls.seq_relationship" => seq_relationship });

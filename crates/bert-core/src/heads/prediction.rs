@@ -1,33 +1,42 @@
 //! From states to scores over the vocabulary.
 
-use bert_kernels::{Activation, LayerNormWeights, LinearWeights, activate, layer_norm, linear};
+use bert_kernels::{
+    Activation, EmbeddingWeights, LayerNormWeights, LinearWeights, activate, layer_norm, linear,
+};
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use crate::config::BertConfig;
 use crate::error::Result;
 use crate::names;
+use crate::parameters::{named, resized};
 
 /// `LayerNorm(activation(x W + b)) Eᵀ + c`, with the word embeddings `E` as the decoder unless the
 /// checkpoint has another one.
 ///
 /// Devlin et al. 2018, §3.1, task 1. Hugging Face: `BertLMPredictionHead`.
 #[derive(Clone, Debug)]
-pub(crate) struct PredictionHead {
+pub struct PredictionHead {
     transform: LinearWeights,
     activation: Activation,
     norm: LayerNormWeights,
-    decoder: LinearWeights,
-    tied: bool,
+    /// A decoder other than the word embeddings: `[V, H]`.
+    decoder: Option<EmbeddingWeights>,
+    /// `[V]`.
+    bias: Tensor,
 }
 
 impl PredictionHead {
     /// Reads `decoder.weight`, `[V, H]`, where there is one. It is read before the model below the
     /// head, so that no two copies of a large matrix are on their way when most is loaded.
-    pub(crate) fn read_decoder(vb: &VarBuilder, config: &BertConfig) -> Result<Option<Tensor>> {
+    pub(crate) fn read_decoder(
+        vb: &VarBuilder,
+        config: &BertConfig,
+    ) -> Result<Option<EmbeddingWeights>> {
         let decoder = vb.pp("decoder");
+        let sizes = (config.vocab_size, config.hidden_size);
         if decoder.contains_tensor("weight") || !config.tie_word_embeddings {
-            return Ok(Some(names::embedding(decoder, config.vocab_size, config)?));
+            return Ok(Some(names::embedding(decoder, sizes, config)?));
         }
         Ok(None)
     }
@@ -36,43 +45,68 @@ impl PredictionHead {
     /// [`PredictionHead::read_decoder`] gave, is kept where it differs from `word_embeddings`.
     pub(crate) fn load(
         vb: VarBuilder,
-        decoder: Option<Tensor>,
+        decoder: Option<EmbeddingWeights>,
         word_embeddings: &Tensor,
         config: &BertConfig,
     ) -> Result<Self> {
         let (v, h) = (config.vocab_size, config.hidden_size);
-        let own = match decoder {
+        let decoder = match decoder {
             // What is absent is no copy of anything: it is drawn, or stands for an error.
-            Some(weight) if !vb.contains_tensor("decoder.weight") => Some(weight),
-            Some(weight) if same_values(&weight, word_embeddings)? => None,
+            own if !vb.contains_tensor("decoder.weight") => own,
+            Some(table)
+                if config.tie_word_embeddings && same_values(&table.weight, word_embeddings)? =>
+            {
+                None
+            }
             own => own,
         };
-        let decoder = vb.pp("decoder");
+        let at_decoder = vb.pp("decoder");
         // The decoder adds its own bias where there is one, and otherwise the head's.
         let bias = |vb: &VarBuilder| vb.get_with_hints(v, "bias", Init::Const(0.));
-        let bias = match (decoder.contains_tensor("bias"), vb.contains_tensor("bias")) {
-            (true, true) => bias(&vb).and(bias(&decoder)),
-            (true, false) => bias(&decoder),
+        let bias = match (at_decoder.contains_tensor("bias"), vb.contains_tensor("bias")) {
+            (true, true) => bias(&vb).and(bias(&at_decoder)),
+            (true, false) => bias(&at_decoder),
             (false, _) => bias(&vb),
         }?;
         Ok(Self {
             transform: names::linear(vb.pp("transform.dense"), (h, h), config)?,
             activation: config.activation()?,
             norm: names::layer_norm(vb.pp("transform.LayerNorm"), config)?,
-            tied: own.is_none(),
-            decoder: LinearWeights { weight: own.unwrap_or_else(|| word_embeddings.clone()), bias },
+            decoder,
+            bias,
         })
     }
 
     /// Whether the decoder is the word embeddings.
     pub(crate) fn is_tied(&self) -> bool {
-        self.tied
+        self.decoder.is_none()
     }
 
-    /// `x`: `[…, H]` → `[…, V]`.
-    pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+    /// `x`: `[…, H]`; `words`, the word embeddings: `[V, H]` → `[…, V]`.
+    pub(crate) fn forward(&self, x: &Tensor, words: &Tensor) -> Result<Tensor> {
         let transformed = activate(&linear(x, &self.transform)?, self.activation)?;
-        Ok(linear(&layer_norm(&transformed, &self.norm)?, &self.decoder)?)
+        let weight = self.decoder(words).clone();
+        let decoder = LinearWeights { weight, bias: self.bias.clone() };
+        Ok(linear(&layer_norm(&transformed, &self.norm)?, &decoder)?)
+    }
+
+    /// The decoder's matrix, `[V, H]`: `words` where it is tied to them.
+    pub(crate) fn decoder<'a>(&'a self, words: &'a Tensor) -> &'a Tensor {
+        self.decoder.as_ref().map_or(words, |own| &own.weight)
+    }
+
+    /// Unties the decoder: `[V, H]`.
+    pub(crate) fn set_decoder(&mut self, weight: Tensor) {
+        self.decoder = Some(EmbeddingWeights { weight, padding: None });
+    }
+
+    /// Changes `V`.
+    pub(crate) fn resize(&mut self, words: usize) -> Result<()> {
+        self.bias = resized(&self.bias, words)?;
+        if let Some(decoder) = &mut self.decoder {
+            decoder.weight = resized(&decoder.weight, words)?;
+        }
+        Ok(())
     }
 }
 
@@ -89,3 +123,10 @@ fn same_values(a: &Tensor, b: &Tensor) -> Result<bool> {
     }
     Ok(true)
 }
+
+named!(PredictionHead {
+    "transform.dense" => transform,
+    "transform.LayerNorm" => norm,
+    "decoder" => decoder,
+    "bias" => bias,
+});

@@ -13,6 +13,7 @@ use crate::loss::classification;
 use crate::model::BertModel;
 use crate::names;
 use crate::outputs::BertForPreTrainingOutput;
+use crate::parameters::head;
 
 /// BERT with the heads of both pre-training tasks: masked words and next sentences.
 ///
@@ -62,9 +63,10 @@ impl BertForPreTraining {
     ) -> Result<BertForPreTrainingOutput> {
         let output = self.bert.forward_with(input, context)?;
         let pooled = output.pooler_output.as_ref().ok_or(Error::NoPooler)?;
+        let words = self.bert.embeddings.word_embeddings();
         Ok(BertForPreTrainingOutput {
             loss: None,
-            prediction_logits: self.predictions.forward(&output.last_hidden_state)?,
+            prediction_logits: self.predictions.forward(&output.last_hidden_state, words)?,
             seq_relationship_logits: linear(pooled, &self.seq_relationship)?,
             hidden_states: output.hidden_states,
             attentions: output.attentions,
@@ -106,3 +108,5 @@ pub struct PreTrainingLabels {
     /// `[B]`, 0 where the second text follows the first and 1 where it does not.
     pub next_sentence_label: Tensor,
 }
+
+head!(BertForPreTraining { "cls.predictions" => predictions, "cls.seq_relationship" => seq_relationship }, decoder predictions);

@@ -12,6 +12,7 @@ use crate::loss::{class_ids, cross_entropy};
 use crate::model::BertModel;
 use crate::names;
 use crate::outputs::QuestionAnsweringModelOutput;
+use crate::parameters::head;
 
 /// BERT with scores of each token as the first and as the last of the answer.
 ///
@@ -104,3 +105,5 @@ pub struct AnswerSpans {
     /// The last token of each answer, likewise.
     pub end_positions: Tensor,
 }
+
+head!(BertForQuestionAnswering { "qa_outputs" => qa_outputs });

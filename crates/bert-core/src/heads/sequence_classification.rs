@@ -12,6 +12,7 @@ use crate::loss::{binary_cross_entropy, check_shape, classification, mean_square
 use crate::model::BertModel;
 use crate::names;
 use crate::outputs::SequenceClassifierOutput;
+use crate::parameters::head;
 
 /// BERT with scores of each class, or predicted numbers, for each text or pair.
 ///
@@ -106,3 +107,5 @@ impl BertForSequenceClassification {
         Ok(output)
     }
 }
+
+head!(BertForSequenceClassification { "classifier" => classifier });

@@ -12,6 +12,7 @@ use crate::loss::classification;
 use crate::model::BertModel;
 use crate::names;
 use crate::outputs::TokenClassifierOutput;
+use crate::parameters::head;
 
 /// BERT with scores of each class for each token, as for named entities.
 ///
@@ -81,3 +82,5 @@ impl BertForTokenClassification {
         Ok(output)
     }
 }
+
+head!(BertForTokenClassification { "classifier" => classifier });

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use hf_hub::{Cache, CacheRepo};
 
 use super::Repo;
+use crate::aside::shared_file;
 use crate::error::Error;
 
 /// The cache of one repository at one revision.
@@ -92,15 +93,6 @@ impl CachedRepo {
     pub(super) fn unwritable(&self, cause: std::io::Error) -> Error {
         Error::Cache { folder: self.folder.clone(), cause }
     }
-}
-
-/// A file to write to aside, which whoever shares the cache can read once it has its name.
-pub(super) fn shared_file(folder: &Path) -> std::io::Result<tempfile::NamedTempFile> {
-    let mut builder = tempfile::Builder::new();
-    builder.suffix(".incomplete");
-    #[cfg(unix)]
-    builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
-    builder.tempfile_in(folder)
 }
 
 #[cfg(unix)]

@@ -1,0 +1,370 @@
+//! A model's parameters by their names in a checkpoint: counted, trained, frozen, replaced.
+
+use std::sync::PoisonError;
+
+use bert_kernels::{EmbeddingWeights, LayerNormWeights, LinearWeights};
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::VarMap;
+
+use crate::config::BertConfig;
+use crate::error::{Error, Result};
+use crate::heads::prediction::PredictionHead;
+use crate::model::BertModel;
+
+/// A part of a model whose parameters have names.
+///
+/// Each parameter is visited once, in the order of the forward pass; what is tied to another one is
+/// not visited.
+pub trait Named {
+    /// Calls `see` with the name, which begins with `at`, and the value of every parameter.
+    ///
+    /// # Errors
+    /// What `see` returns.
+    fn visit(&self, at: &str, see: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<()>;
+
+    /// [`Named::visit`] to change them.
+    ///
+    /// # Errors
+    /// What `change` returns.
+    fn visit_mut(
+        &mut self,
+        at: &str,
+        change: &mut dyn FnMut(&str, &mut Tensor) -> Result<()>,
+    ) -> Result<()>;
+}
+
+/// Implements [`Named`] for a struct: what a checkpoint calls each part, and the field.
+macro_rules! named {
+    ($part:ty { $($name:literal => $($field:ident).+),* $(,)? }) => {
+        impl $crate::parameters::Named for $part {
+            fn visit(
+                &self,
+                at: &str,
+                see: &mut dyn FnMut(&str, &candle_core::Tensor) -> $crate::error::Result<()>,
+            ) -> $crate::error::Result<()> {
+                $($crate::parameters::Named::visit(
+                    &self.$($field).+,
+                    &$crate::parameters::below(at, $name),
+                    see,
+                )?;)*
+                Ok(())
+            }
+
+            fn visit_mut(
+                &mut self,
+                at: &str,
+                change: &mut dyn FnMut(&str, &mut candle_core::Tensor) -> $crate::error::Result<()>,
+            ) -> $crate::error::Result<()> {
+                $($crate::parameters::Named::visit_mut(
+                    &mut self.$($field).+,
+                    &$crate::parameters::below(at, $name),
+                    change,
+                )?;)*
+                Ok(())
+            }
+        }
+    };
+}
+
+/// Implements [`Named`] and [`Model`] for a model with a head: the head's parts, and which of them
+/// is a head over the vocabulary.
+macro_rules! head {
+    ($model:ty { $($name:literal => $field:ident),* } $(, decoder $decoder:ident)?) => {
+        $crate::parameters::named!($model { "bert" => bert, $($name => $field),* });
+
+        impl $crate::parameters::Model for $model {
+            fn base(&self) -> &BertModel {
+                &self.bert
+            }
+
+            fn base_mut(&mut self) -> &mut BertModel {
+                &mut self.bert
+            }
+
+            $(fn predictions(&self) -> Option<&PredictionHead> {
+                Some(&self.$decoder)
+            }
+
+            fn predictions_mut(&mut self) -> Option<&mut PredictionHead> {
+                Some(&mut self.$decoder)
+            })?
+        }
+    };
+}
+
+pub(crate) use {head, named};
+
+/// `name` within the part called `at`.
+pub(crate) fn below(at: &str, name: &str) -> String {
+    match (at, name) {
+        ("", name) => name.to_owned(),
+        (at, "") => at.to_owned(),
+        (at, name) => format!("{at}.{name}"),
+    }
+}
+
+impl Named for Tensor {
+    fn visit(&self, at: &str, see: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<()> {
+        see(at, self)
+    }
+
+    fn visit_mut(
+        &mut self,
+        at: &str,
+        change: &mut dyn FnMut(&str, &mut Tensor) -> Result<()>,
+    ) -> Result<()> {
+        change(at, self)
+    }
+}
+
+impl<T: Named> Named for Option<T> {
+    fn visit(&self, at: &str, see: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<()> {
+        self.iter().try_for_each(|part| part.visit(at, see))
+    }
+
+    fn visit_mut(
+        &mut self,
+        at: &str,
+        change: &mut dyn FnMut(&str, &mut Tensor) -> Result<()>,
+    ) -> Result<()> {
+        self.iter_mut().try_for_each(|part| part.visit_mut(at, change))
+    }
+}
+
+impl<T: Named> Named for Vec<T> {
+    fn visit(&self, at: &str, see: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<()> {
+        self.iter()
+            .enumerate()
+            .try_for_each(|(i, part)| part.visit(&below(at, &i.to_string()), see))
+    }
+
+    fn visit_mut(
+        &mut self,
+        at: &str,
+        change: &mut dyn FnMut(&str, &mut Tensor) -> Result<()>,
+    ) -> Result<()> {
+        let mut parts = self.iter_mut().enumerate();
+        parts.try_for_each(|(i, part)| part.visit_mut(&below(at, &i.to_string()), change))
+    }
+}
+
+named!(EmbeddingWeights { "weight" => weight });
+named!(LinearWeights { "weight" => weight, "bias" => bias });
+named!(LayerNormWeights { "weight" => gamma, "bias" => beta });
+
+/// A whole model.
+pub trait Model: Named {
+    /// The model below the head, or the model itself.
+    fn base(&self) -> &BertModel;
+
+    /// [`Model::base`] to change it.
+    fn base_mut(&mut self) -> &mut BertModel;
+
+    /// The head over the vocabulary, where the model has one.
+    fn predictions(&self) -> Option<&PredictionHead> {
+        None
+    }
+
+    /// [`Model::predictions`] to change it.
+    fn predictions_mut(&mut self) -> Option<&mut PredictionHead> {
+        None
+    }
+}
+
+/// What can be done with the parameters of every model.
+///
+/// Names are those of transformers' checkpoints: `bert.` comes first where the model has a head.
+/// What is tied to another parameter (a decoder to the word embeddings) is not one of its own.
+pub trait Parameters: Model {
+    /// The model's configuration.
+    fn config(&self) -> &BertConfig {
+        self.base().config()
+    }
+
+    /// Calls `see` with the name and the value of every parameter, in the order of the forward pass.
+    ///
+    /// # Errors
+    /// What `see` returns.
+    fn for_each_parameter(&self, mut see: impl FnMut(&str, &Tensor) -> Result<()>) -> Result<()>
+    where
+        Self: Sized,
+    {
+        self.visit("", &mut see)
+    }
+
+    /// The number of elements of all parameters. Hugging Face: `num_parameters`.
+    fn num_parameters(&self) -> usize
+    where
+        Self: Sized,
+    {
+        count(self, |_| true)
+    }
+
+    /// The number of elements of the parameters that are trained.
+    fn num_trainable_parameters(&self) -> usize
+    where
+        Self: Sized,
+    {
+        count(self, Tensor::is_variable)
+    }
+
+    /// Trains the parameters whose names `chosen` accepts, and no others; returns them.
+    ///
+    /// Chosen parameters become variables that the model computes with, so that what an optimizer
+    /// writes into them counts at once. The others keep their values and get no gradient.
+    ///
+    /// ```
+    /// use bert_core::{BertModel, Parameters};
+    /// use candle_nn::VarMap;
+    ///
+    /// fn only_the_layers(model: &mut BertModel) -> bert_core::Result<VarMap> {
+    ///     model.set_trainable(|name| name.starts_with("encoder."))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// When memory for the variables cannot be had.
+    fn set_trainable(&mut self, mut chosen: impl FnMut(&str) -> bool) -> Result<VarMap>
+    where
+        Self: Sized,
+    {
+        let vars = VarMap::new();
+        self.visit_mut("", &mut |name, parameter| {
+            if chosen(name) {
+                let var = Var::from_tensor(parameter)?;
+                *parameter = var.as_tensor().clone();
+                let mut vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
+                vars.insert(name.to_owned(), var);
+            } else if parameter.is_variable() {
+                *parameter = parameter.detach().copy()?;
+            }
+            Ok(())
+        })?;
+        Ok(vars)
+    }
+
+    /// Makes of a trainable model one for inference: no parameter is a variable any more, so that
+    /// nothing is remembered for gradients. Numbers stay what they are, whatever becomes of the
+    /// variables. Models that were loaded without training are frozen already.
+    ///
+    /// # Errors
+    /// When memory for the parameters cannot be had.
+    fn freeze(&mut self) -> Result<()>
+    where
+        Self: Sized,
+    {
+        self.set_trainable(|_| false).map(drop)
+    }
+
+    /// The word embeddings: `[V, H]`. Hugging Face: `get_input_embeddings`.
+    fn get_input_embeddings(&self) -> &Tensor {
+        self.base().embeddings.word_embeddings()
+    }
+
+    /// Puts another table in the place of the word embeddings: `[V, H]`. A tied decoder follows.
+    /// Hugging Face: `set_input_embeddings`.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::DType`] or [`Error::Device`] for a table that does not fit;
+    /// [`Error::Trainable`] while the model trains.
+    fn set_input_embeddings(&mut self, table: Tensor) -> Result<()>
+    where
+        Self: Sized,
+    {
+        refuse_trainable(self, "set_input_embeddings")?;
+        check_table("input embeddings", &table, self.get_input_embeddings())?;
+        self.base_mut().set_word_embeddings(table)
+    }
+
+    /// The matrix of the decoder over the vocabulary, `[V, H]`: the word embeddings where it is tied
+    /// to them. `None` for models without such a head. Hugging Face: `get_output_embeddings`.
+    fn get_output_embeddings(&self) -> Option<&Tensor> {
+        self.predictions().map(|head| head.decoder(self.get_input_embeddings()))
+    }
+
+    /// Gives the head over the vocabulary a decoder of its own: `[V, H]`. It is no longer tied to the
+    /// word embeddings. Hugging Face: `set_output_embeddings`.
+    ///
+    /// # Errors
+    /// [`Error::NoDecoder`] for a model without such a head, and as
+    /// [`Parameters::set_input_embeddings`].
+    fn set_output_embeddings(&mut self, decoder: Tensor) -> Result<()>
+    where
+        Self: Sized,
+    {
+        refuse_trainable(self, "set_output_embeddings")?;
+        check_table("output embeddings", &decoder, self.get_input_embeddings())?;
+        self.predictions_mut().ok_or(Error::NoDecoder)?.set_decoder(decoder);
+        self.base_mut().config_mut().tie_word_embeddings = false;
+        Ok(())
+    }
+
+    /// Changes the size of the vocabulary. New words get the mean of the old ones' embeddings (Hewitt
+    /// 2021), as in transformers but for its noise of a variance of 10⁻⁹; the decoder, tied or not,
+    /// and its bias follow. Hugging Face: `resize_token_embeddings`.
+    ///
+    /// # Errors
+    /// [`Error::Config`] when no word, or not the padding token, would be left; [`Error::Trainable`]
+    /// while the model trains.
+    fn resize_token_embeddings(&mut self, words: usize) -> Result<()>
+    where
+        Self: Sized,
+    {
+        refuse_trainable(self, "resize_token_embeddings")?;
+        let mut config = self.base().config().clone();
+        config.vocab_size = words;
+        config.validate()?;
+        let table = resized(self.get_input_embeddings(), words)?;
+        if let Some(head) = self.predictions_mut() {
+            head.resize(words)?;
+        }
+        self.base_mut().set_word_embeddings(table)
+    }
+}
+
+impl<M: Model> Parameters for M {}
+
+fn count(model: &impl Named, counts: fn(&Tensor) -> bool) -> usize {
+    let mut count = 0;
+    // Counting cannot fail.
+    let _ = model.visit("", &mut |_, parameter| {
+        count += if counts(parameter) { parameter.elem_count() } else { 0 };
+        Ok(())
+    });
+    count
+}
+
+/// Refuses surgery on parameters that an optimizer holds: it would go on with the old ones.
+pub(crate) fn refuse_trainable(model: &impl Named, what: &'static str) -> Result<()> {
+    model.visit("", &mut |name, parameter| match parameter.is_variable() {
+        true => Err(Error::Trainable { what, name: name.to_owned() }),
+        false => Ok(()),
+    })
+}
+
+/// Checks that a table of vectors can stand in the place of another one.
+fn check_table(name: &'static str, got: &Tensor, old: &Tensor) -> Result<()> {
+    if got.dims() != old.dims() {
+        let expected =
+            format!("{:?}; change the vocabulary with resize_token_embeddings", old.dims());
+        return Err(Error::Shape { name, got: got.dims().to_vec(), expected });
+    }
+    if got.dtype() != old.dtype() {
+        let expected = format!("{:?}", old.dtype());
+        return Err(Error::DType { name, got: got.dtype(), expected });
+    }
+    crate::mask::check_device(name, got, old.device())
+}
+
+/// The first `rows` rows of `[V]` or `[V, H]`, and the mean of all of them where there are no more.
+pub(crate) fn resized(table: &Tensor, rows: usize) -> Result<Tensor> {
+    let old = table.dim(0)?;
+    if rows <= old {
+        return Ok(table.narrow(0, 0, rows)?.copy()?);
+    }
+    // F64 on the host: the mean of many rows in half precision would be far off.
+    let mean = table.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.mean_keepdim(0)?;
+    let mean = mean.to_dtype(table.dtype())?.to_device(table.device())?;
+    let shape = [&[rows - old], &table.dims()[1..]].concat();
+    Ok(Tensor::cat(&[table, &mean.broadcast_as(shape)?], 0)?)
+}

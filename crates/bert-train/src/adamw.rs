@@ -1,0 +1,324 @@
+//! The optimizer.
+
+use std::collections::{BTreeMap, HashMap};
+
+use candle_core::{DType, Device, Tensor, Var};
+use candle_nn::VarMap;
+
+use crate::error::{Error, Result, check, check_learning_rate};
+use crate::gradients::{Gradients, named_vars};
+
+/// Settings of [`AdamW`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWOptions {
+    /// How much of the running means of gradients and of their squares stays at each step.
+    pub betas: (f64, f64),
+    /// Added to the root of the mean square.
+    pub eps: f64,
+    /// What share of a parameter, times the learning rate, is taken away at each step.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWOptions {
+    /// β 0.9 and 0.999, ε 1e-8, weight decay 0.01: PyTorch's, and those of Devlin et al. 2018, §A.2,
+    /// but for their ε of 1e-6.
+    fn default() -> Self {
+        Self { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 }
+    }
+}
+
+/// How a parameter is treated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ParameterGroup {
+    /// As [`AdamWOptions::weight_decay`].
+    pub weight_decay: f64,
+    /// What the learning rate is multiplied with, for example less in lower layers.
+    pub learning_rate_scale: f64,
+}
+
+/// Adam with decoupled weight decay. Loshchilov & Hutter 2019. PyTorch: `torch.optim.AdamW`.
+///
+/// `θ ← θ (1 − η λ) − η m̂ / (√v̂ + ε)`, with `m̂` and `v̂` the running means of gradients and of
+/// their squares, corrected for having begun at 0. Half-precision parameters have F32 means.
+#[derive(Clone, Debug)]
+pub struct AdamW {
+    options: AdamWOptions,
+    parameters: Vec<Parameter>,
+}
+
+#[derive(Clone, Debug)]
+struct Parameter {
+    name: String,
+    var: Var,
+    group: ParameterGroup,
+    /// From the first gradient on.
+    moments: Option<Moments>,
+}
+
+#[derive(Clone, Debug)]
+struct Moments {
+    /// Steps so far.
+    step: i64,
+    /// The mean of the gradients.
+    first: Tensor,
+    /// The mean of their squares.
+    second: Tensor,
+}
+
+impl AdamW {
+    /// Optimizes the parameters in `vars`. Biases and LayerNorms do not decay, as in the original
+    /// BERT code.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for impossible options.
+    pub fn new(vars: &VarMap, options: AdamWOptions) -> Result<Self> {
+        Self::with_groups(vars, options, |name| {
+            let decays = !name.ends_with("bias") && !name.contains("LayerNorm");
+            let weight_decay = if decays { options.weight_decay } else { 0. };
+            ParameterGroup { weight_decay, learning_rate_scale: 1. }
+        })
+    }
+
+    /// [`AdamW::new`] with the group of each parameter by its name.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for impossible options or groups.
+    pub fn with_groups(
+        vars: &VarMap,
+        options: AdamWOptions,
+        group: impl Fn(&str) -> ParameterGroup,
+    ) -> Result<Self> {
+        let share = |x: f64| (0. ..1.).contains(&x);
+        let amount = |x: f64| x.is_finite() && x >= 0.;
+        check("betas.0", options.betas.0, share, "a number from 0 to below 1")?;
+        check("betas.1", options.betas.1, share, "a number from 0 to below 1")?;
+        check("eps", options.eps, amount, "a finite number, at least 0")?;
+        check("weight_decay", options.weight_decay, amount, "a finite number, at least 0")?;
+        let mut parameters = Vec::new();
+        for (name, var) in named_vars(vars) {
+            let group = group(&name);
+            check("weight_decay", group.weight_decay, amount, "a finite number, at least 0")?;
+            let scale = group.learning_rate_scale;
+            check("learning_rate_scale", scale, amount, "a finite number, at least 0")?;
+            parameters.push(Parameter { name, var, group, moments: None });
+        }
+        Ok(Self { options, parameters })
+    }
+
+    /// Moves every parameter that has a gradient, and clears the gradients.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] for a learning rate that is not a finite number from 0,
+    /// [`Error::NoGradients`] when no parameter has one, [`Error::NotFinite`] when one is infinite or
+    /// not a number; no parameter is changed then.
+    pub fn step(&mut self, gradients: &mut Gradients, learning_rate: f64) -> Result<()> {
+        check_learning_rate(learning_rate)?;
+        gradients.norm()?;
+        let mut moved = false;
+        for parameter in &mut self.parameters {
+            if let Some(gradient) = gradients.get(&parameter.name) {
+                parameter.step(gradient, learning_rate, &self.options)?;
+                moved = true;
+            }
+        }
+        gradients.clear();
+        if moved { Ok(()) } else { Err(Error::NoGradients { parameters: self.parameters.len() }) }
+    }
+
+    /// What the optimizer remembers, in PyTorch's words: `exp_avg.NAME`, `exp_avg_sq.NAME` and
+    /// `step.NAME` of every parameter that has been moved.
+    ///
+    /// # Errors
+    /// When Candle cannot allocate.
+    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
+        let mut state = BTreeMap::new();
+        for Parameter { name, moments, .. } in &self.parameters {
+            if let Some(Moments { step, first, second }) = moments {
+                state.insert(format!("exp_avg.{name}"), first.clone());
+                state.insert(format!("exp_avg_sq.{name}"), second.clone());
+                state.insert(format!("step.{name}"), Tensor::new(*step as f64, &Device::Cpu)?);
+            }
+        }
+        Ok(state)
+    }
+
+    /// Remembers what [`AdamW::state`] gave. The next step is then the one that would have followed.
+    ///
+    /// # Errors
+    /// [`Error::State`] when it is the state of other parameters; the optimizer is then as it was.
+    pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let mut restored = Vec::new();
+        for parameter in &self.parameters {
+            restored.push(parameter.restore(state)?);
+        }
+        let read = 3 * restored.iter().flatten().count();
+        if read != state.len() {
+            let (known, got) = (read / 3, state.len());
+            return Err(Error::State {
+                what: format!("{got} tensors, of which only {read} belong to {known} parameters"),
+            });
+        }
+        for (parameter, moments) in self.parameters.iter_mut().zip(restored) {
+            parameter.moments = moments;
+        }
+        Ok(())
+    }
+}
+
+impl Parameter {
+    fn step(
+        &mut self,
+        gradient: &Tensor,
+        learning_rate: f64,
+        options: &AdamWOptions,
+    ) -> Result<()> {
+        let (beta1, beta2) = options.betas;
+        let wide = moment_dtype(&self.var);
+        let gradient = gradient.to_dtype(wide)?;
+        let (step, first, second) = match &self.moments {
+            Some(Moments { step, first, second }) => (
+                step + 1,
+                ((first * beta1)? + (&gradient * (1. - beta1))?)?,
+                ((second * beta2)? + (gradient.sqr()? * (1. - beta2))?)?,
+            ),
+            None => (1, (&gradient * (1. - beta1))?, (gradient.sqr()? * (1. - beta2))?),
+        };
+        let learning_rate = learning_rate * self.group.learning_rate_scale;
+        let corrections = (1. - beta1.powf(step as f64), 1. - beta2.powf(step as f64));
+        let root = ((second.sqrt()? / corrections.1.sqrt())? + options.eps)?;
+        let update = ((&first / root)? * (learning_rate / corrections.0))?;
+        let theta = self.var.as_detached_tensor().to_dtype(wide)?;
+        let kept = (theta * (1. - learning_rate * self.group.weight_decay))?;
+        self.var.set(&(kept - update)?.to_dtype(self.var.dtype())?)?;
+        self.moments = Some(Moments { step, first, second });
+        Ok(())
+    }
+
+    fn restore(&self, state: &HashMap<String, Tensor>) -> Result<Option<Moments>> {
+        let name = &self.name;
+        let get = |what| state.get(&format!("{what}.{name}"));
+        let (first, second, step) = match (get("exp_avg"), get("exp_avg_sq"), get("step")) {
+            (None, None, None) => return Ok(None),
+            (Some(first), Some(second), Some(step)) => (first, second, step),
+            _ => return Err(Error::State { what: format!("only a part of what {name} needs") }),
+        };
+        for moment in [first, second] {
+            if moment.dims() != self.var.dims() {
+                let (got, expected) = (moment.dims(), self.var.dims());
+                let what = format!("shape {got:?} for {name}, whose shape is {expected:?}");
+                return Err(Error::State { what });
+            }
+        }
+        let place = |moment: &Tensor| {
+            moment.to_device(self.var.device())?.to_dtype(moment_dtype(&self.var))
+        };
+        let step = step.to_dtype(DType::F64)?.reshape(())?.to_scalar::<f64>()? as i64;
+        Ok(Some(Moments { step, first: place(first)?, second: place(second)? }))
+    }
+}
+
+/// In which dtype a parameter's means are kept.
+fn moment_dtype(var: &Var) -> DType {
+    if var.dtype() == DType::F64 { DType::F64 } else { DType::F32 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_nn::Init;
+
+    /// One parameter of the value 1 whose loss is `factor · x`.
+    fn one(dtype: DType) -> Result<(VarMap, Tensor)> {
+        let vars = VarMap::new();
+        let x = vars.get((), "x.weight", Init::Const(1.), dtype, &Device::Cpu)?;
+        Ok((vars, x))
+    }
+
+    fn value(x: &Tensor) -> Result<f64> {
+        Ok(x.to_dtype(DType::F64)?.to_scalar()?)
+    }
+
+    #[test]
+    fn the_first_step_has_the_length_of_the_learning_rate() -> Result<()> {
+        for dtype in [DType::F64, DType::F32, DType::BF16] {
+            let (vars, x) = one(dtype)?;
+            let mut optimizer =
+                AdamW::new(&vars, AdamWOptions { weight_decay: 0.5, ..AdamWOptions::default() })?;
+            let mut gradients = Gradients::new(&vars);
+            gradients.accumulate(&(&x * 7.)?)?;
+            optimizer.step(&mut gradients, 0.1)?;
+            // 1 − 0.1 · 0.5 of decay, and 0.1 against the gradient's sign.
+            assert!((value(&x)? - 0.85).abs() < 3e-3, "{dtype:?}: {}", value(&x)?);
+            assert_eq!(gradients.missing().count(), 1);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn biases_and_norms_do_not_decay() -> Result<()> {
+        let vars = VarMap::new();
+        let names = ["dense.weight", "dense.bias", "LayerNorm.weight"];
+        let tensors = names
+            .map(|name| vars.get((), name, Init::Const(1.), DType::F64, &Device::Cpu).unwrap());
+        let mut optimizer =
+            AdamW::new(&vars, AdamWOptions { weight_decay: 0.5, ..AdamWOptions::default() })?;
+        let mut gradients = Gradients::new(&vars);
+        gradients.accumulate(&((&tensors[0] + &tensors[1])? + &tensors[2])?)?;
+        optimizer.step(&mut gradients, 0.1)?;
+        for (tensor, expected) in tensors.iter().zip([0.85, 0.9, 0.9]) {
+            assert!((value(tensor)? - expected).abs() < 1e-6);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_restored_optimizer_goes_on_as_if_it_had_never_stopped() -> Result<()> {
+        let (vars, x) = one(DType::F64)?;
+        let mut optimizer = AdamW::new(&vars, AdamWOptions::default())?;
+        let mut gradients = Gradients::new(&vars);
+        let mut steps = |optimizer: &mut AdamW, count: usize| -> Result<f64> {
+            for _ in 0..count {
+                gradients.accumulate(&x.sqr()?)?;
+                optimizer.step(&mut gradients, 0.1)?;
+            }
+            value(&x)
+        };
+        steps(&mut optimizer, 3)?;
+        let (state, start) = (optimizer.state()?, value(&x)?);
+        let expected = steps(&mut optimizer, 3)?;
+
+        vars.data().lock().unwrap()["x.weight"].set(&Tensor::new(start, &Device::Cpu)?)?;
+        let mut restored = AdamW::new(&vars, AdamWOptions::default())?;
+        restored.restore(&state.into_iter().collect())?;
+        assert_eq!(steps(&mut restored, 3)?, expected);
+        Ok(())
+    }
+
+    #[test]
+    fn bad_settings_gradients_and_states_are_refused_and_change_nothing() -> Result<()> {
+        let (vars, x) = one(DType::F32)?;
+        for options in [
+            AdamWOptions { betas: (1., 0.9), ..AdamWOptions::default() },
+            AdamWOptions { eps: f64::NAN, ..AdamWOptions::default() },
+            AdamWOptions { weight_decay: -1., ..AdamWOptions::default() },
+        ] {
+            assert!(matches!(AdamW::new(&vars, options), Err(Error::Setting { .. })));
+        }
+        let mut optimizer = AdamW::new(&vars, AdamWOptions::default())?;
+        let mut gradients = Gradients::new(&vars);
+        let text = optimizer.step(&mut gradients, f64::NAN).unwrap_err().to_string();
+        assert!(text.contains("learning_rate is NaN"), "{text}");
+        assert!(matches!(optimizer.step(&mut gradients, 0.1), Err(Error::NoGradients { .. })));
+        gradients.accumulate(&(&x * f64::NAN)?)?;
+        let text = optimizer.step(&mut gradients, 0.1).unwrap_err().to_string();
+        assert!(text.contains("x.weight") && text.contains("nothing was changed"), "{text}");
+        assert_eq!(value(&x)?, 1.);
+
+        let number = Tensor::new(1f32, &Device::Cpu)?;
+        for names in [vec!["exp_avg.x.weight"], vec!["exp_avg.y", "exp_avg_sq.y", "step.y"]] {
+            let state = names.iter().map(|name| ((*name).to_owned(), number.clone())).collect();
+            assert!(matches!(optimizer.restore(&state), Err(Error::State { .. })), "{names:?}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,75 @@
+//! What can go wrong in training.
+
+/// What this crate's functions return.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// An error that says what was got, what was expected and, where there is one, the way out.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A setting has a value that no training can have.
+    #[error("{name} is {got}, expected {expected}")]
+    Setting {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        got: f64,
+        /// What it may be.
+        expected: &'static str,
+    },
+
+    /// A loss is not a single number.
+    #[error("the loss has shape {got:?}, expected a single number; take its mean")]
+    LossShape {
+        /// The loss's shape.
+        got: Vec<usize>,
+    },
+
+    /// No parameter has a gradient.
+    #[error(
+        "the loss depends on none of the {parameters} parameters that are trained; compute it from \
+         the model that the parameters were taken from, without detach() on the way"
+    )]
+    NoGradients {
+        /// How many parameters there are.
+        parameters: usize,
+    },
+
+    /// A gradient is infinite or not a number.
+    #[error(
+        "the gradient of {name} is not finite, so nothing was changed; lower the learning rate, clip \
+         gradients, or look for a loss that is not finite"
+    )]
+    NotFinite {
+        /// The parameter.
+        name: String,
+    },
+
+    /// An optimizer's saved state belongs to other parameters.
+    #[error(
+        "the optimizer's state has {what}; restore the state of an optimizer of the same model"
+    )]
+    State {
+        /// What does not fit.
+        what: String,
+    },
+
+    /// An operation failed in Candle.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+/// Refuses a setting that `fits` does not accept.
+pub(crate) fn check(
+    name: &'static str,
+    got: f64,
+    fits: impl Fn(f64) -> bool,
+    expected: &'static str,
+) -> Result<()> {
+    if fits(got) { Ok(()) } else { Err(Error::Setting { name, got, expected }) }
+}
+
+/// Refuses learning rates that are no finite number from 0.
+pub(crate) fn check_learning_rate(got: f64) -> Result<()> {
+    check("learning_rate", got, |lr| lr.is_finite() && lr >= 0., "a finite number, at least 0")
+}
