@@ -18,4 +18,6 @@ mod outside;
 mod parity;
 mod server;
 mod support;
+mod surgery;
 mod tokenizing;
+mod training;

@@ -34,6 +34,16 @@ pub struct Case {
     pub expected: BTreeMap<String, Tensor>,
 }
 
+impl Case {
+    /// Converts floating-point inputs to F64, for models of that dtype.
+    pub fn widen(&mut self) {
+        let inputs = [&mut self.input.inputs_embeds, &mut self.input.encoder_hidden_states];
+        for tensor in inputs.into_iter().flatten() {
+            *tensor = tensor.to_dtype(DType::F64).unwrap();
+        }
+    }
+}
+
 /// The cases of a fixture file by name.
 pub fn cases(path: &Path) -> BTreeMap<String, Case> {
     let mut cases: BTreeMap<String, Case> = BTreeMap::new();
