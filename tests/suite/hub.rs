@@ -404,29 +404,9 @@ fn a_cache_that_cannot_be_written_is_an_error() {
     assert_says(&error, &["cannot write to the hub's cache", "HF_HOME"]);
 }
 
-/// `cargo test` builds the examples beside the folder that this program is in.
-fn hello_program() -> PathBuf {
-    let program = std::env::current_exe().unwrap();
-    let program = program.parent().unwrap().parent().unwrap().join("examples/hello");
-    assert!(
-        program.exists(),
-        "{} is not there: run cargo test, which builds it",
-        program.display()
-    );
-    program
-}
-
 /// Runs the example `hello` with this environment; returns success, standard output and error.
 pub fn hello(args: &[&str], env: &[(&str, &str)]) -> (bool, String, String) {
-    // `cargo test` builds the examples beside the folder that this program is in.
-    let program = std::env::current_exe().unwrap();
-    let program = program.parent().unwrap().parent().unwrap().join("examples/hello");
-    assert!(
-        program.exists(),
-        "{} is not there: run cargo test, which builds it",
-        program.display()
-    );
-    let mut command = Command::new(program);
+    let mut command = Command::new(example("hello"));
     command.args(args);
     for name in [
         "HF_HOME",
@@ -495,7 +475,7 @@ fn the_environment_says_which_token_to_show() {
 fn a_full_disk_is_an_error_and_leaves_nothing_broken() {
     let (server, home) = (hub(), tempfile::tempdir().unwrap());
     // No file may grow beyond a megabyte, which the weights do.
-    let script = format!("trap '' XFSZ; ulimit -f 1024; exec {}", hello_program().display());
+    let script = format!("trap '' XFSZ; ulimit -f 1024; exec {}", example("hello").display());
     let output = Command::new("bash")
         .args(["-c", &script])
         .envs([("HF_HOME", home.path().to_str().unwrap()), ("HF_ENDPOINT", &server.url)])

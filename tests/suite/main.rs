@@ -7,6 +7,7 @@ mod batching;
 mod corruption;
 mod decoder;
 mod files;
+mod finetune;
 mod gradients;
 mod heads;
 mod hello;

@@ -121,3 +121,15 @@ pub fn ids(rows: &[&[u32]]) -> Tensor {
     let flat: Vec<u32> = rows.iter().flat_map(|row| row.iter().copied()).collect();
     Tensor::from_vec(flat, (rows.len(), rows[0].len()), &Device::Cpu).unwrap()
 }
+
+/// The program of an example: `cargo test` builds them beside the folder that this program is in.
+pub fn example(name: &str) -> PathBuf {
+    let program = std::env::current_exe().unwrap();
+    let program = program.parent().unwrap().parent().unwrap().join("examples").join(name);
+    assert!(
+        program.exists(),
+        "{} is not there: run cargo test, which builds it",
+        program.display()
+    );
+    program
+}

@@ -17,6 +17,9 @@ use crate::save::{SaveOptions, save_model};
 use crate::weight_file::WeightFile;
 use crate::weights::Weights;
 
+/// What the config of a checkpoint says that was drawn and never trained.
+const UNTRAINED: &str = "untrained";
+
 /// Where a model goes and what may be missing.
 ///
 /// ```
@@ -39,6 +42,8 @@ pub struct LoadOptions {
     /// Beginnings of names in the checkpoint and what stands for them in the model; the first that
     /// fits a name counts. Default: none.
     pub rename_prefixes: Vec<(String, String)>,
+    /// Names of a classifier's classes in place of the config's. Default: the config's.
+    pub labels: Option<Vec<String>>,
 }
 
 impl Default for LoadOptions {
@@ -49,6 +54,7 @@ impl Default for LoadOptions {
             initialise_missing: None,
             add_pooling_layer: true,
             rename_prefixes: Vec::new(),
+            labels: None,
         }
     }
 }
@@ -82,6 +88,13 @@ impl LoadOptions {
     /// `current`. `bert.` needs no renaming.
     pub fn rename_prefix(mut self, stored: &str, current: &str) -> Self {
         self.rename_prefixes.push((stored.to_owned(), current.to_owned()));
+        self
+    }
+
+    /// Gives a classifier these classes, in this order; Hugging Face's `id2label` and `num_labels`. A
+    /// classifier that the checkpoint has for another number of them is a weight of another shape.
+    pub fn labels<L: Into<String>>(mut self, labels: impl IntoIterator<Item = L>) -> Self {
+        self.labels = Some(labels.into_iter().map(Into::into).collect());
         self
     }
 
@@ -241,7 +254,7 @@ pub trait PreTrainedModel: Sized {
     {
         let checkpoint = checkpoint.try_into()?;
         let (config, files) = (checkpoint.config()?, checkpoint.weights()?);
-        load(checkpoint.to_string(), files, &config, options)
+        load(checkpoint.to_string(), files, config, options)
     }
 
     /// A new model: matrices drawn from a normal distribution of the config's `initializer_range` with
@@ -251,7 +264,7 @@ pub trait PreTrainedModel: Sized {
     /// [`Error::Model`] for an impossible config, [`Error::ModelDType`] for an impossible dtype.
     fn from_config(config: &BertConfig, seed: u64, options: &LoadOptions) -> Result<Self> {
         let options = options.clone().initialise_missing(seed);
-        Ok(load("a config without weights".to_owned(), Vec::new(), config, &options)?.0)
+        Ok(load("a config without weights".to_owned(), Vec::new(), config.clone(), &options)?.0)
     }
 
     /// [`PreTrainedModel::from_pretrained`] for training: the model, and its parameters by name. What
@@ -266,7 +279,10 @@ pub trait PreTrainedModel: Sized {
         C: TryInto<Checkpoint>,
         Error: From<C::Error>,
     {
-        let mut model = Self::from_pretrained(checkpoint, options)?;
+        let checkpoint = checkpoint.try_into()?;
+        let (mut config, files) = (checkpoint.config()?, checkpoint.weights()?);
+        config.other.remove(UNTRAINED);
+        let (mut model, _): (Self, _) = load(checkpoint.to_string(), files, config, options)?;
         let vars = model.set_trainable(|_| true)?;
         Ok((model, vars))
     }
@@ -297,9 +313,12 @@ pub trait PreTrainedModel: Sized {
 fn load<M: PreTrainedModel>(
     checkpoint: String,
     files: Vec<Box<dyn WeightFile>>,
-    config: &BertConfig,
+    mut config: BertConfig,
     options: &LoadOptions,
 ) -> Result<(M, LoadReport)> {
+    if let Some(labels) = &options.labels {
+        config.set_labels(labels.clone());
+    }
     let dtype = options.dtype;
     let metal = options.device.is_metal();
     if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) && (metal || dtype != DType::F64) {
@@ -307,7 +326,7 @@ fn load<M: PreTrainedModel>(
     }
     let weights = Weights::new(checkpoint, files, config.pad_token_id, options)?;
     let vb = VarBuilder::from_backend(Box::new(weights.clone()), dtype, options.device.clone());
-    match M::from_weights(vb, config, options) {
+    match M::from_weights(vb, &config, options) {
         Ok(model) => {
             let tied = model.tied_weights();
             Ok((model, weights.report(tied)?))
