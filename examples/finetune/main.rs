@@ -30,7 +30,7 @@ struct Args {
     /// Where the best checkpoint goes
     #[arg(long, default_value = "target/finetuned")]
     output: PathBuf,
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 5)]
     epochs: usize,
     /// Texts in a step, and how many parts it is computed in
     #[arg(long, default_value_t = 32)]
@@ -71,15 +71,15 @@ fn main() -> Result<()> {
     if config.id2label.iter().all(|(id, name)| *name == format!("LABEL_{id}")) {
         options = options.labels(data::classes(&train));
     }
-    let (mut model, mut vars) =
-        BertForSequenceClassification::from_pretrained_trainable(&checkpoint, &options)?;
-    if !args.freeze.is_empty() {
-        vars = model.set_trainable(|name| !args.freeze.iter().any(|it| name.starts_with(it)))?;
-    }
+    let (mut model, report) =
+        BertForSequenceClassification::from_pretrained_with_report(&checkpoint, &options)?;
+    println!("{checkpoint}: {report}");
+    let frozen = |name: &str| args.freeze.iter().any(|beginning| name.starts_with(beginning));
+    let vars = model.set_trainable(|name| !frozen(name))?;
     let task =
         Task { tokenizer, classes: model.bert.config().clone(), max_length: args.max_length };
     println!(
-        "{checkpoint}: {} of {} parameters learn {} classes from {} texts, measured on {} others",
+        "{} of {} parameters learn {} classes from {} texts, measured on {} others",
         model.num_trainable_parameters(),
         model.num_parameters(),
         task.classes.num_labels(),

@@ -159,7 +159,7 @@ fn a_disk_that_is_full_while_saving_leaves_the_old_checkpoint() {
         .args(["--seed", "2"])
         .output()
         .unwrap();
-    assert_fails(&full, &["cannot save to", "make room there", "is as it was"]);
+    assert_fails(&full, &["cannot save to", "make room there"]);
     assert_eq!(std::fs::read(Path::new(output).join("model.safetensors")).unwrap(), before);
     let files = std::fs::read_dir(output).unwrap().count();
     assert_eq!(files, 4, "nothing half-written stays");

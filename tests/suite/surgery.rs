@@ -99,6 +99,53 @@ fn embeddings_can_be_replaced_and_untied() {
 }
 
 #[test]
+fn replaced_tables_are_nobody_elses() {
+    let mut model = load::<BertForMaskedLM>("heads/masked_lm");
+    let vars = VarMap::new();
+    let init = candle_nn::Init::Const(1.);
+    let var = vars.get((60, 16), "teacher", init, DType::F32, &Device::Cpu).unwrap();
+    model.set_input_embeddings((&var * 2.).unwrap()).unwrap();
+    model.set_output_embeddings(var).unwrap();
+    assert_eq!(model.num_trainable_parameters(), 0);
+    let input = BertInput::from_ids(ids(&[&[3, 1, 5]]));
+    assert!(!model.forward(&input).unwrap().logits.track_op());
+}
+
+#[test]
+fn a_head_whose_words_were_resized_below_it_says_so() {
+    let mut model = load::<BertForMaskedLM>("heads/masked_lm");
+    model.bert.resize_token_embeddings(64).unwrap();
+    let error = model.forward(&BertInput::from_ids(ids(&[&[3]]))).unwrap_err();
+    let advice = "call resize_token_embeddings on the model with the head";
+    assert_says(&error, &["cls.predictions.bias has shape [60]", "[64]", advice]);
+    let folder = tempfile::tempdir().unwrap();
+    let error = model.save_pretrained(folder.path(), &SaveOptions::new()).unwrap_err();
+    assert_says(&error, &["cls.predictions", "64 words", advice]);
+}
+
+#[test]
+fn layers_that_were_taken_away_are_not_saved() {
+    let mut model = load::<BertModel>("base");
+    model.encoder.layer.truncate(2);
+    let folder = tempfile::tempdir().unwrap();
+    model.save_pretrained(folder.path(), &SaveOptions::new()).unwrap();
+    let (again, report) =
+        BertModel::from_pretrained_with_report(folder.path(), &LoadOptions::new()).unwrap();
+    assert_eq!((again.encoder.layer.len(), report.unused.len()), (2, 0));
+    let input = BertInput::from_ids(ids(&[&[3, 1, 5]]));
+    let [got, expected] =
+        [again, model].map(|model| model.forward(&input).unwrap().last_hidden_state);
+    assert_same("two layers", &got, &expected);
+}
+
+#[test]
+fn answers_have_a_first_and_a_last_token_and_nothing_else() {
+    let options = LoadOptions::new().labels(["a", "b", "c"]).initialise_missing(0);
+    let error = BertForQuestionAnswering::from_pretrained(&fixture("base"), &options).unwrap_err();
+    assert_says(&error, &["id2label is 3 classes", "expected 2"]);
+}
+
+#[test]
 fn what_does_not_fit_is_refused() {
     let mut model = load::<BertForMaskedLM>("heads/masked_lm");
     let wrong = Tensor::zeros((61, 16), DType::F32, &Device::Cpu).unwrap();
@@ -195,10 +242,14 @@ fn shards_hold_what_one_file_holds_and_replace_it() {
     }
     let loaded = BertModel::from_pretrained(path, &LoadOptions::new()).unwrap();
     assert_same("words", loaded.get_input_embeddings(), other.get_input_embeddings());
+    other.save_pretrained(path, &SaveOptions::new().max_shard_size(90_000)).unwrap();
+    let shards = || files().into_iter().filter(|name| name.starts_with("model-")).count();
+    assert_eq!(shards(), 2, "those of the earlier save go");
 
     one.save_pretrained(path, &SaveOptions::new()).unwrap();
     let loaded = BertModel::from_pretrained(path, &LoadOptions::new()).unwrap();
     assert_same("words", loaded.get_input_embeddings(), one.get_input_embeddings());
+    assert_eq!(files(), ["config.json", "model.safetensors", "notes.txt"]);
     assert_eq!(std::fs::read_to_string(path.join("notes.txt")).unwrap(), "mine");
 }
 

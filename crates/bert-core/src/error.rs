@@ -229,7 +229,7 @@ pub enum Error {
     /// The parameters of a model that trains cannot be replaced.
     #[error(
         "{what} while {name} is trained: its optimizer would go on with the old parameters; call \
-         freeze() before and set_trainable() after it"
+         freeze() before it, set_trainable() after it, and make a new optimizer"
     )]
     Trainable {
         /// What was asked for.

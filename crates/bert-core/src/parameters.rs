@@ -176,6 +176,11 @@ pub trait Model: Named {
 /// Names are those of transformers' checkpoints: `bert.` comes first where the model has a head.
 /// What is tied to another parameter (a decoder to the word embeddings) is not one of its own.
 pub trait Parameters: Model {
+    /// The model below the head, or the model itself.
+    fn bert(&self) -> &BertModel {
+        self.base()
+    }
+
     /// The model's configuration.
     fn config(&self) -> &BertConfig {
         self.base().config()
@@ -211,7 +216,8 @@ pub trait Parameters: Model {
     /// Trains the parameters whose names `chosen` accepts, and no others; returns them.
     ///
     /// Chosen parameters become variables that the model computes with, so that what an optimizer
-    /// writes into them counts at once. The others keep their values and get no gradient.
+    /// writes into them counts at once. The others keep their values and get no gradient. Clones of a
+    /// model share its variables; a clone that is frozen is a snapshot.
     ///
     /// ```
     /// use bert_core::{BertModel, Parameters};
@@ -229,6 +235,8 @@ pub trait Parameters: Model {
         Self: Sized,
     {
         let vars = VarMap::new();
+        // What the built-in checkpoint says of itself is no longer true.
+        self.base_mut().config_mut().other.remove("untrained");
         self.visit_mut("", &mut |name, parameter| {
             if chosen(name) {
                 let var = Var::from_tensor(parameter)?;
@@ -273,7 +281,7 @@ pub trait Parameters: Model {
     {
         refuse_trainable(self, "set_input_embeddings")?;
         check_table("input embeddings", &table, self.get_input_embeddings())?;
-        self.base_mut().set_word_embeddings(table)
+        self.base_mut().set_word_embeddings(untracked(table)?)
     }
 
     /// The matrix of the decoder over the vocabulary, `[V, H]`: the word embeddings where it is tied
@@ -294,7 +302,8 @@ pub trait Parameters: Model {
     {
         refuse_trainable(self, "set_output_embeddings")?;
         check_table("output embeddings", &decoder, self.get_input_embeddings())?;
-        self.predictions_mut().ok_or(Error::NoDecoder)?.set_decoder(decoder);
+        let head = self.predictions_mut().ok_or(Error::NoDecoder)?;
+        head.set_decoder(untracked(decoder)?);
         self.base_mut().config_mut().tie_word_embeddings = false;
         Ok(())
     }
@@ -312,12 +321,16 @@ pub trait Parameters: Model {
     {
         refuse_trainable(self, "resize_token_embeddings")?;
         let mut config = self.base().config().clone();
+        // A negative id counts from the end, which moves.
+        config.pad_token_id = config.padding_row().map(i64::from);
         config.vocab_size = words;
         config.validate()?;
         let table = resized(self.get_input_embeddings(), words)?;
-        if let Some(head) = self.predictions_mut() {
-            head.resize(words)?;
+        let head = self.predictions().map(|head| head.resized(words)).transpose()?;
+        if let (Some(head), Some(place)) = (head, self.predictions_mut()) {
+            *place = head;
         }
+        *self.base_mut().config_mut() = config;
         self.base_mut().set_word_embeddings(table)
     }
 }
@@ -354,6 +367,11 @@ fn check_table(name: &'static str, got: &Tensor, old: &Tensor) -> Result<()> {
         return Err(Error::DType { name, got: got.dtype(), expected });
     }
     crate::mask::check_device(name, got, old.device())
+}
+
+/// A table that no variable and no graph belongs to.
+fn untracked(table: Tensor) -> Result<Tensor> {
+    Ok(if table.track_op() { table.detach().copy()? } else { table })
 }
 
 /// The first `rows` rows of `[V]` or `[V, H]`, and the mean of all of them where there are no more.

@@ -47,6 +47,8 @@ pub(crate) struct Built {
     pub(crate) pad_token: String,
     /// The special tokens that have a name: the name, then the token.
     pub(crate) named: Vec<(&'static str, String)>,
+    /// `tokenizer_config.json`.
+    pub(crate) config: Map<String, Value>,
 }
 
 impl TokenizerFiles<'_> {
@@ -68,7 +70,7 @@ impl TokenizerFiles<'_> {
         });
         let named = named.into_iter().filter(|(_, token)| tokenizer.token_to_id(token).is_some());
         let named = named.collect();
-        Ok(Built { tokenizer, pad_token, named })
+        Ok(Built { tokenizer, pad_token, named, config: config.config })
     }
 }
 

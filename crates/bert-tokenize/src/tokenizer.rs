@@ -1,5 +1,6 @@
 //! The tokenizer itself: tokens of each text, then truncation, special tokens and padding.
 
+use serde_json::{Map, Value, json};
 use tokenizers::tokenizer::{PaddingDirection, PaddingParams, PaddingStrategy, PostProcessor};
 use tokenizers::utils::padding::pad_encodings;
 use tokenizers::utils::truncation::{
@@ -55,6 +56,8 @@ pub struct BertTokenizer {
     pad: Option<(String, u32)>,
     /// The special tokens that have a name: the name, then the token.
     named: Vec<(&'static str, String)>,
+    /// What `tokenizer_config.json` says, to be saved again.
+    config: Map<String, Value>,
 }
 
 impl BertTokenizer {
@@ -72,13 +75,13 @@ impl BertTokenizer {
     /// [`Error::NoVocabulary`] without `tokenizer.json` and `vocab.txt`; [`Error::Syntax`],
     /// [`Error::File`] and [`Error::AddedToken`] when files are broken or contradict each other.
     pub fn from_files(files: &TokenizerFiles) -> Result<Self> {
-        let Built { tokenizer: mut tokens, pad_token, named } = files.build()?;
+        let Built { tokenizer: mut tokens, pad_token, named, config } = files.build()?;
         let pad = tokens.token_to_id(&pad_token).map(|id| (pad_token, id));
         let special_tokens = tokens.get_post_processor().cloned();
         tokens.with_padding(None);
         tokens.with_post_processor(None::<PostProcessorWrapper>);
         tokens.with_truncation(None).map_err(Error::Syntax)?;
-        Ok(Self { tokens, special_tokens, pad, named })
+        Ok(Self { tokens, special_tokens, pad, named, config })
     }
 
     /// Encodes one text or pair.
@@ -163,8 +166,8 @@ impl BertTokenizer {
         self.tokens.id_to_token(id)
     }
 
-    /// Adds words that are never split, and returns how many of them were new. A model needs rows for
-    /// them: `resize_token_embeddings(tokenizer.vocab_size())`. Hugging Face: `add_tokens`.
+    /// Adds words that are never split, and returns how many of them the vocabulary did not have. A
+    /// model needs rows for them: `resize_token_embeddings(tokenizer.vocab_size())`. Hugging Face: `add_tokens`.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] when the tokenizer refuses them.
@@ -173,7 +176,9 @@ impl BertTokenizer {
         tokens: impl IntoIterator<Item = T>,
     ) -> Result<usize> {
         let tokens = tokens.into_iter().map(|token| AddedToken::from(token, false));
-        self.tokens.add_tokens(tokens).map_err(Error::Tokenizer)
+        let before = self.vocab_size();
+        self.tokens.add_tokens(tokens).map_err(Error::Tokenizer)?;
+        Ok(self.vocab_size() - before)
     }
 
     /// The files that [`BertTokenizer::from_files`] reads this tokenizer from, and transformers too:
@@ -184,19 +189,26 @@ impl BertTokenizer {
     pub fn to_files(&self) -> Result<[(&'static str, String); 2]> {
         let mut tokenizer = self.tokens.clone();
         tokenizer.with_post_processor(self.special_tokens.clone());
-        let mut config = serde_json::Map::new();
-        config.insert("tokenizer_class".to_owned(), "BertTokenizer".into());
+        let mut config = self.config.clone();
         if let Some(NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer() {
             let chinese = normalizer.handle_chinese_chars;
             config.insert("do_lower_case".to_owned(), normalizer.lowercase.into());
             config.insert("strip_accents".to_owned(), normalizer.strip_accents.into());
             config.insert("tokenize_chinese_chars".to_owned(), chinese.into());
+            config.entry("tokenizer_class").or_insert("BertTokenizer".into());
+        } else {
+            // transformers would build a BertTokenizer's normalizer anew and lose this one.
+            config.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into());
         }
         for (name, token) in &self.named {
             config.insert((*name).to_owned(), token.clone().into());
         }
+        // With it, files that an earlier save left beside these two do not count.
+        let added = tokenizer.get_added_tokens_decoder().into_iter();
+        let added = added.map(|(id, token)| (id.to_string(), describe(&token)));
+        config.insert("added_tokens_decoder".to_owned(), Value::Object(added.collect()));
         let tokenizer = tokenizer.to_string(true).map_err(Error::Tokenizer)?;
-        let config = format!("{:#}", serde_json::Value::Object(config));
+        let config = format!("{:#}", Value::Object(config));
         Ok([("tokenizer.json", tokenizer), ("tokenizer_config.json", config)])
     }
 
@@ -298,4 +310,16 @@ impl BertTokenizer {
         };
         pad_encodings(encodings, &params).map_err(Error::Tokenizer)
     }
+}
+
+/// A token as `added_tokens_decoder` writes it.
+fn describe(token: &AddedToken) -> Value {
+    json!({
+        "content": token.content,
+        "single_word": token.single_word,
+        "lstrip": token.lstrip,
+        "rstrip": token.rstrip,
+        "normalized": token.normalized,
+        "special": token.special,
+    })
 }

@@ -79,7 +79,8 @@ impl AdamW {
         })
     }
 
-    /// [`AdamW::new`] with the group of each parameter by its name.
+    /// [`AdamW::new`] with the group of each parameter by its name, whose weight decay counts in place
+    /// of the options'.
     ///
     /// # Errors
     /// [`Error::Setting`] for impossible options or groups.
@@ -110,9 +111,17 @@ impl AdamW {
     /// # Errors
     /// [`Error::Setting`] for a learning rate that is not a finite number from 0,
     /// [`Error::NoGradients`] when no parameter has one, [`Error::NotFinite`] when one is infinite or
-    /// not a number; no parameter is changed then.
+    /// not a number, [`Error::OtherVariable`] when they are those of a model's later variables; no
+    /// parameter is changed then.
     pub fn step(&mut self, gradients: &mut Gradients, learning_rate: f64) -> Result<()> {
         check_learning_rate(learning_rate)?;
+        let own: HashMap<_, _> =
+            self.parameters.iter().map(|it| (&*it.name, it.var.id())).collect();
+        for (name, var) in gradients.present() {
+            if own.get(name).is_some_and(|id| *id != var.id()) {
+                return Err(Error::OtherVariable { name: name.to_owned() });
+            }
+        }
         gradients.norm()?;
         let mut moved = false;
         for parameter in &mut self.parameters {
@@ -212,7 +221,11 @@ impl Parameter {
         let place = |moment: &Tensor| {
             moment.to_device(self.var.device())?.to_dtype(moment_dtype(&self.var))
         };
-        let step = step.to_dtype(DType::F64)?.reshape(())?.to_scalar::<f64>()? as i64;
+        let step = step.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
+        let step = match step[..] {
+            [step] if (1. ..1e15).contains(&step) && step.fract() == 0. => step as i64,
+            _ => return Err(Error::State { what: format!("{step:?} as the step of {name}") }),
+        };
         Ok(Some(Moments { step, first: place(first)?, second: place(second)? }))
     }
 }
@@ -315,10 +328,23 @@ mod tests {
         assert_eq!(value(&x)?, 1.);
 
         let number = Tensor::new(1f32, &Device::Cpu)?;
-        for names in [vec!["exp_avg.x.weight"], vec!["exp_avg.y", "exp_avg_sq.y", "step.y"]] {
+        let whole = ["exp_avg.x.weight", "exp_avg_sq.x.weight", "step.x.weight"];
+        for (names, number) in [
+            (&whole[..1], &number),
+            (&["exp_avg.y", "exp_avg_sq.y", "step.y"], &number),
+            (&whole, &(&number * -1.)?),
+            (&whole, &(&number * f64::NAN)?),
+        ] {
             let state = names.iter().map(|name| ((*name).to_owned(), number.clone())).collect();
             assert!(matches!(optimizer.restore(&state), Err(Error::State { .. })), "{names:?}");
         }
+
+        // The same names, other variables.
+        let (others, y) = one(DType::F32)?;
+        let mut gradients = Gradients::new(&others);
+        gradients.accumulate(&y.sqr()?)?;
+        let text = optimizer.step(&mut gradients, 0.1).unwrap_err().to_string();
+        assert!(text.contains("make a new optimizer"), "{text}");
         Ok(())
     }
 }

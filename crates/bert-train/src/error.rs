@@ -37,10 +37,21 @@ pub enum Error {
 
     /// A gradient is infinite or not a number.
     #[error(
-        "the gradient of {name} is not finite, so nothing was changed; lower the learning rate, clip \
-         gradients, or look for a loss that is not finite"
+        "the gradient of {name} is not finite, so nothing was changed; leave the batch out with \
+         Gradients::clear, and lower the learning rate if it happens again"
     )]
     NotFinite {
+        /// The parameter.
+        name: String,
+    },
+
+    /// Gradients and optimizer were made for different variables of one name.
+    #[error(
+        "the gradient of {name} belongs to another variable than the optimizer's; make a new \
+         optimizer from what set_trainable returns, and restore() the old one's state if shapes are \
+         the same"
+    )]
+    OtherVariable {
         /// The parameter.
         name: String,
     },

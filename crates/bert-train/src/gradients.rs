@@ -51,6 +51,12 @@ impl Gradients {
         self.sums.get(name)
     }
 
+    /// The variables that have gradients, and their names.
+    pub(crate) fn present(&self) -> impl Iterator<Item = (&str, &Var)> {
+        let present = self.vars.iter().filter(|(name, _)| self.sums.contains_key(name));
+        present.map(|(name, var)| (name.as_str(), var))
+    }
+
     /// The parameters that no loss so far depends on.
     pub fn missing(&self) -> impl Iterator<Item = &str> {
         self.vars

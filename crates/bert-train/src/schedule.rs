@@ -38,8 +38,8 @@ impl Schedule {
         Self::new(peak, warmup, total, Decay::Linear)
     }
 
-    /// Falls from `peak` to 0 at step `total` as half a cosine. Loshchilov & Hutter 2017. Hugging
-    /// Face: `get_cosine_schedule_with_warmup`.
+    /// Falls from `peak` to 0 at step `total` as half a cosine, and stays there. Loshchilov & Hutter
+    /// 2017. Hugging Face: `get_cosine_schedule_with_warmup`, which rises again after `total`.
     ///
     /// # Errors
     /// As [`Schedule::constant`].
@@ -57,13 +57,13 @@ impl Schedule {
         if step < self.warmup {
             return self.peak * step as f64 / self.warmup as f64;
         }
-        let rest = self.total.saturating_sub(self.warmup).max(1) as f64;
-        let done = (step - self.warmup) as f64 / rest;
+        let length = self.total.saturating_sub(self.warmup).max(1) as f64;
+        let left = self.total.saturating_sub(step) as f64 / length;
         self.peak
             * match self.decay {
                 Decay::None => 1.,
-                Decay::Linear => (1. - done).max(0.),
-                Decay::Cosine => (0.5 * (1. + (PI * done.min(1.)).cos())).max(0.),
+                Decay::Linear => left,
+                Decay::Cosine => 0.5 * (1. - (PI * left).cos()),
             }
     }
 }
@@ -83,7 +83,8 @@ mod tests {
         }
     }
 
-    /// Expected rates: transformers 5.23.0, a warm-up of 2 of 7 steps, peak 0.5.
+    /// Expected rates: transformers 5.23.0, a warm-up of 2 of 7 steps, peak 0.5. Its cosine would be
+    /// 0.048 at the last step here.
     #[test]
     fn rates_are_those_of_transformers() -> Result<()> {
         assert_rates(Schedule::linear(0.5, 2, 7)?, [0., 0.25, 0.5, 0.4, 0.3, 0.2, 0.1, 0., 0.]);
@@ -116,6 +117,7 @@ mod tests {
         for schedule in [Schedule::linear(1., 0, 0)?, Schedule::cosine(1., 5, 2)?] {
             assert!((0..9).all(|step| schedule.learning_rate(step).is_finite()));
         }
+        assert_eq!(Schedule::linear(0.5, 5, 5)?.learning_rate(5), 0.);
         Ok(())
     }
 }

@@ -216,8 +216,7 @@ pub enum Error {
 
     /// A file or a folder's files cannot be written.
     #[error(
-        "cannot save to {}: {cause}; make room there or choose another place. What was saved there \
-         before is as it was", path.display()
+        "cannot save to {}: {cause}; make room there or choose another place", path.display()
     )]
     Save {
         /// The file or folder.

@@ -17,9 +17,6 @@ use crate::save::{SaveOptions, save_model};
 use crate::weight_file::WeightFile;
 use crate::weights::Weights;
 
-/// What the config of a checkpoint says that was drawn and never trained.
-const UNTRAINED: &str = "untrained";
-
 /// Where a model goes and what may be missing.
 ///
 /// ```
@@ -269,7 +266,8 @@ pub trait PreTrainedModel: Sized {
 
     /// [`PreTrainedModel::from_pretrained`] for training: the model, and its parameters by name. What
     /// is written into the parameters counts for the model at once. [`Parameters::set_trainable`]
-    /// trains some of them only; [`Parameters::freeze`] ends training.
+    /// trains some of them only, after [`PreTrainedModel::from_pretrained_with_report`] for example;
+    /// [`Parameters::freeze`] ends training.
     ///
     /// # Errors
     /// As [`PreTrainedModel::from_pretrained`].
@@ -279,26 +277,28 @@ pub trait PreTrainedModel: Sized {
         C: TryInto<Checkpoint>,
         Error: From<C::Error>,
     {
-        let checkpoint = checkpoint.try_into()?;
-        let (mut config, files) = (checkpoint.config()?, checkpoint.weights()?);
-        config.other.remove(UNTRAINED);
-        let (mut model, _): (Self, _) = load(checkpoint.to_string(), files, config, options)?;
+        let mut model = Self::from_pretrained(checkpoint, options)?;
         let vars = model.set_trainable(|_| true)?;
         Ok((model, vars))
     }
 
     /// Writes `config.json` and the weights, in safetensors, into `folder`, which is made where it is
-    /// not there; transformers loads it. Files are written aside and get their names when all of them
-    /// are whole, so that a save that fails or is interrupted leaves what was saved before. Other files
-    /// of the folder stay.
+    /// not there. transformers loads it: version 4 where heads are pruned or positions are relative,
+    /// which version 5 does not know. Weights of an earlier save go; other files of the folder stay.
+    ///
+    /// Files are written aside and get their names when all of them are whole, the config last: a save
+    /// that fails or is interrupted while it writes leaves what was saved before. Only a crash between
+    /// two renamings can leave new weights beside an old config.
     ///
     /// # Errors
-    /// [`Error::Save`] when the files cannot be written.
+    /// [`Error::Save`] when the files cannot be written, [`Error::Model`] when the head's vocabulary is
+    /// not that of the model below it.
     fn save_pretrained(&self, folder: impl AsRef<Path>, options: &SaveOptions) -> Result<()>
     where
         Self: Parameters,
     {
         let mut config = Parameters::config(self).clone();
+        config.num_hidden_layers = self.bert().encoder.layer.len();
         config.architectures = Some(vec![Self::CLASS.to_owned()]);
         let dtype = self.get_input_embeddings().dtype();
         config.dtype = Some(python_name(dtype).to_owned());

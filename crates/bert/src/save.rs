@@ -73,6 +73,7 @@ pub(crate) fn save_model<M: Parameters>(
 ) -> Result<()> {
     let config_text = config.to_json()?;
     let shards = shards(model, options.max_shard_size);
+    check_head(&shards, config)?;
     let count = shards.len();
     let name = |i: usize| match count {
         1 => WEIGHTS.to_owned(),
@@ -95,15 +96,51 @@ pub(crate) fn save_model<M: Parameters>(
         if count > 1 {
             aside.write(INDEX, |file| file.write_all(index(&shards, name).as_bytes()))?;
         }
-        aside.write("config.json", |file| file.write_all(config_text.as_bytes()))?;
+        let mut config_aside = Aside::new(folder)?;
+        config_aside.write("config.json", |file| file.write_all(config_text.as_bytes()))?;
         aside.rename()?;
-        // Of two kinds of weights, loaders take the first they find.
-        match std::fs::remove_file(folder.join(if count > 1 { WEIGHTS } else { INDEX })) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+        // Of several kinds of weights, loaders take the first they find.
+        let new: Vec<String> =
+            (0..count).map(name).chain((count > 1).then(|| INDEX.into())).collect();
+        for entry in std::fs::read_dir(folder)? {
+            let entry = entry?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if is_weights(&name) && !new.contains(&name) {
+                std::fs::remove_file(entry.path())?;
+            }
         }
+        config_aside.rename()
     };
     save().map_err(|cause| Error::Save { path: folder.to_owned(), cause })
+}
+
+/// Whether a file is one that an earlier save wrote weights or their index into.
+fn is_weights(name: &str) -> bool {
+    let shard = name.strip_prefix("model-").and_then(|name| name.strip_suffix(".safetensors"));
+    let numbers = |text: &str| text.len() == 5 && text.bytes().all(|byte| byte.is_ascii_digit());
+    let is_shard = |(part, count): (&str, &str)| numbers(part) && numbers(count);
+    name == WEIGHTS
+        || name == INDEX
+        || shard.and_then(|it| it.split_once("-of-")).is_some_and(is_shard)
+}
+
+/// Refuses a head over another vocabulary than that of the model below it.
+fn check_head(shards: &[Vec<Entry>], config: &BertConfig) -> Result<()> {
+    for entry in shards.iter().flatten() {
+        let is_head = ["cls.predictions.bias", "cls.predictions.decoder.weight"];
+        if is_head.contains(&&*entry.name) && entry.shape[0] != config.vocab_size {
+            return Err(Error::Model(bert_core::Error::Shape {
+                name: "cls.predictions",
+                got: entry.shape.clone(),
+                expected: format!(
+                    "{} words, as below the head; call resize_token_embeddings on the model with \
+                     the head",
+                    config.vocab_size
+                ),
+            }));
+        }
+    }
+    Ok(())
 }
 
 /// Calls `see` with every weight that transformers wants in a file.
@@ -202,18 +239,23 @@ pub fn save_tensors(tensors: &BTreeMap<String, Tensor>, path: impl AsRef<Path>) 
     save().map_err(|cause| Error::Save { path: path.to_owned(), cause })
 }
 
-/// Reads the floating-point tensors of a safetensors file to the host.
+/// Reads the tensors of a safetensors file, which must be of a floating-point dtype, to the host.
 ///
 /// # Errors
-/// [`Error::Io`] when it cannot be read, [`Error::Safetensors`] when it is damaged.
+/// [`Error::Io`] when it cannot be read, [`Error::Safetensors`] when it is damaged,
+/// [`Error::WeightDType`] for a tensor of another dtype.
 pub fn load_tensors(path: impl AsRef<Path>) -> Result<HashMap<String, Tensor>> {
     let file = SafetensorsFile::open(path.as_ref())?;
     let mut tensors = HashMap::new();
     for name in file.names() {
-        if let Some(dtype) = file.info(&name).and_then(|info| info.dtype) {
-            let tensor = file.read(&name, dtype)?;
-            tensors.insert(name, tensor);
-        }
+        let info = file.info(&name);
+        let Some(dtype) = info.as_ref().and_then(|info| info.dtype) else {
+            let got = info.map(|info| info.stored_as).unwrap_or_default();
+            let checkpoint = path.as_ref().display().to_string();
+            return Err(Error::WeightDType { checkpoint, name, got });
+        };
+        let tensor = file.read(&name, dtype)?;
+        tensors.insert(name, tensor);
     }
     Ok(tensors)
 }

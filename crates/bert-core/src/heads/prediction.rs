@@ -7,7 +7,7 @@ use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
 
 use crate::config::BertConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::names;
 use crate::parameters::{named, resized};
 
@@ -84,10 +84,24 @@ impl PredictionHead {
 
     /// `x`: `[…, H]`; `words`, the word embeddings: `[V, H]` → `[…, V]`.
     pub(crate) fn forward(&self, x: &Tensor, words: &Tensor) -> Result<Tensor> {
+        self.check(words)?;
         let transformed = activate(&linear(x, &self.transform)?, self.activation)?;
         let weight = self.decoder(words).clone();
         let decoder = LinearWeights { weight, bias: self.bias.clone() };
         Ok(linear(&layer_norm(&transformed, &self.norm)?, &decoder)?)
+    }
+
+    /// Refuses word embeddings that were resized without the head.
+    fn check(&self, words: &Tensor) -> Result<()> {
+        let (got, expected) = (self.bias.dims(), &words.dims()[..1]);
+        if got == expected {
+            return Ok(());
+        }
+        let expected = format!(
+            "{expected:?}, like the word embeddings; call resize_token_embeddings on the model with \
+             the head"
+        );
+        Err(Error::Shape { name: "cls.predictions.bias", got: got.to_vec(), expected })
     }
 
     /// The decoder's matrix, `[V, H]`: `words` where it is tied to them.
@@ -100,13 +114,13 @@ impl PredictionHead {
         self.decoder = Some(EmbeddingWeights { weight, padding: None });
     }
 
-    /// Changes `V`.
-    pub(crate) fn resize(&mut self, words: usize) -> Result<()> {
-        self.bias = resized(&self.bias, words)?;
-        if let Some(decoder) = &mut self.decoder {
+    /// The head with another `V`.
+    pub(crate) fn resized(&self, words: usize) -> Result<Self> {
+        let mut head = Self { bias: resized(&self.bias, words)?, ..self.clone() };
+        if let Some(decoder) = &mut head.decoder {
             decoder.weight = resized(&decoder.weight, words)?;
         }
-        Ok(())
+        Ok(head)
     }
 }
 

@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 
 use crate::config::BertConfig;
 use crate::context::ForwardContext;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::input::BertInput;
 use crate::loss::{class_ids, cross_entropy};
 use crate::model::BertModel;
@@ -28,8 +28,13 @@ impl BertForQuestionAnswering {
     /// Loads `bert`, without a pooler, and `qa_outputs`.
     ///
     /// # Errors
-    /// As [`BertModel::load`].
+    /// As [`BertModel::load`]; [`Error::Config`] for a config with another number of labels than 2.
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        if config.num_labels() != 2 {
+            let got = format!("{} classes", config.num_labels());
+            let expected = "2, the first and the last token of an answer".to_owned();
+            return Err(Error::Config { field: "id2label", got, expected });
+        }
         Ok(Self {
             bert: BertModel::load_base_without_pooler(names::base_below_head(&vb), config)?,
             qa_outputs: names::linear(vb.pp("qa_outputs"), (config.hidden_size, 2), config)?,
