@@ -30,7 +30,7 @@ struct Args {
     /// Where the best checkpoint goes
     #[arg(long, default_value = "target/finetuned")]
     output: PathBuf,
-    #[arg(long, default_value_t = 5)]
+    #[arg(long, default_value_t = 4)]
     epochs: usize,
     /// Texts in a step, and how many parts it is computed in
     #[arg(long, default_value_t = 32)]
