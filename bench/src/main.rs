@@ -3,6 +3,8 @@
 //! `load DIR` runs each engine in a process of its own, in turns, on the same folder; `make DIR`
 //! writes a folder with bert-base's sizes and random weights.
 
+mod worker;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -14,6 +16,8 @@ use bert::{
 };
 use candle_nn::{VarBuilder, VarMap};
 use clap::{Parser, Subcommand};
+
+use crate::worker::{candle_model, serve};
 
 #[derive(Parser)]
 struct Args {
@@ -31,6 +35,8 @@ enum What {
         #[arg(long, default_value_t = 9)]
         turns: usize,
     },
+    /// Runs an engine as peers.py does: commands on standard input, answers on standard output
+    Worker { engine: String, folder: PathBuf },
     /// One engine (ours, pretraining or candle-transformers), in this process: prints seconds, peak
     /// bytes and a sum over the output
     One { engine: String, folder: PathBuf },
@@ -42,6 +48,7 @@ fn main() -> Result<()> {
     match Args::parse().command {
         What::Make { folder } => make(&folder),
         What::Load { folder, turns } => load(&folder, turns),
+        What::Worker { engine, folder } => serve(&engine, &folder),
         What::One { engine, folder } => one(&engine, &folder),
     }
 }
@@ -73,23 +80,7 @@ fn one(engine: &str, folder: &Path) -> Result<()> {
             model.forward(&BertInput::from_ids(input_ids()?))?.prediction_logits
         }
         "candle-transformers" => {
-            use candle_transformers::models::bert;
-            let text = std::fs::read_to_string(folder.join("config.json"))?;
-            let mut config: serde_json::Value = serde_json::from_str(&text)?;
-            config
-                .as_object_mut()
-                .context("config.json is no object")?
-                .retain(|_, value| !value.is_null());
-            let config: bert::Config = serde_json::from_value(config)?;
-            // SAFETY: nothing writes to the file while this process runs.
-            let vb = unsafe {
-                VarBuilder::from_mmaped_safetensors(
-                    &[folder.join("model.safetensors")],
-                    DType::F32,
-                    &Device::Cpu,
-                )?
-            };
-            let model = bert::BertModel::load(vb, &config)?;
+            let model = candle_model(folder)?;
             let ids = input_ids()?;
             model.forward(&ids, &ids.zeros_like()?, None)?
         }

@@ -140,13 +140,15 @@ fn files_of_a_varmap_load() {
     let config = AutoConfig::from_pretrained(&fixture("base")).unwrap();
     let vars = candle_nn::VarMap::new();
     let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
-    let made = BertModel::load(vb, &config).unwrap();
+    let mut made = BertModel::load(vb, &config).unwrap();
     let folder = tempfile::tempdir().unwrap();
     vars.save(folder.path().join("model.safetensors")).unwrap();
     std::fs::write(folder.path().join("config.json"), config.to_json().unwrap()).unwrap();
     let loaded = BertModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap();
     let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
     let run = |model: &BertModel| model.forward(&input).unwrap().last_hidden_state;
+    assert_close("before it is frozen", &run(&loaded), &run(&made), 1e-5);
+    made.freeze().unwrap();
     assert_same("states", &run(&loaded), &run(&made));
 }
 

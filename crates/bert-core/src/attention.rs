@@ -2,7 +2,7 @@
 
 use bert_kernels::{
     AttentionArgs, EmbeddingWeights, LinearWeights, RelativePositions, attention,
-    attention_with_weights, embedding, linear,
+    attention_with_weights, embedding, linear, linears,
 };
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -12,7 +12,12 @@ use crate::context::{AttentionKind, ForwardContext};
 use crate::error::{Error, Result};
 use crate::mask::AttentionMask;
 use crate::names;
-use crate::parameters::named;
+use crate::parameters::{Change, Named, See, named, visit_maps, visit_maps_mut};
+
+/// The places of [`Projections`].
+const QUERY: usize = 0;
+const KEY: usize = 1;
+const VALUE: usize = 2;
 
 /// `MultiHead = Concat(head₁ … head_N) Wᴼ`.
 ///
@@ -20,9 +25,7 @@ use crate::parameters::named;
 /// first half of `BertSelfOutput`.
 #[derive(Clone, Debug)]
 pub(crate) struct Attention {
-    query: LinearWeights,
-    key: LinearWeights,
-    value: LinearWeights,
+    projections: Projections,
     output: LinearWeights,
     /// The heads that are left after pruning, by their first numbers.
     heads: Vec<u32>,
@@ -30,6 +33,10 @@ pub(crate) struct Attention {
     distances: Option<Distances>,
     dropout: f64,
 }
+
+/// Query, key and value, which have one input.
+#[derive(Clone, Debug)]
+struct Projections(LinearWeights);
 
 /// Embeddings of distances from −(P − 1) to P − 1: `[2P − 1, D]`.
 #[derive(Clone, Debug)]
@@ -66,10 +73,9 @@ impl Attention {
             }
             None => None,
         };
+        let projections = [project("self.query")?, project("self.key")?, project("self.value")?];
         Ok(Self {
-            query: project("self.query")?,
-            key: project("self.key")?,
-            value: project("self.value")?,
+            projections: Projections(LinearWeights::join(projections)?),
             output: names::linear(vb.pp("output.dense"), (width, h), config)?,
             heads,
             head_size,
@@ -89,9 +95,15 @@ impl Attention {
         mask: &AttentionMask,
         context: &mut ForwardContext,
     ) -> Result<Tensor> {
-        let (k, v) =
-            context.extend_cache(linear(tokens, &self.key)?, linear(tokens, &self.value)?)?; // [B, K, H]
-        self.attend(x, &k, &v, mask, AttentionKind::Itself, context)
+        let (q, k, v) = if x.shape() == tokens.shape() {
+            let [q, k, v] = self.project(tokens, [QUERY, KEY, VALUE])?;
+            (q, k, v)
+        } else {
+            let ([q], [k, v]) = (self.project(x, [QUERY])?, self.project(tokens, [KEY, VALUE])?);
+            (q, k, v)
+        };
+        let (k, v) = context.extend_cache(k, v)?; // [B, K, H]
+        self.attend(&q, &k, &v, mask, AttentionKind::Itself, context)
     }
 
     /// Attention of `x` to the states of another encoder.
@@ -107,24 +119,30 @@ impl Attention {
         let (k, v) = match context.cached_states() {
             Some(cached) => cached,
             None => {
-                let (k, v) = (linear(states, &self.key)?, linear(states, &self.value)?);
+                let [k, v] = self.project(states, [KEY, VALUE])?;
                 context.cache_states(k.clone(), v.clone());
                 (k, v)
             }
         };
-        self.attend(x, &k, &v, mask, AttentionKind::Cross, context)
+        let [q] = self.project(x, [QUERY])?;
+        self.attend(&q, &k, &v, mask, AttentionKind::Cross, context)
+    }
+
+    /// Some of queries, keys and values, one after the other: `[B, S, H]` → `[B, S, H]` each.
+    fn project<const N: usize>(&self, x: &Tensor, which: [usize; N]) -> Result<[Tensor; N]> {
+        let projected = linears(x, &self.projections.0, which[0]..which[N - 1] + 1)?;
+        projected.try_into().map_err(|_| candle_core::Error::Msg("one output each".into()).into())
     }
 
     fn attend(
         &self,
-        x: &Tensor,
+        q: &Tensor,
         k: &Tensor,
         v: &Tensor,
         mask: &AttentionMask,
         kind: AttentionKind,
         context: &mut ForwardContext,
     ) -> Result<Tensor> {
-        let q = linear(x, &self.query)?;
         let (queries, keys) = (q.dim(1)?, k.dim(1)?);
         let scores = (q.dim(0)?, self.heads.len(), queries, keys);
         let mut factor = context.dropout_factor(scores, self.dropout, v.dtype(), v.device())?;
@@ -157,11 +175,11 @@ impl Attention {
             }),
         };
         let attended = if context.wants_attention(kind) {
-            let (attended, weights) = attention_with_weights(&q, k, v, args)?;
+            let (attended, weights) = attention_with_weights(q, k, v, args)?;
             context.keep_attention(kind, &weights);
             attended
         } else {
-            attention(&q, k, v, args)?
+            attention(q, k, v, args)?
         };
         Ok(linear(&attended, &self.output)?)
     }
@@ -178,12 +196,21 @@ impl Attention {
             .filter(|(_, head)| kept.contains(head))
             .flat_map(|(place, _)| place as u32 * d..(place as u32 + 1) * d)
             .collect();
-        let columns = Tensor::new(columns, self.query.weight.device())?;
-        for projection in [&mut self.query, &mut self.key, &mut self.value] {
-            projection.weight = projection.weight.index_select(&columns, 0)?;
-            projection.bias = projection.bias.index_select(&columns, 0)?;
+        let frozen = self.projections.0.tensors(0).is_none();
+        for projection in self.projections.0.named()? {
+            let columns = Tensor::new(&*columns, projection[0].device())?;
+            *projection = [
+                projection[0].index_select(&columns, 0)?,
+                projection[1].index_select(&columns, 0)?,
+            ];
         }
-        self.output.weight = self.output.weight.index_select(&columns, 1)?;
+        for [weight, _] in self.output.named()? {
+            *weight = weight.index_select(&Tensor::new(&*columns, weight.device())?, 1)?;
+        }
+        if frozen {
+            self.projections.0.pack()?;
+            self.output.pack()?;
+        }
         self.heads.retain(|head| kept.contains(head));
         Ok(())
     }
@@ -207,11 +234,27 @@ impl Distances {
 }
 
 named!(Attention {
-    "self.query" => query,
-    "self.key" => key,
-    "self.value" => value,
+    "" => projections,
     "self.distance_embedding" => distances,
     "output.dense" => output,
 });
 
 named!(Distances { "" => table });
+
+impl Named for Projections {
+    fn visit(&self, at: &str, see: &mut See) -> Result<()> {
+        visit_maps(&self.0, &Self::NAMES, at, see)
+    }
+
+    fn visit_mut(&mut self, at: &str, change: &mut Change) -> Result<()> {
+        visit_maps_mut(&mut self.0, &Self::NAMES, at, change)
+    }
+
+    fn pack(&mut self) -> Result<()> {
+        Ok(self.0.pack()?)
+    }
+}
+
+impl Projections {
+    const NAMES: [&str; 3] = ["self.query", "self.key", "self.value"];
+}

@@ -1,6 +1,6 @@
 //! The position-wise feed-forward network.
 
-use bert_kernels::{Activation, LinearWeights, activate, linear};
+use bert_kernels::{Activation, LinearWeights, feed_forward};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
@@ -36,20 +36,17 @@ impl FeedForward {
     /// `x`: `[B, S, H]` → `[B, S, H]`.
     pub(crate) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let s = x.dim(1)?;
+        let transform =
+            |x: &Tensor| Ok(feed_forward(x, &self.expand, self.activation, &self.contract)?);
         if self.chunk == 0 {
-            return self.transform(x);
+            return transform(x);
         }
         if s % self.chunk != 0 {
             return Err(Error::ChunkSize { got: s, chunk: self.chunk });
         }
         let chunks = (0..s).step_by(self.chunk);
-        let chunks = chunks.map(|start| self.transform(&x.narrow(1, start, self.chunk)?));
+        let chunks = chunks.map(|start| transform(&x.narrow(1, start, self.chunk)?));
         Ok(Tensor::cat(&chunks.collect::<Result<Vec<_>>>()?, 1)?)
-    }
-
-    fn transform(&self, x: &Tensor) -> Result<Tensor> {
-        let expanded = activate(&linear(x, &self.expand)?, self.activation)?; // [B, S, F]
-        Ok(linear(&expanded, &self.contract)?)
     }
 }
 

@@ -70,5 +70,5 @@ pub use outputs::{
     MultipleChoiceModelOutput, NextSentencePredictorOutput, QuestionAnsweringModelOutput,
     SequenceClassifierOutput, TokenClassifierOutput,
 };
-pub use parameters::Parameters;
+pub use parameters::{Parameter, Parameters};
 pub use pooler::BertPooler;

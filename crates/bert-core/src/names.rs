@@ -41,10 +41,8 @@ pub(crate) fn linear(
     (input, output): (usize, usize),
     config: &BertConfig,
 ) -> Result<LinearWeights> {
-    Ok(LinearWeights {
-        weight: vb.get_with_hints((output, input), "weight", normal(config))?,
-        bias: vb.get_with_hints(output, "bias", Init::Const(0.))?,
-    })
+    let weight = vb.get_with_hints((output, input), "weight", normal(config))?;
+    Ok(LinearWeights::new(weight, vb.get_with_hints(output, "bias", Init::Const(0.))?))
 }
 
 /// `weight` and `bias`, or `gamma` and `beta` in checkpoints that came from TensorFlow: `[H]` each.

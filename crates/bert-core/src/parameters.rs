@@ -11,6 +11,62 @@ use crate::error::{Error, Result};
 use crate::heads::prediction::PredictionHead;
 use crate::model::BertModel;
 
+/// A parameter, where it is.
+#[derive(Clone, Copy, Debug)]
+pub struct Parameter<'a>(Place<'a>);
+
+#[derive(Clone, Copy, Debug)]
+enum Place<'a> {
+    Tensor(&'a Tensor),
+    /// The weight (0) or bias (1) of a map in packed weights.
+    Packed(&'a LinearWeights, usize, usize),
+}
+
+impl Parameter<'_> {
+    /// Its dimensions.
+    pub fn dims(&self) -> Vec<usize> {
+        match self.0 {
+            Place::Tensor(tensor) => tensor.dims().to_vec(),
+            Place::Packed(weights, map, 0) => weights.dims(map).to_vec(),
+            Place::Packed(weights, map, _) => vec![weights.dims(map)[0]],
+        }
+    }
+
+    /// The number of its elements.
+    pub fn elem_count(&self) -> usize {
+        self.dims().iter().product()
+    }
+
+    /// Its dtype.
+    pub fn dtype(&self) -> DType {
+        match self.0 {
+            Place::Tensor(tensor) => tensor.dtype(),
+            Place::Packed(..) => DType::F32,
+        }
+    }
+
+    /// Whether it is trained.
+    pub fn is_variable(&self) -> bool {
+        matches!(self.0, Place::Tensor(tensor) if tensor.is_variable())
+    }
+
+    /// Its value, which a frozen model may have to unpack.
+    ///
+    /// # Errors
+    /// When memory for it cannot be had.
+    pub fn tensor(&self) -> Result<Tensor> {
+        Ok(match self.0 {
+            Place::Tensor(tensor) => tensor.clone(),
+            Place::Packed(weights, map, which) => weights.get(map)?[which].clone(),
+        })
+    }
+}
+
+/// What [`Named::visit`] calls.
+pub type See<'a> = dyn FnMut(&str, Parameter) -> Result<()> + 'a;
+/// What [`Named::visit_mut`] calls.
+pub type Change<'a> = dyn FnMut(&str, &mut Tensor) -> Result<()> + 'a;
+
 /// A part of a model whose parameters have names.
 ///
 /// Each parameter is visited once, in the order of the forward pass; what is tied to another one is
@@ -20,30 +76,32 @@ pub trait Named {
     ///
     /// # Errors
     /// What `see` returns.
-    fn visit(&self, at: &str, see: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<()>;
+    fn visit(&self, at: &str, see: &mut See) -> Result<()>;
 
-    /// [`Named::visit`] to change them.
+    /// [`Named::visit`] to change them. Packed ones are unpacked.
     ///
     /// # Errors
     /// What `change` returns.
-    fn visit_mut(
-        &mut self,
-        at: &str,
-        change: &mut dyn FnMut(&str, &mut Tensor) -> Result<()>,
-    ) -> Result<()>;
+    fn visit_mut(&mut self, at: &str, change: &mut Change) -> Result<()>;
+
+    /// Packs what can be packed for inference.
+    ///
+    /// # Errors
+    /// When parameters do not have the shapes that they should have.
+    fn pack(&mut self) -> Result<()>;
 }
 
 /// Implements [`Named`] for a struct: what a checkpoint calls each part, and the field.
 macro_rules! named {
-    ($part:ty { $($name:literal => $($field:ident).+),* $(,)? }) => {
+    ($part:ty { $($name:literal => $field:ident),* $(,)? }) => {
         impl $crate::parameters::Named for $part {
             fn visit(
                 &self,
                 at: &str,
-                see: &mut dyn FnMut(&str, &candle_core::Tensor) -> $crate::error::Result<()>,
+                see: &mut $crate::parameters::See,
             ) -> $crate::error::Result<()> {
                 $($crate::parameters::Named::visit(
-                    &self.$($field).+,
+                    &self.$field,
                     &$crate::parameters::below(at, $name),
                     see,
                 )?;)*
@@ -53,13 +111,18 @@ macro_rules! named {
             fn visit_mut(
                 &mut self,
                 at: &str,
-                change: &mut dyn FnMut(&str, &mut candle_core::Tensor) -> $crate::error::Result<()>,
+                change: &mut $crate::parameters::Change,
             ) -> $crate::error::Result<()> {
                 $($crate::parameters::Named::visit_mut(
-                    &mut self.$($field).+,
+                    &mut self.$field,
                     &$crate::parameters::below(at, $name),
                     change,
                 )?;)*
+                Ok(())
+            }
+
+            fn pack(&mut self) -> $crate::error::Result<()> {
+                $($crate::parameters::Named::pack(&mut self.$field)?;)*
                 Ok(())
             }
         }
@@ -104,52 +167,99 @@ pub(crate) fn below(at: &str, name: &str) -> String {
 }
 
 impl Named for Tensor {
-    fn visit(&self, at: &str, see: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<()> {
-        see(at, self)
+    fn visit(&self, at: &str, see: &mut See) -> Result<()> {
+        see(at, Parameter(Place::Tensor(self)))
     }
 
-    fn visit_mut(
-        &mut self,
-        at: &str,
-        change: &mut dyn FnMut(&str, &mut Tensor) -> Result<()>,
-    ) -> Result<()> {
+    fn visit_mut(&mut self, at: &str, change: &mut Change) -> Result<()> {
         change(at, self)
+    }
+
+    fn pack(&mut self) -> Result<()> {
+        Ok(())
     }
 }
 
 impl<T: Named> Named for Option<T> {
-    fn visit(&self, at: &str, see: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<()> {
+    fn visit(&self, at: &str, see: &mut See) -> Result<()> {
         self.iter().try_for_each(|part| part.visit(at, see))
     }
 
-    fn visit_mut(
-        &mut self,
-        at: &str,
-        change: &mut dyn FnMut(&str, &mut Tensor) -> Result<()>,
-    ) -> Result<()> {
+    fn visit_mut(&mut self, at: &str, change: &mut Change) -> Result<()> {
         self.iter_mut().try_for_each(|part| part.visit_mut(at, change))
+    }
+
+    fn pack(&mut self) -> Result<()> {
+        self.iter_mut().try_for_each(Named::pack)
     }
 }
 
 impl<T: Named> Named for Vec<T> {
-    fn visit(&self, at: &str, see: &mut dyn FnMut(&str, &Tensor) -> Result<()>) -> Result<()> {
+    fn visit(&self, at: &str, see: &mut See) -> Result<()> {
         self.iter()
             .enumerate()
             .try_for_each(|(i, part)| part.visit(&below(at, &i.to_string()), see))
     }
 
-    fn visit_mut(
-        &mut self,
-        at: &str,
-        change: &mut dyn FnMut(&str, &mut Tensor) -> Result<()>,
-    ) -> Result<()> {
+    fn visit_mut(&mut self, at: &str, change: &mut Change) -> Result<()> {
         let mut parts = self.iter_mut().enumerate();
         parts.try_for_each(|(i, part)| part.visit_mut(&below(at, &i.to_string()), change))
     }
+
+    fn pack(&mut self) -> Result<()> {
+        self.iter_mut().try_for_each(Named::pack)
+    }
+}
+
+impl Named for LinearWeights {
+    fn visit(&self, at: &str, see: &mut See) -> Result<()> {
+        visit_maps(self, &[""], at, see)
+    }
+
+    fn visit_mut(&mut self, at: &str, change: &mut Change) -> Result<()> {
+        visit_maps_mut(self, &[""], at, change)
+    }
+
+    fn pack(&mut self) -> Result<()> {
+        Ok(LinearWeights::pack(self)?)
+    }
+}
+
+/// [`Named::visit`] for the maps of joined weights, which have a name each.
+pub(crate) fn visit_maps(
+    weights: &LinearWeights,
+    names: &[&str],
+    at: &str,
+    see: &mut See,
+) -> Result<()> {
+    for (map, name) in names.iter().enumerate() {
+        for (which, kind) in ["weight", "bias"].iter().enumerate() {
+            let place = match weights.tensors(map) {
+                Some(tensors) => Place::Tensor(&tensors[which]),
+                None => Place::Packed(weights, map, which),
+            };
+            see(&below(&below(at, name), kind), Parameter(place))?;
+        }
+    }
+    Ok(())
+}
+
+/// [`Named::visit_mut`] for the maps of joined weights, which have a name each.
+pub(crate) fn visit_maps_mut(
+    weights: &mut LinearWeights,
+    names: &[&str],
+    at: &str,
+    change: &mut Change,
+) -> Result<()> {
+    for (tensors, name) in weights.named()?.iter_mut().zip(names) {
+        for (tensor, kind) in tensors.iter_mut().zip(["weight", "bias"]) {
+            change(&below(&below(at, name), kind), tensor)?;
+        }
+    }
+    Ok(())
 }
 
 named!(EmbeddingWeights { "weight" => weight });
-named!(LinearWeights { "weight" => weight, "bias" => bias });
 named!(LayerNormWeights { "weight" => gamma, "bias" => beta });
 
 /// A whole model.
@@ -190,7 +300,7 @@ pub trait Parameters: Model {
     ///
     /// # Errors
     /// What `see` returns.
-    fn for_each_parameter(&self, mut see: impl FnMut(&str, &Tensor) -> Result<()>) -> Result<()>
+    fn for_each_parameter(&self, mut see: impl FnMut(&str, Parameter) -> Result<()>) -> Result<()>
     where
         Self: Sized,
     {
@@ -210,7 +320,7 @@ pub trait Parameters: Model {
     where
         Self: Sized,
     {
-        count(self, Tensor::is_variable)
+        count(self, |parameter| parameter.is_variable())
     }
 
     /// Trains the parameters whose names `chosen` accepts, and no others; returns them.
@@ -251,9 +361,10 @@ pub trait Parameters: Model {
         Ok(vars)
     }
 
-    /// Makes of a trainable model one for inference: no parameter is a variable any more, so that
-    /// nothing is remembered for gradients. Numbers stay what they are, whatever becomes of the
-    /// variables. Models that were loaded without training are frozen already.
+    /// Makes of a model one for inference: no parameter is a variable any more, so that nothing is
+    /// remembered for gradients, and on the CPU in F32 the matrices lie as its kernels read them. The
+    /// numbers are what they were, whatever becomes of the variables. `from_pretrained` gives frozen
+    /// models; only those are fast.
     ///
     /// # Errors
     /// When memory for the parameters cannot be had.
@@ -261,7 +372,10 @@ pub trait Parameters: Model {
     where
         Self: Sized,
     {
-        self.set_trainable(|_| false).map(drop)
+        if self.num_trainable_parameters() > 0 {
+            self.set_trainable(|_| false)?;
+        }
+        self.pack()
     }
 
     /// The word embeddings: `[V, H]`. Hugging Face: `get_input_embeddings`.
@@ -337,11 +451,11 @@ pub trait Parameters: Model {
 
 impl<M: Model> Parameters for M {}
 
-fn count(model: &impl Named, counts: fn(&Tensor) -> bool) -> usize {
+fn count(model: &impl Named, counts: fn(&Parameter) -> bool) -> usize {
     let mut count = 0;
     // Counting cannot fail.
     let _ = model.visit("", &mut |_, parameter| {
-        count += if counts(parameter) { parameter.elem_count() } else { 0 };
+        count += if counts(&parameter) { parameter.elem_count() } else { 0 };
         Ok(())
     });
     count

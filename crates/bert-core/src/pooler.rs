@@ -1,6 +1,6 @@
 //! A vector for the whole sequence.
 
-use bert_kernels::{Activation, LinearWeights, activate, linear};
+use bert_kernels::{Activation, LinearWeights, linear_activation};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
@@ -33,11 +33,11 @@ impl BertPooler {
     /// # Errors
     /// [`Error::Shape`] when `x` is not `[B, S, H]` with at least one token.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let h = self.dense.weight.dims()[1];
+        let [_, h] = self.dense.dims(0);
         match *x.dims() {
             [_, s, width] if s > 0 && width == h => {
                 let first = x.narrow(1, 0, 1)?.squeeze(1)?; // [B, H]
-                Ok(activate(&linear(&first, &self.dense)?, Activation::Tanh)?)
+                Ok(linear_activation(&first, &self.dense, Activation::Tanh)?)
             }
             ref got => {
                 let expected = format!("[B, S, {h}]");

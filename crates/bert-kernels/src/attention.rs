@@ -1,8 +1,11 @@
 //! Scaled dot-product attention over heads.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 use candle_nn::ops::softmax;
 
+use crate::cpu::attention::{Attention, Bias, Sequence};
+use crate::cpu::simd::arch;
+use crate::floats::floats_of;
 use crate::precision::{matmul, widen};
 
 /// What a masked score becomes: finite, and so far below any score that adding a score to it
@@ -44,7 +47,59 @@ pub struct RelativePositions<'a> {
 /// # Errors
 /// When `H` is not a multiple of the heads, or shapes, dtypes or devices do not fit together.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, args: AttentionArgs) -> Result<Tensor> {
-    Ok(attention_with_weights(q, k, v, args)?.0)
+    match fused(q, k, v, args)? {
+        Some(context) => Ok(context),
+        None => Ok(attention_with_weights(q, k, v, args)?.0),
+    }
+}
+
+/// The same without ever storing the weights, where the CPU has a kernel and no gradient is wanted.
+fn fused(q: &Tensor, k: &Tensor, v: &Tensor, args: AttentionArgs) -> Result<Option<Tensor>> {
+    let AttentionArgs { heads, scale, mask, weights_factor, relative } = args;
+    let ((b, queries, h), (kb, keys, kh)) = (q.dims3()?, k.dims3()?);
+    let fits = heads > 0 && h % heads == 0 && kb == b && kh == h && v.dims() == k.dims();
+    if !fits || weights_factor.is_some() || relative.is_some() || q.elem_count() == 0 {
+        return Ok(None);
+    }
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let (Some(q), Some(k), Some(v)) = (floats_of(&q), floats_of(&k), floats_of(&v)) else {
+        return Ok(None);
+    };
+    let mask = mask.map(Tensor::contiguous).transpose()?;
+    let bias = match &mask {
+        Some(mask) => match (mask.dims4(), floats_of(mask)) {
+            (Ok(dims), Some(floats)) if dims.3 == keys => Some((dims, floats)),
+            _ => return Ok(None),
+        },
+        None => None,
+    };
+    let bias = bias.as_ref().map(|((mb, mn, mq, _), floats)| Bias {
+        data: floats.slice(),
+        strides: [
+            if *mb > 1 { mn * mq * keys } else { 0 },
+            if *mn > 1 { mq * keys } else { 0 },
+            if *mq > 1 { keys } else { 0 },
+        ],
+    });
+    let sequences: Vec<Sequence> = (0..b)
+        .map(|i| Sequence {
+            queries: i * queries..(i + 1) * queries,
+            keys: i * keys..(i + 1) * keys,
+        })
+        .collect();
+    let mut output = vec![0.; b * queries * h];
+    let attention = Attention {
+        q: q.slice(),
+        k: k.slice(),
+        v: v.slice(),
+        sequences: &sequences,
+        heads,
+        head_size: h / heads,
+        scale: scale as f32,
+        bias,
+    };
+    attention.run(arch(), &mut output);
+    Ok(Some(Tensor::from_vec(output, (b, queries, h), &Device::Cpu)?))
 }
 
 /// [`attention`] together with the attention weights, `[B, N, Q, K]`.
@@ -101,7 +156,7 @@ fn split_heads(x: &Tensor, n: usize) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device};
+    use candle_core::DType;
 
     fn args(heads: usize, mask: Option<&Tensor>) -> AttentionArgs<'_> {
         AttentionArgs { heads, scale: 0.5, mask, weights_factor: None, relative: None }

@@ -1,7 +1,10 @@
 //! LayerNorm, alone and of a residual sum.
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Device, Result, Tensor};
 
+use crate::cpu::norm::LayerNorm;
+use crate::cpu::simd::arch;
+use crate::floats::floats_of;
 use crate::precision::widen;
 
 /// Parameters of [`layer_norm`].
@@ -23,6 +26,14 @@ pub struct LayerNormWeights {
 /// # Errors
 /// When `H` is not the size of γ and β, or dtypes or devices differ.
 pub fn layer_norm(x: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
+    match fused(x, None, weights)? {
+        Some(y) => Ok(y),
+        None => reference(x, weights),
+    }
+}
+
+/// [`layer_norm`] of differentiable operations.
+fn reference(x: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
     let dtype = x.dtype();
     let x = widen(x)?;
     let deviation = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
@@ -41,13 +52,51 @@ pub fn layer_norm(x: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
 /// # Errors
 /// As [`layer_norm`], and when the two shapes differ.
 pub fn add_layer_norm(x: &Tensor, residual: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
-    layer_norm(&x.add(residual)?, weights)
+    match fused(x, Some(residual), weights)? {
+        Some(y) => Ok(y),
+        None => reference(&x.add(residual)?, weights),
+    }
+}
+
+/// Both in one pass, where the CPU has a kernel and no gradient is wanted.
+fn fused(
+    x: &Tensor,
+    residual: Option<&Tensor>,
+    weights: &LayerNormWeights,
+) -> Result<Option<Tensor>> {
+    let LayerNormWeights { gamma, beta, eps } = weights;
+    let h = gamma.elem_count();
+    let fits = x.dims().last() == Some(&h) && beta.dims() == gamma.dims();
+    if !fits || h == 0 || residual.is_some_and(|residual| residual.dims() != x.dims()) {
+        return Ok(None);
+    }
+    let (x, residual) = (x.contiguous()?, residual.map(Tensor::contiguous).transpose()?);
+    let residual = match &residual {
+        Some(residual) => match floats_of(residual) {
+            Some(floats) => Some(floats),
+            None => return Ok(None),
+        },
+        None => None,
+    };
+    let (Some(rows), Some(gamma), Some(beta)) = (floats_of(&x), floats_of(gamma), floats_of(beta))
+    else {
+        return Ok(None);
+    };
+    let mut output = vec![0.; x.elem_count()];
+    let norm = LayerNorm {
+        residual: residual.as_ref().map(|residual| residual.slice()),
+        gamma: gamma.slice(),
+        beta: beta.slice(),
+        eps: *eps as f32,
+    };
+    norm.run(arch(), rows.slice(), &mut output);
+    Ok(Some(Tensor::from_vec(output, x.shape(), &Device::Cpu)?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device};
+    use candle_core::DType;
 
     fn weights(h: usize, eps: f64) -> Result<LayerNormWeights> {
         Ok(LayerNormWeights {

@@ -2,12 +2,15 @@
 //!
 //! The model calls these functions and nothing below them: it never names a backend, a dtype or a
 //! device. Each function is defined by differentiable Candle operations, so it runs wherever Candle
-//! does and gradients pass through it.
+//! does and gradients pass through it. On the CPU in F32, where no gradient is wanted, the products
+//! (with [packed](LinearWeights::pack) weights), LayerNorm and attention have kernels of their own.
 //!
 //! | operation | computes | shapes |
 //! |---|---|---|
 //! | [`embedding`] | rows of a table | `[V, H]`, `[B, S]` → `[B, S, H]` |
-//! | [`linear`] | `x Wᵀ + b` | `[…, I]` → `[…, O]` |
+//! | [`linear`], [`linears`] | `x Wᵀ + b`, for one map or several | `[…, I]` → `[…, O]` |
+//! | [`linear_activation`] | `activation(x Wᵀ + b)` | `[…, I]` → `[…, O]` |
+//! | [`feed_forward`] | `activation(x W₁ᵀ + b₁) W₂ᵀ + b₂` | `[…, H]` → `[…, H]` |
 //! | [`activate`] | an elementwise [`Activation`] | `[…]` → `[…]` |
 //! | [`layer_norm`] | LayerNorm | `[…, H]` → `[…, H]` |
 //! | [`add_layer_norm`] | LayerNorm of a sum | `[…, H]`, `[…, H]` → `[…, H]` |
@@ -19,7 +22,10 @@
 
 mod activation;
 mod attention;
+mod cpu;
 mod embedding;
+mod feed_forward;
+mod floats;
 mod layer_norm;
 mod linear;
 mod precision;
@@ -27,6 +33,7 @@ mod precision;
 pub use activation::{Activation, activate};
 pub use attention::{AttentionArgs, MASKED, RelativePositions, attention, attention_with_weights};
 pub use embedding::{EmbeddingWeights, embedding};
+pub use feed_forward::feed_forward;
 pub use layer_norm::{LayerNormWeights, add_layer_norm, layer_norm};
-pub use linear::{LinearWeights, linear};
+pub use linear::{LinearWeights, linear, linear_activation, linears};
 pub use precision::widen;

@@ -219,6 +219,14 @@ pub trait PreTrainedModel: Sized {
         options: &LoadOptions,
     ) -> bert_core::Result<Self>;
 
+    /// Makes a loaded model ready for inference; [`Parameters::freeze`] for the models here.
+    ///
+    /// # Errors
+    /// As [`Parameters::freeze`].
+    fn ready(&mut self) -> bert_core::Result<()> {
+        Ok(())
+    }
+
     /// Weights that are another one's: the name of the first, then that of the second.
     fn tied_weights(&self) -> Vec<(String, String)> {
         Vec::new()
@@ -250,8 +258,9 @@ pub trait PreTrainedModel: Sized {
         Error: From<C::Error>,
     {
         let checkpoint = checkpoint.try_into()?;
-        let (config, files) = (checkpoint.config()?, checkpoint.weights()?);
-        load(checkpoint.to_string(), files, config, options)
+        let (mut model, report): (Self, _) = load_checkpoint(&checkpoint, options)?;
+        model.ready()?;
+        Ok((model, report))
     }
 
     /// A new model: matrices drawn from a normal distribution of the config's `initializer_range` with
@@ -261,7 +270,10 @@ pub trait PreTrainedModel: Sized {
     /// [`Error::Model`] for an impossible config, [`Error::ModelDType`] for an impossible dtype.
     fn from_config(config: &BertConfig, seed: u64, options: &LoadOptions) -> Result<Self> {
         let options = options.clone().initialise_missing(seed);
-        Ok(load("a config without weights".to_owned(), Vec::new(), config.clone(), &options)?.0)
+        let name = "a config without weights".to_owned();
+        let (mut model, _): (Self, _) = load(name, Vec::new(), config.clone(), &options)?;
+        model.ready()?;
+        Ok(model)
     }
 
     /// [`PreTrainedModel::from_pretrained`] for training: the model, and its parameters by name. What
@@ -277,7 +289,7 @@ pub trait PreTrainedModel: Sized {
         C: TryInto<Checkpoint>,
         Error: From<C::Error>,
     {
-        let mut model = Self::from_pretrained(checkpoint, options)?;
+        let (mut model, _): (Self, _) = load_checkpoint(&checkpoint.try_into()?, options)?;
         let vars = model.set_trainable(|_| true)?;
         Ok((model, vars))
     }
@@ -307,6 +319,14 @@ pub trait PreTrainedModel: Sized {
         }
         save_model(self, &config, folder.as_ref(), options)
     }
+}
+
+fn load_checkpoint<M: PreTrainedModel>(
+    checkpoint: &Checkpoint,
+    options: &LoadOptions,
+) -> Result<(M, LoadReport)> {
+    let config = checkpoint.config()?;
+    load(checkpoint.to_string(), checkpoint.weights()?, config, options)
 }
 
 /// Loads a model from files of weights, or from none.
@@ -361,6 +381,10 @@ impl PreTrainedModel for BertModel {
             Self::load_without_pooler(vb, config)
         }
     }
+
+    fn ready(&mut self) -> bert_core::Result<()> {
+        self.freeze()
+    }
 }
 
 /// A model whose own `load` takes no options, with what else it has to say.
@@ -375,6 +399,10 @@ macro_rules! pretrained {
                 _options: &LoadOptions,
             ) -> bert_core::Result<Self> {
                 Self::load(vb, config)
+            }
+
+            fn ready(&mut self) -> bert_core::Result<()> {
+                self.freeze()
             }
 
             $($more)*

@@ -1,10 +1,10 @@
 //! From a model to a folder that transformers loads.
 
 use std::collections::{BTreeMap, HashMap};
-use std::io::{Result as IoResult, Write};
+use std::io::{Error as IoError, Result as IoResult, Write};
 use std::path::Path;
 
-use bert_core::{BertConfig, Parameters};
+use bert_core::{BertConfig, Parameter, Parameters};
 use bert_tokenize::BertTokenizer;
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
@@ -55,8 +55,8 @@ struct Entry {
 }
 
 impl Entry {
-    fn new(name: &str, tensor: &Tensor) -> Self {
-        Self { name: name.to_owned(), dtype: tensor.dtype(), shape: tensor.dims().to_vec() }
+    fn new(name: &str, dtype: DType, shape: Vec<usize>) -> Self {
+        Self { name: name.to_owned(), dtype, shape }
     }
 
     fn bytes(&self) -> u64 {
@@ -85,9 +85,9 @@ pub(crate) fn save_model<M: Parameters>(
             aside.write(&name(i), |file| {
                 file.write_all(&header(shard)?)?;
                 let mut expected = shard.iter().peekable();
-                each_weight(model, |name, tensor| {
+                each_weight(model, |name, parameter| {
                     match expected.next_if(|entry| entry.name == name) {
-                        Some(_) => write_tensor(file, tensor),
+                        Some(_) => write_tensor(file, &parameter.tensor().map_err(IoError::other)?),
                         None => Ok(()),
                     }
                 })
@@ -146,30 +146,30 @@ fn check_head(shards: &[Vec<Entry>], config: &BertConfig) -> Result<()> {
 /// Calls `see` with every weight that transformers wants in a file.
 fn each_weight<M: Parameters>(
     model: &M,
-    mut see: impl FnMut(&str, &Tensor) -> IoResult<()>,
+    mut see: impl FnMut(&str, Parameter) -> IoResult<()>,
 ) -> IoResult<()> {
     let mut failure = Ok(());
     let mut untied = false;
-    let visited = model.for_each_parameter(|name, tensor| {
+    let visited = model.for_each_parameter(|name, parameter| {
         if failure.is_ok() {
-            failure = see(name, tensor);
+            failure = see(name, parameter);
         }
         untied |= name == "cls.predictions.decoder.weight";
         if untied && failure.is_ok() && name == "cls.predictions.bias" {
             // There a decoder of one's own has a bias of its own too.
-            failure = see("cls.predictions.decoder.bias", tensor);
+            failure = see("cls.predictions.decoder.bias", parameter);
         }
         Ok(())
     });
-    failure.and(visited.map_err(std::io::Error::other))
+    failure.and(visited.map_err(IoError::other))
 }
 
 /// Weights in their order, in as few files as hold them.
 fn shards<M: Parameters>(model: &M, most: u64) -> Vec<Vec<Entry>> {
     let (mut shards, mut shard, mut bytes) = (Vec::new(), Vec::new(), 0);
     // Listing them cannot fail.
-    let _ = each_weight(model, |name, tensor| {
-        let entry = Entry::new(name, tensor);
+    let _ = each_weight(model, |name, parameter| {
+        let entry = Entry::new(name, parameter.dtype(), parameter.dims());
         if bytes > 0 && bytes + entry.bytes() > most {
             shards.push(std::mem::take(&mut shard));
             bytes = 0;
@@ -201,7 +201,7 @@ fn header(entries: &[Entry]) -> IoResult<Vec<u8>> {
         (entry.name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) })
     });
     let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
-    let metadata = Metadata::new(Some(format), tensors.collect()).map_err(std::io::Error::other)?;
+    let metadata = Metadata::new(Some(format), tensors.collect()).map_err(IoError::other)?;
     let mut text = serde_json::to_vec(&metadata)?;
     // Tensors begin at a multiple of 8 bytes.
     text.resize(text.len().next_multiple_of(8), b' ');
@@ -209,10 +209,10 @@ fn header(entries: &[Entry]) -> IoResult<Vec<u8>> {
 }
 
 fn write_tensor(file: &mut impl Write, tensor: &Tensor) -> IoResult<()> {
-    let host = tensor.to_device(&Device::Cpu).map_err(std::io::Error::other)?;
+    let host = tensor.to_device(&Device::Cpu).map_err(IoError::other)?;
     host.write_bytes(file).map_err(|error| match error {
         candle_core::Error::Io(cause) => cause,
-        other => std::io::Error::other(other),
+        other => IoError::other(other),
     })
 }
 
@@ -223,11 +223,13 @@ fn write_tensor(file: &mut impl Write, tensor: &Tensor) -> IoResult<()> {
 /// [`Error::Save`] when the file cannot be written.
 pub fn save_tensors(tensors: &BTreeMap<String, Tensor>, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    let entries: Vec<Entry> =
-        tensors.iter().map(|(name, tensor)| Entry::new(name, tensor)).collect();
+    let entries: Vec<Entry> = tensors
+        .iter()
+        .map(|(name, tensor)| Entry::new(name, tensor.dtype(), tensor.dims().to_vec()))
+        .collect();
     let save = || {
         let name = path.file_name().and_then(|name| name.to_str());
-        let name = name.ok_or_else(|| std::io::Error::other("this is no file's name"))?;
+        let name = name.ok_or_else(|| IoError::other("this is no file's name"))?;
         let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
         let mut aside = Aside::new(folder.unwrap_or(Path::new(".")))?;
         aside.write(name, |file| {

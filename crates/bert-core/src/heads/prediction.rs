@@ -1,7 +1,8 @@
 //! From states to scores over the vocabulary.
 
 use bert_kernels::{
-    Activation, EmbeddingWeights, LayerNormWeights, LinearWeights, activate, layer_norm, linear,
+    Activation, EmbeddingWeights, LayerNormWeights, LinearWeights, layer_norm, linear,
+    linear_activation,
 };
 use candle_core::{DType, Tensor};
 use candle_nn::{Init, VarBuilder};
@@ -85,9 +86,8 @@ impl PredictionHead {
     /// `x`: `[…, H]`; `words`, the word embeddings: `[V, H]` → `[…, V]`.
     pub(crate) fn forward(&self, x: &Tensor, words: &Tensor) -> Result<Tensor> {
         self.check(words)?;
-        let transformed = activate(&linear(x, &self.transform)?, self.activation)?;
-        let weight = self.decoder(words).clone();
-        let decoder = LinearWeights { weight, bias: self.bias.clone() };
+        let transformed = linear_activation(x, &self.transform, self.activation)?;
+        let decoder = LinearWeights::new(self.decoder(words).clone(), self.bias.clone());
         Ok(linear(&layer_norm(&transformed, &self.norm)?, &decoder)?)
     }
 

@@ -1,0 +1,141 @@
+//! LayerNorm of rows, in two passes over each.
+
+use pulp::{Arch, Simd, WithSimd};
+use rayon::prelude::*;
+
+/// Elements that one thread works on at a time: fewer are not worth a second thread.
+const CHUNK: usize = 1 << 14;
+
+/// `γ (x + r − mean) / √(variance + eps) + β` of each row.
+#[derive(Clone, Copy)]
+pub(crate) struct LayerNorm<'a> {
+    /// `r`: as many rows as `x`, or none.
+    pub(crate) residual: Option<&'a [f32]>,
+    pub(crate) gamma: &'a [f32],
+    pub(crate) beta: &'a [f32],
+    pub(crate) eps: f32,
+}
+
+impl LayerNorm<'_> {
+    /// `x`, `out`: `[T, H]`.
+    pub(crate) fn run(self, arch: Arch, x: &[f32], out: &mut [f32]) {
+        let h = self.gamma.len().max(1);
+        let chunk = (CHUNK / h).max(1) * h;
+        let chunks = out.par_chunks_mut(chunk).enumerate();
+        chunks.for_each(|(i, out)| {
+            let x = &x[i * chunk..][..out.len()];
+            let residual = self.residual.map(|rows| &rows[i * chunk..][..out.len()]);
+            arch.dispatch(Chunk { norm: LayerNorm { residual, ..self }, x, out });
+        });
+    }
+}
+
+struct Chunk<'a> {
+    norm: LayerNorm<'a>,
+    x: &'a [f32],
+    out: &'a mut [f32],
+}
+
+impl WithSimd for Chunk<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { norm, x, out } = self;
+        let h = norm.gamma.len().max(1);
+        for (i, (x, out)) in x.chunks_exact(h).zip(out.chunks_exact_mut(h)).enumerate() {
+            match norm.residual {
+                Some(residual) => add(simd, x, &residual[i * h..][..h], out),
+                None => out.copy_from_slice(x),
+            }
+            normalize(simd, out, norm);
+        }
+    }
+}
+
+#[inline(always)]
+fn add<S: Simd>(simd: S, x: &[f32], residual: &[f32], out: &mut [f32]) {
+    let ((x, x_rest), (r, r_rest)) = (S::as_simd_f32s(x), S::as_simd_f32s(residual));
+    let (out, out_rest) = S::as_mut_simd_f32s(out);
+    for ((out, x), r) in out.iter_mut().zip(x).zip(r) {
+        *out = simd.add_f32s(*x, *r);
+    }
+    for ((out, x), r) in out_rest.iter_mut().zip(x_rest).zip(r_rest) {
+        *out = x + r;
+    }
+}
+
+#[inline(always)]
+fn normalize<S: Simd>(simd: S, row: &mut [f32], norm: LayerNorm) {
+    let count = row.len() as f32;
+    let (vectors, rest) = S::as_simd_f32s(row);
+    let zero = simd.splat_f32s(0.);
+    // Loops, not closures, which are not compiled for an instruction set.
+    let mut sum = zero;
+    for x in vectors {
+        sum = simd.add_f32s(sum, *x);
+    }
+    let mean = (simd.reduce_sum_f32s(sum) + rest.iter().sum::<f32>()) / count;
+    let center = simd.splat_f32s(mean);
+    let mut squares = zero;
+    for x in vectors {
+        let deviation = simd.sub_f32s(*x, center);
+        squares = simd.mul_add_e_f32s(deviation, deviation, squares);
+    }
+    let rest: f32 = rest.iter().map(|x| (x - mean) * (x - mean)).sum();
+    let variance = (simd.reduce_sum_f32s(squares) + rest) / count;
+    let factor = 1. / (variance + norm.eps).sqrt();
+
+    let scale = simd.splat_f32s(factor);
+    let (gamma, gamma_rest) = S::as_simd_f32s(norm.gamma);
+    let (beta, beta_rest) = S::as_simd_f32s(norm.beta);
+    let (vectors, rest) = S::as_mut_simd_f32s(row);
+    for ((x, gamma), beta) in vectors.iter_mut().zip(gamma).zip(beta) {
+        let normal = simd.mul_f32s(simd.sub_f32s(*x, center), scale);
+        *x = simd.mul_add_e_f32s(normal, *gamma, *beta);
+    }
+    for ((x, gamma), beta) in rest.iter_mut().zip(gamma_rest).zip(beta_rest) {
+        *x = (*x - mean) * factor * gamma + beta;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cpu::simd::archs;
+    use crate::cpu::simd::tests::{assert_near, numbers};
+
+    #[test]
+    fn rows_of_every_length_are_normalized_on_every_instruction_set() {
+        for arch in archs() {
+            for (rows, h) in [(1, 1), (1, 7), (3, 16), (5, 31), (101, 30), (4, 769), (65, 768)] {
+                let offset = 10.;
+                let x: Vec<f32> = numbers(rows * h, 1).iter().map(|x| x + offset).collect();
+                let residual = numbers(rows * h, 2);
+                let (gamma, beta) = (numbers(h, 3), numbers(h, 4));
+                for residual in [None, Some(residual.as_slice())] {
+                    let norm = LayerNorm { residual, gamma: &gamma, beta: &beta, eps: 1e-5 };
+                    let mut out = vec![f32::NAN; rows * h];
+                    norm.run(arch, &x, &mut out);
+                    let sums: Vec<f64> = (0..rows * h)
+                        .map(|i| f64::from(x[i] + residual.map_or(0., |residual| residual[i])))
+                        .collect();
+                    let expected: Vec<f64> = sums
+                        .chunks_exact(h)
+                        .flat_map(|row| {
+                            let mean = row.iter().sum::<f64>() / h as f64;
+                            let variance =
+                                row.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / h as f64;
+                            let factor = 1. / (variance + 1e-5).sqrt();
+                            let parts = row.iter().zip(&gamma).zip(&beta);
+                            parts.map(move |((x, gamma), beta)| {
+                                (x - mean) * factor * f64::from(*gamma) + f64::from(*beta)
+                            })
+                        })
+                        .collect();
+                    assert_near(&format!("{arch:?} {rows}×{h}"), &out, &expected, 5e-5);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,54 @@
+//! The position-wise feed-forward network.
+
+use candle_core::{Device, Result, Tensor};
+use rayon::prelude::*;
+
+use crate::activation::Activation;
+use crate::cpu::gemm::multiply;
+use crate::cpu::shared::with_scratch;
+use crate::cpu::simd::{Fused, arch};
+use crate::floats::floats;
+use crate::linear::{LinearWeights, linear, linear_activation};
+
+/// Tokens that one thread takes at a time: what lies between the two products stays in its cache.
+const ROWS: usize = 144;
+
+/// `activation(x W₁ᵀ + b₁) W₂ᵀ + b₂`. Vaswani et al. 2017, §3.3.
+///
+/// `x`: `[…, H]`; `expand`: H to F; `contract`: F to H → `[…, H]`, in the dtype of `x`. With packed
+/// weights `[…, F]` is never stored.
+///
+/// # Errors
+/// When sizes, dtypes or devices do not fit.
+pub fn feed_forward(
+    x: &Tensor,
+    expand: &LinearWeights,
+    activation: Activation,
+    contract: &LinearWeights,
+) -> Result<Tensor> {
+    let (packed, fused) = (expand.packed_for(x).zip(contract.packed_for(x)), Fused::of(activation));
+    let rows = x.elem_count() / expand.dims(0)[1].max(1);
+    let enough = rows >= 2 * ROWS * rayon::current_num_threads();
+    let fits = expand.dims(0)[0] == contract.dims(0)[1] && x.dims().last() == expand.dims(0).last();
+    let (Some((first, second)), Some(fused), true, true) = (packed, fused, enough, fits) else {
+        return linear(&linear_activation(x, expand, activation)?, contract);
+    };
+    let [f, h] = expand.dims(0);
+    let [o, _] = contract.dims(0);
+    let x = x.contiguous()?;
+    let mut output = vec![0.; rows * o];
+    let blocks = rows.div_ceil(ROWS);
+    let height = rows.div_ceil(blocks);
+    {
+        let x = floats(&x)?;
+        let chunks = x.slice().par_chunks(height * h);
+        chunks.zip(output.par_chunks_mut(height * o)).with_max_len(1).for_each(|(x, out)| {
+            with_scratch(x.len() / h * f, |expanded| {
+                multiply(arch(), x, first, 0..1, fused, &mut [&mut *expanded]);
+                multiply(arch(), expanded, second, 0..1, Fused::Linear, &mut [out]);
+            });
+        });
+    }
+    let dims = [&x.dims()[..x.rank() - 1], &[o]].concat();
+    Tensor::from_vec(output, dims, &Device::Cpu)
+}
