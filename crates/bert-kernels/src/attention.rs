@@ -58,7 +58,8 @@ fn fused(q: &Tensor, k: &Tensor, v: &Tensor, args: AttentionArgs) -> Result<Opti
     let AttentionArgs { heads, scale, mask, weights_factor, relative } = args;
     let ((b, queries, h), (kb, keys, kh)) = (q.dims3()?, k.dims3()?);
     let fits = heads > 0 && h % heads == 0 && kb == b && kh == h && v.dims() == k.dims();
-    if !fits || weights_factor.is_some() || relative.is_some() || q.elem_count() == 0 {
+    let empty = q.elem_count() == 0 || keys == 0;
+    if !fits || empty || weights_factor.is_some() || relative.is_some() {
         return Ok(None);
     }
     let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
@@ -68,7 +69,15 @@ fn fused(q: &Tensor, k: &Tensor, v: &Tensor, args: AttentionArgs) -> Result<Opti
     let mask = mask.map(Tensor::contiguous).transpose()?;
     let bias = match &mask {
         Some(mask) => match (mask.dims4(), floats_of(mask)) {
-            (Ok(dims), Some(floats)) if dims.3 == keys => Some((dims, floats)),
+            (Ok(dims @ (mb, mn, mq, mk)), Some(floats))
+                if mk == keys
+                    && [(mb, b), (mn, heads), (mq, queries)]
+                        .iter()
+                        .all(|(got, expected)| *got == 1 || got == expected) =>
+            {
+                Some((dims, floats))
+            }
+            // The definition refuses what does not fit.
             _ => return Ok(None),
         },
         None => None,

@@ -4,7 +4,7 @@ use candle_core::{Device, Result, Tensor};
 use rayon::prelude::*;
 
 use crate::activation::Activation;
-use crate::cpu::gemm::multiply;
+use crate::cpu::gemm::{Rows, Threads, multiply};
 use crate::cpu::shared::with_scratch;
 use crate::cpu::simd::{Fused, arch};
 use crate::floats::floats;
@@ -43,9 +43,12 @@ pub fn feed_forward(
         let x = floats(&x)?;
         let chunks = x.slice().par_chunks(height * h);
         chunks.zip(output.par_chunks_mut(height * o)).with_max_len(1).for_each(|(x, out)| {
-            with_scratch(x.len() / h * f, |expanded| {
-                multiply(arch(), x, first, 0..1, fused, &mut [&mut *expanded]);
-                multiply(arch(), expanded, second, 0..1, Fused::Linear, &mut [out]);
+            let count = x.len() / h;
+            with_scratch(count * f, |expanded| {
+                let x = Rows { data: x, count };
+                multiply(arch(), x, first, 0..1, fused, &mut [&mut *expanded], Threads::This);
+                let x = Rows { data: expanded, count };
+                multiply(arch(), x, second, 0..1, Fused::Linear, &mut [out], Threads::This);
             });
         });
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::activation::{Activation, activate};
-use crate::cpu::gemm::{PackedMatrix, multiply};
+use crate::cpu::gemm::{PackedMatrix, Rows, Threads, multiply};
 use crate::cpu::simd::{Fused, arch};
 use crate::floats::{floats, floats_of};
 use crate::precision::matmul;
@@ -35,11 +35,14 @@ impl LinearWeights {
     /// Several maps of one input.
     ///
     /// # Errors
-    /// When packed ones cannot be unpacked.
+    /// When there are none, or packed ones cannot be unpacked.
     pub fn join(weights: impl IntoIterator<Item = Self>) -> Result<Self> {
         let mut joined = Vec::new();
         for mut weights in weights {
-            joined.append(weights.named()?);
+            joined.extend_from_slice(weights.named()?);
+        }
+        if joined.is_empty() {
+            candle_core::bail!("linear: no maps to join");
         }
         Ok(Self { form: Form::Named(joined) })
     }
@@ -91,7 +94,7 @@ impl LinearWeights {
     ///
     /// # Errors
     /// When they are packed and cannot be unpacked.
-    pub fn named(&mut self) -> Result<&mut Vec<[Tensor; 2]>> {
+    pub fn named(&mut self) -> Result<&mut [[Tensor; 2]]> {
         if let Form::Packed(_) = self.form {
             let maps = (0..self.maps()).map(|map| self.get(map)).collect::<Result<_>>()?;
             self.form = Form::Named(maps);
@@ -102,12 +105,16 @@ impl LinearWeights {
         }
     }
 
-    /// Packs the weights, if the CPU computes with them in F32 and none of them is trained.
+    /// Packs the weights, if the CPU computes with them in F32 and none of them is trained. With the
+    /// feature `accelerate`, Apple's products are used, which want them as they are.
     ///
     /// # Errors
     /// When they do not have the shapes of one input's maps.
     pub fn pack(&mut self) -> Result<()> {
         let Form::Named(maps) = &self.form else { return Ok(()) };
+        if cfg!(feature = "accelerate") {
+            return Ok(());
+        }
         let [_, i] = self.dims(0);
         let contiguous = maps
             .iter()
@@ -164,12 +171,16 @@ pub fn linear_activation(
     weights: &LinearWeights,
     activation: Activation,
 ) -> Result<Tensor> {
-    if let (Some(matrix), Some(fused)) = (weights.packed_for(x), Fused::of(activation)) {
-        let mut outputs = product(x, matrix, 0..1, fused)?;
-        return outputs.pop().ok_or_else(|| candle_core::Error::Msg("no output".to_owned()));
+    let Some(matrix) = weights.packed_for(x) else {
+        let [weight, bias] = weights.get(0)?;
+        return activate(&reference(x, &weight, &bias)?, activation);
+    };
+    let fused = Fused::of(activation);
+    match &product(x, matrix, 0..1, fused.unwrap_or(Fused::Linear))?[..] {
+        [y] if fused.is_some() => Ok(y.clone()),
+        [y] => activate(y, activation),
+        outputs => candle_core::bail!("linear: {} outputs of one map", outputs.len()),
     }
-    let [weight, bias] = weights.get(0)?;
-    activate(&reference(x, &weight, &bias)?, activation)
 }
 
 /// [`linear`] with some of several maps: their numbers, in order → an output for each.
@@ -181,6 +192,9 @@ pub fn linears(
     weights: &LinearWeights,
     maps: std::ops::Range<usize>,
 ) -> Result<Vec<Tensor>> {
+    if maps.end > weights.maps() {
+        candle_core::bail!("linear: maps {maps:?} of {}", weights.maps());
+    }
     match weights.packed_for(x) {
         Some(matrix) => product(x, matrix, maps, Fused::Linear),
         None => maps
@@ -213,7 +227,8 @@ fn product(
     {
         let x = floats(&x)?;
         let mut outs: Vec<&mut [f32]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
-        multiply(arch(), x.slice(), matrix, maps.clone(), activation, &mut outs);
+        let x = Rows { data: x.slice(), count: rows };
+        multiply(arch(), x, matrix, maps.clone(), activation, &mut outs, Threads::All);
     }
     outputs
         .into_iter()

@@ -20,20 +20,44 @@ const ROWS: usize = 144;
 const DEPTH: usize = 384;
 
 /// Several matrices `[K, N]` side by side, with what is added to each column.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub(crate) struct PackedMatrix {
     k: usize,
     /// Columns of a panel.
     width: usize,
     parts: Vec<Part>,
     /// Panel after panel: `[K, width]` each, zero beyond a matrix's last column.
-    panels: Vec<f32>,
+    panels: Aligned,
     /// `[width]` for each panel.
     bias: Vec<f32>,
 }
 
+/// Floats that begin where a line of the cache does, so that no vector lies in two.
+#[derive(Debug)]
+struct Aligned {
+    buffer: Vec<f32>,
+    range: Range<usize>,
+}
+
+impl Aligned {
+    fn zeros(len: usize) -> Self {
+        const LINE: usize = 64;
+        let buffer = vec![0.; len + LINE / size_of::<f32>()];
+        let start = buffer.as_ptr().align_offset(LINE).min(buffer.len() - len);
+        Self { buffer, range: start..start + len }
+    }
+
+    fn floats(&self) -> &[f32] {
+        &self.buffer[self.range.clone()]
+    }
+
+    fn floats_mut(&mut self) -> &mut [f32] {
+        &mut self.buffer[self.range.clone()]
+    }
+}
+
 /// One of the matrices.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 struct Part {
     panels: Range<usize>,
     n: usize,
@@ -54,13 +78,13 @@ impl PackedMatrix {
             k,
             width,
             parts,
-            panels: vec![0.; count * width * k],
+            panels: Aligned::zeros(count * width * k),
             bias: vec![0.; count * width],
         };
         for (part, (weight, bias)) in packed.parts.iter().zip(weights) {
             let start = part.panels.start * width;
             packed.bias[start..start + part.n].copy_from_slice(bias);
-            let panels = &mut packed.panels[start * k..part.panels.end * width * k];
+            let panels = &mut packed.panels.floats_mut()[start * k..part.panels.end * width * k];
             panels.par_chunks_mut((width * k).max(1)).enumerate().for_each(|(i, panel)| {
                 let columns = i * width..((i + 1) * width).min(part.n);
                 for (j, column) in columns.enumerate() {
@@ -94,25 +118,35 @@ impl PackedMatrix {
         let Part { panels, n } = &self.parts[part];
         let (k, width, first) = (self.k, self.width, panels.start * self.width);
         let mut weight = Vec::with_capacity(n * k);
-        for column in first..first + n {
-            let panel = &self.panels[column / width * width * k..][..width * k];
+        for column in (first..first + n).filter(|_| k > 0) {
+            let panel = &self.panels.floats()[column / width * width * k..][..width * k];
             weight.extend(panel[column % width..].iter().step_by(width));
         }
         (weight, self.bias[first..first + n].to_vec())
     }
 }
 
-/// Rows of floats, `stride` apart.
+/// `count` rows of floats, one after the other.
 #[derive(Clone, Copy)]
-struct Rows<'a> {
-    data: &'a [f32],
-    stride: usize,
+pub(crate) struct Rows<'a> {
+    pub(crate) data: &'a [f32],
+    pub(crate) count: usize,
+}
+
+/// Who computes a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// Every thread of the pool.
+    All,
+    /// The one that asks, which others are beside.
+    This,
 }
 
 impl<'a> Rows<'a> {
     #[inline(always)]
     fn part(&self, row: usize, columns: &Range<usize>) -> &'a [f32] {
-        &self.data[row * self.stride + columns.start..row * self.stride + columns.end]
+        let stride = self.data.len() / self.count;
+        &self.data[row * stride + columns.start..row * stride + columns.end]
     }
 }
 
@@ -121,20 +155,19 @@ impl<'a> Rows<'a> {
 /// `x`: `[M, K]`; `outs`: `[M, N]` for each of the `parts`.
 pub(crate) fn multiply(
     arch: Arch,
-    x: &[f32],
+    x: Rows,
     matrix: &PackedMatrix,
     parts: Range<usize>,
     activation: Fused,
     outs: &mut [&mut [f32]],
+    threads: Threads,
 ) {
     let k = matrix.k;
-    let rows = x.len().checked_div(k).unwrap_or(outs[0].len() / matrix.parts[parts.start].n);
-    let x = Rows { data: x, stride: k };
     let outs: Vec<SharedRows> = (outs.iter_mut())
         .zip(&matrix.parts[parts.clone()])
         .map(|(out, part)| SharedRows::new(out, part.n))
         .collect();
-    let blocks: Vec<Block> = tasks(rows, matrix, &parts)
+    let blocks: Vec<Block> = tasks(x.count, matrix, &parts, threads)
         .into_iter()
         .map(|(rows, part, panels)| Block {
             x,
@@ -146,12 +179,16 @@ pub(crate) fn multiply(
             out: outs[part - parts.start],
         })
         .collect();
-    blocks.into_par_iter().with_max_len(1).for_each(|block| {
+    let compute = |block: Block| {
         // Outside of `dispatch`: closures are not compiled for an instruction set.
         with_scratch(block.rows.len() * DEPTH.min(k), |scratch| {
             arch.dispatch(BlockIn { block, scratch });
         });
-    });
+    };
+    match threads {
+        Threads::All => blocks.into_par_iter().with_max_len(1).for_each(compute),
+        Threads::This => blocks.into_iter().for_each(compute),
+    }
 }
 
 /// Cuts a product into blocks of rows and panels, enough of them for every thread.
@@ -159,11 +196,16 @@ fn tasks(
     rows: usize,
     matrix: &PackedMatrix,
     parts: &Range<usize>,
+    threads: Threads,
 ) -> Vec<(Range<usize>, usize, Range<usize>)> {
     // Blocks of equal heights, so that none is a remainder.
     let blocks = rows.div_ceil(ROWS).max(1);
     let height = rows.div_ceil(blocks).next_multiple_of(2).max(1);
-    let enough = 4 * rayon::current_num_threads();
+    // Each piece of a block packs its rows again, so there are no more pieces than threads want.
+    let enough = match threads {
+        Threads::All => 4 * rayon::current_num_threads(),
+        Threads::This => 1,
+    };
     let mut tasks = Vec::new();
     for part in parts.clone() {
         let panels = matrix.parts[part].panels.clone();
@@ -235,7 +277,7 @@ impl BlockIn<'_, '_> {
             let depth = from..(from + DEPTH).min(k);
             block.pack::<HEIGHT>(&depth, scratch);
             for panel in block.panels.clone() {
-                let values = &block.matrix.panels[panel * width * k..];
+                let values = &block.matrix.panels.floats()[panel * width * k..];
                 let values = &values[depth.start * width..depth.end * width];
                 let tile = Tile { block: &block, panel, depth: &depth, values };
                 let mut rows = block.rows.clone();
@@ -280,7 +322,7 @@ impl Block<'_> {
         while !rows.is_empty() {
             let height = group(rows.len(), HEIGHT);
             let (tile, rest) = packed.split_at_mut(height * depth.len());
-            for i in 0..height {
+            for i in (0..height).filter(|_| !depth.is_empty()) {
                 let row = self.x.part(rows.start + i, depth);
                 for (place, value) in tile[i..].iter_mut().step_by(height).zip(row) {
                     *place = *value;
@@ -443,11 +485,13 @@ mod tests {
                 let packed = PackedMatrix::new(arch, k, &[(&weight, &bias)]);
                 // A poisoned output shows what is not written.
                 let mut out = vec![f32::NAN; m * n];
-                multiply(arch, &x, &packed, 0..1, Fused::Linear, &mut [&mut out]);
+                let x_rows = Rows { data: &x, count: m };
+                multiply(arch, x_rows, &packed, 0..1, Fused::Linear, &mut [&mut out], Threads::All);
                 let what = format!("{arch:?} {m}×{n}×{k}");
                 let expected = by_hand(&x, &weight, &bias, k);
                 assert_near(&what, &out, &expected, 2e-6 * (k as f64).sqrt());
-                multiply(arch, &x, &packed, 0..1, Fused::Relu, &mut [&mut out]);
+                out.fill(f32::NAN);
+                multiply(arch, x_rows, &packed, 0..1, Fused::Relu, &mut [&mut out], Threads::This);
                 let expected: Vec<f64> = expected.iter().map(|x| x.max(0.)).collect();
                 assert_near(&what, &out, &expected, 2e-6 * (k as f64).sqrt());
                 assert_eq!(packed.unpack(0), (weight, bias), "{what}: unpacked");
@@ -466,7 +510,8 @@ mod tests {
             let packed = PackedMatrix::new(arch, k, &slices);
             let mut outs: Vec<_> = sizes[1..].iter().map(|n| vec![f32::NAN; m * n]).collect();
             let mut slices: Vec<_> = outs.iter_mut().map(Vec::as_mut_slice).collect();
-            multiply(arch, &x, &packed, 1..3, Fused::Linear, &mut slices);
+            let rows = Rows { data: &x, count: m };
+            multiply(arch, rows, &packed, 1..3, Fused::Linear, &mut slices, Threads::All);
             for (i, out) in outs.iter().enumerate() {
                 let (weight, bias) = &maps[i + 1];
                 assert_near("side by side", out, &by_hand(&x, weight, bias, k), 1e-5);
@@ -477,7 +522,17 @@ mod tests {
 
     #[test]
     fn no_rows_give_no_rows() {
-        let packed = PackedMatrix::new(crate::cpu::simd::arch(), 2, &[(&[1., 2.], &[3.])]);
-        multiply(crate::cpu::simd::arch(), &[], &packed, 0..1, Fused::Linear, &mut [&mut []]);
+        let arch = crate::cpu::simd::arch();
+        let packed = PackedMatrix::new(arch, 2, &[(&[1., 2.], &[3.]), (&[], &[])]);
+        let none = Rows { data: &[], count: 0 };
+        multiply(arch, none, &packed, 0..2, Fused::Linear, &mut [&mut [], &mut []], Threads::All);
+        let one = Rows { data: &[1., 1.], count: 1 };
+        multiply(arch, one, &packed, 1..2, Fused::Linear, &mut [&mut []], Threads::All);
+        let deep = PackedMatrix::new(arch, 0, &[(&[], &[3., 4.])]);
+        let mut bias = [0.; 4];
+        let rows = Rows { data: &[], count: 2 };
+        multiply(arch, rows, &deep, 0..1, Fused::Linear, &mut [&mut bias], Threads::All);
+        assert_eq!(bias, [3., 4., 3., 4.]);
+        assert_eq!(deep.unpack(0), (vec![], vec![3., 4.]));
     }
 }
