@@ -3,6 +3,7 @@
 //! `load DIR` runs each engine in a process of its own, in turns, on the same folder; `make DIR`
 //! writes a folder with bert-base's sizes and random weights.
 
+mod compare;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use bert::{
 use candle_nn::{VarBuilder, VarMap};
 use clap::{Parser, Subcommand};
 
+use crate::compare::{Plan, compare};
 use crate::worker::{candle_model, serve};
 
 #[derive(Parser)]
@@ -35,6 +37,20 @@ enum What {
         #[arg(long, default_value_t = 9)]
         turns: usize,
     },
+    /// Measures all engines on the same inputs, in turns
+    Compare {
+        folder: PathBuf,
+        /// A Python with the peers
+        #[arg(long)]
+        python: PathBuf,
+        #[arg(long)]
+        threads: usize,
+        #[arg(long, default_value_t = 15)]
+        turns: usize,
+        /// The CSV file
+        #[arg(long)]
+        record: PathBuf,
+    },
     /// Runs an engine as peers.py does: commands on standard input, answers on standard output
     Worker { engine: String, folder: PathBuf },
     /// One engine (ours, pretraining or candle-transformers), in this process: prints seconds, peak
@@ -48,6 +64,9 @@ fn main() -> Result<()> {
     match Args::parse().command {
         What::Make { folder } => make(&folder),
         What::Load { folder, turns } => load(&folder, turns),
+        What::Compare { folder, python, threads, turns, record } => {
+            compare(&Plan { folder, python, threads, turns, record })
+        }
         What::Worker { engine, folder } => serve(&engine, &folder),
         What::One { engine, folder } => one(&engine, &folder),
     }
