@@ -264,8 +264,8 @@ impl BertConfig {
         self.id2label.len()
     }
 
-    /// The padding token's row of the word embeddings.
-    pub(crate) fn padding_row(&self) -> Option<u32> {
+    /// The padding token's row of the word embeddings: `pad_token_id`, counted from the beginning.
+    pub fn padding_row(&self) -> Option<u32> {
         let row = self.pad_token_id.map(|id| if id < 0 { id + self.vocab_size as i64 } else { id });
         row.and_then(|row| u32::try_from(row).ok())
     }

@@ -15,8 +15,8 @@ const ROWS: usize = 144;
 
 /// `activation(x W₁ᵀ + b₁) W₂ᵀ + b₂`. Vaswani et al. 2017, §3.3.
 ///
-/// `x`: `[…, H]`; `expand`: H to F; `contract`: F to H → `[…, H]`, in the dtype of `x`. With packed
-/// weights `[…, F]` is never stored.
+/// `x`: `[…, H]`; `expand`: H to F; `contract`: F to H → `[…, H]`, in the dtype of `x`. Of many
+/// tokens and with packed weights, `[…, F]` is never stored.
 ///
 /// # Errors
 /// When sizes, dtypes or devices do not fit.

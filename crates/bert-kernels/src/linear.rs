@@ -185,8 +185,10 @@ pub fn linear_activation(
 
 /// [`linear`] with some of several maps: their numbers, in order → an output for each.
 ///
+/// `x`: `[…, I]` → `[…, O]` of each map, in the dtype of `x`.
+///
 /// # Errors
-/// As [`linear`].
+/// As [`linear`], and when there are no such maps.
 pub fn linears(
     x: &Tensor,
     weights: &LinearWeights,

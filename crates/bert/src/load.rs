@@ -344,7 +344,7 @@ fn load<M: PreTrainedModel>(
     if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) && (metal || dtype != DType::F64) {
         return Err(Error::ModelDType { got: dtype, on: options.device.location() });
     }
-    let weights = Weights::new(checkpoint, files, config.pad_token_id, options)?;
+    let weights = Weights::new(checkpoint, files, config.padding_row(), options)?;
     let vb = VarBuilder::from_backend(Box::new(weights.clone()), dtype, options.device.clone());
     match M::from_weights(vb, &config, options) {
         Ok(model) => {

@@ -29,7 +29,7 @@ struct Inner {
     /// Each weight by the name the model uses, after the caller's renamings.
     index: HashMap<String, Place>,
     /// Whose row of the word embeddings is zero when it is drawn.
-    pad_token_id: Option<i64>,
+    padding_row: Option<u32>,
     account: Mutex<Account>,
 }
 
@@ -52,7 +52,7 @@ impl Weights {
     pub(crate) fn new(
         checkpoint: String,
         files: Vec<Box<dyn WeightFile>>,
-        pad_token_id: Option<i64>,
+        padding_row: Option<u32>,
         options: &LoadOptions,
     ) -> Result<Self> {
         let mut index = HashMap::new();
@@ -70,7 +70,7 @@ impl Weights {
             generator: options.initialise_missing.map(ChaCha8Rng::seed_from_u64),
             failure: None,
         });
-        Ok(Self(Arc::new(Inner { checkpoint, files, index, pad_token_id, account })))
+        Ok(Self(Arc::new(Inner { checkpoint, files, index, padding_row, account })))
     }
 
     /// The first error, if there was one.
@@ -125,7 +125,7 @@ impl Weights {
             if account.report.missing.len() > MOST_MISSING {
                 return Err(self.missing(account.report.missing.clone()));
             }
-            return wanted.draw(account.generator.as_mut(), self.0.pad_token_id);
+            return wanted.draw(account.generator.as_mut(), self.0.padding_row);
         };
         if info.shape != wanted.shape.dims() {
             let mismatch = Mismatch {
@@ -135,7 +135,7 @@ impl Weights {
             };
             let mut account = self.account();
             account.report.mismatched.push(mismatch);
-            return wanted.draw(account.generator.as_mut(), self.0.pad_token_id);
+            return wanted.draw(account.generator.as_mut(), self.0.padding_row);
         }
         let Some(dtype) = info.dtype else {
             return Err(Error::WeightDType {
@@ -180,11 +180,7 @@ struct Wanted<'a> {
 impl Wanted<'_> {
     /// A fresh weight, or without a generator a placeholder without storage of its own, so that
     /// loading goes on and all missing names can be told at once.
-    fn draw(
-        &self,
-        generator: Option<&mut ChaCha8Rng>,
-        pad_token_id: Option<i64>,
-    ) -> Result<Tensor> {
+    fn draw(&self, generator: Option<&mut ChaCha8Rng>, padding_row: Option<u32>) -> Result<Tensor> {
         let constant = |value: f64| -> Result<Tensor> {
             let scalar = (Tensor::ones((), DType::F32, self.device)? * value)?;
             Ok(scalar.to_dtype(self.dtype)?.broadcast_as(self.shape)?)
@@ -201,12 +197,10 @@ impl Wanted<'_> {
                     .try_reserve_exact(count)
                     .map_err(|error| candle_core::Error::Msg(format!("{}: {error}", self.name)))?;
                 values.extend(normal.sample_iter(generator).take(count));
-                if let (true, Some(id)) =
-                    (self.name.ends_with("word_embeddings.weight"), pad_token_id)
+                if let (true, Some(row), [_, h]) =
+                    (self.name.ends_with("word_embeddings.weight"), padding_row, self.shape.dims())
                 {
-                    let [v, h] = *self.shape.dims() else { return constant(0.) };
-                    let row = if id < 0 { id + v as i64 } else { id } as usize;
-                    values[row * h..][..h].fill(0.);
+                    values[row as usize * h..][..*h].fill(0.);
                 }
                 Ok(Tensor::from_vec(values, self.shape, self.device)?.to_dtype(self.dtype)?)
             }

@@ -255,7 +255,7 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
         for (p, values) in values.iter().enumerate() {
             for i in 0..HEIGHT {
                 // SAFETY: each row was cut to the length of `values`, of which `p` is an index. The
-                // compiler checks it again at each step, which costs a tenth of the time.
+                // compiler would check it again at each step (bench/LOG.md, CPU kernels, step 4).
                 let factor = simd.splat_f32s(unsafe { *x[i].get_unchecked(p) });
                 for j in 0..WIDTH {
                     sums[i][j] = simd.mul_add_e_f32s(factor, values[j], sums[i][j]);
