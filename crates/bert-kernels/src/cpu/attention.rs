@@ -6,17 +6,15 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Arch, Simd};
 use rayon::prelude::*;
 
-use super::gemm::tile_width;
+use super::gemm::{InTiles, TALLEST, Tiled, tile_width};
 use super::shared::{SharedRows, with_scratch};
 use super::simd::exp;
 
 /// Queries that one thread works on at a time.
 const QUERIES: usize = 96;
-/// The tallest tile of any instruction set.
-const MOST_ROWS: usize = 14;
 
 /// Rows of queries and of the keys that they attend to.
 #[derive(Clone, Debug)]
@@ -70,7 +68,7 @@ impl Attention<'_> {
         tasks.into_par_iter().with_max_len(1).for_each(|task| {
             // Outside of `dispatch`: closures are not compiled for an instruction set.
             with_scratch(Room::len(&task, width), |scratch| {
-                arch.dispatch(TaskIn { room: Room::new(scratch, &task, width), task });
+                arch.dispatch(InTiles(TaskIn { room: Room::new(scratch, &task, width), task }));
             });
         });
     }
@@ -102,7 +100,7 @@ struct Room<'a> {
 impl<'a> Room<'a> {
     fn sizes(task: &Task, width: usize) -> [usize; 3] {
         let (d, padded) = (task.attention.head_size, task.keys.len().next_multiple_of(width));
-        [padded * d, task.keys.len() * d.next_multiple_of(width), MOST_ROWS * padded]
+        [padded * d, task.keys.len() * d.next_multiple_of(width), TALLEST * padded]
     }
 
     fn len(task: &Task, width: usize) -> usize {
@@ -123,20 +121,9 @@ struct TaskIn<'a, 'b> {
     room: Room<'b>,
 }
 
-impl WithSimd for TaskIn<'_, '_> {
+impl Tiled for TaskIn<'_, '_> {
     type Output = ();
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        match (S::F32_LANES, S::REGISTER_COUNT >= 32) {
-            (16, true) => self.compute::<S, MOST_ROWS, 2>(simd),
-            (4, true) => self.compute::<S, 8, 3>(simd),
-            _ => self.compute::<S, 6, 2>(simd),
-        }
-    }
-}
-
-impl TaskIn<'_, '_> {
     #[inline(always)]
     fn compute<S: Simd, const HEIGHT: usize, const WIDTH: usize>(mut self, simd: S) {
         let Self { task, room } = &mut self;

@@ -182,7 +182,7 @@ pub(crate) fn multiply(
     let compute = |block: Block| {
         // Outside of `dispatch`: closures are not compiled for an instruction set.
         with_scratch(block.rows.len() * DEPTH.min(k), |scratch| {
-            arch.dispatch(BlockIn { block, scratch });
+            arch.dispatch(InTiles(BlockIn { block, scratch }));
         });
     };
     match threads {
@@ -232,19 +232,45 @@ struct Block<'a> {
     out: SharedRows<'a>,
 }
 
+/// Work in tiles of sums that stay in registers: `HEIGHT` rows of `WIDTH` vectors.
+pub(crate) trait Tiled {
+    type Output;
+
+    fn compute<S: Simd, const HEIGHT: usize, const WIDTH: usize>(self, simd: S) -> Self::Output;
+}
+
+/// The tallest tile of any instruction set.
+pub(crate) const TALLEST: usize = 14;
+
+/// Does the work in the tiles of an instruction set: sums fill its registers but for two or three.
+pub(crate) struct InTiles<W>(pub(crate) W);
+
+impl<W: Tiled> WithSimd for InTiles<W> {
+    type Output = W::Output;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> W::Output {
+        match (S::F32_LANES, S::REGISTER_COUNT >= 32) {
+            (16, true) => self.0.compute::<S, TALLEST, 2>(simd),
+            (4, true) => self.0.compute::<S, 8, 3>(simd),
+            _ => self.0.compute::<S, 6, 2>(simd),
+        }
+    }
+}
+
 /// Columns of a tile.
 pub(crate) fn tile_width(arch: Arch) -> usize {
-    arch.dispatch(TileWidth)
+    arch.dispatch(InTiles(TileWidth))
 }
 
 struct TileWidth;
 
-impl WithSimd for TileWidth {
+impl Tiled for TileWidth {
     type Output = usize;
 
     #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> usize {
-        S::F32_LANES * if S::F32_LANES == 4 && S::REGISTER_COUNT >= 32 { 3 } else { 2 }
+    fn compute<S: Simd, const HEIGHT: usize, const WIDTH: usize>(self, _: S) -> usize {
+        S::F32_LANES * WIDTH
     }
 }
 
@@ -254,21 +280,9 @@ struct BlockIn<'a, 'b> {
     scratch: &'b mut [f32],
 }
 
-impl WithSimd for BlockIn<'_, '_> {
+impl Tiled for BlockIn<'_, '_> {
     type Output = ();
 
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        // Sums fill the registers but for two or three.
-        match (S::F32_LANES, S::REGISTER_COUNT >= 32) {
-            (16, true) => self.compute::<S, 14, 2>(simd),
-            (4, true) => self.compute::<S, 8, 3>(simd),
-            _ => self.compute::<S, 6, 2>(simd),
-        }
-    }
-}
-
-impl BlockIn<'_, '_> {
     #[inline(always)]
     fn compute<S: Simd, const HEIGHT: usize, const WIDTH: usize>(self, simd: S) {
         let Self { block, scratch } = self;
