@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use bert_kernels::together;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
@@ -113,6 +114,14 @@ impl BertModel {
     /// As [`BertModel::forward`]; [`Error::NoSuchLayer`], [`Error::CacheMismatch`] and, for a head
     /// mask, [`Error::Shape`] when the context asks for, or brings, what another model has.
     pub fn forward_with(
+        &self,
+        input: &BertInput,
+        context: &mut ForwardContext,
+    ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
+        together(|| self.pass(input, context))
+    }
+
+    fn pass(
         &self,
         input: &BertInput,
         context: &mut ForwardContext,

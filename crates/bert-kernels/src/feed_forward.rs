@@ -1,12 +1,14 @@
 //! The position-wise feed-forward network.
 
+use std::ops::Range;
+
 use candle_core::{Device, Result, Tensor};
-use rayon::prelude::*;
 
 use crate::activation::Activation;
-use crate::cpu::gemm::{Rows, Threads, multiply};
-use crate::cpu::shared::with_scratch;
+use crate::cpu::gemm::{Rows, Threads, multiply, row_blocks, tile_size};
+use crate::cpu::shared::{SharedRows, with_scratch};
 use crate::cpu::simd::{Fused, arch};
+use crate::cpu::team;
 use crate::floats::floats;
 use crate::linear::{LinearWeights, linear, linear_activation};
 
@@ -37,15 +39,18 @@ pub fn feed_forward(
     let [o, _] = contract.dims(0);
     let x = x.contiguous()?;
     let mut output = vec![0.; rows * o];
-    let blocks = rows.div_ceil(ROWS);
-    let height = rows.div_ceil(blocks);
+    let (height, _) = tile_size(arch());
+    let blocks = row_blocks(rows, height, rayon::current_num_threads());
     {
-        let x = floats(&x)?;
-        let chunks = x.slice().par_chunks(height * h);
-        chunks.zip(output.par_chunks_mut(height * o)).with_max_len(1).for_each(|(x, out)| {
-            let count = x.len() / h;
+        let (x, out) = (floats(&x)?, SharedRows::new(&mut output, rows * o));
+        let x = x.slice();
+        team::for_each(blocks.len(), |i| {
+            let Range { start, end } = blocks[i].clone();
+            let count = end - start;
+            // SAFETY: the blocks do not overlap.
+            let out = unsafe { out.part(0, start * o..end * o) };
             with_scratch(count * f, |expanded| {
-                let x = Rows { data: x, count };
+                let x = Rows { data: &x[start * h..end * h], count };
                 multiply(arch(), x, first, 0..1, fused, &mut [&mut *expanded], Threads::This);
                 let x = Rows { data: expanded, count };
                 multiply(arch(), x, second, 0..1, Fused::Linear, &mut [out], Threads::This);

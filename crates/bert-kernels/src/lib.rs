@@ -30,6 +30,7 @@ mod layer_norm;
 mod linear;
 mod precision;
 
+pub use cpu::team::together;
 pub use activation::{Activation, activate};
 pub use attention::{AttentionArgs, MASKED, RelativePositions, attention, attention_with_weights};
 pub use embedding::{EmbeddingWeights, embedding};

@@ -7,11 +7,11 @@
 use std::ops::Range;
 
 use pulp::{Arch, Simd};
-use rayon::prelude::*;
 
-use super::gemm::{InTiles, TALLEST, Tiled, tile_width};
+use super::gemm::{InTiles, TALLEST, Tiled, tile_size};
 use super::shared::{SharedRows, with_scratch};
 use super::simd::exp;
+use super::team;
 
 /// Queries that one thread works on at a time.
 const QUERIES: usize = 96;
@@ -64,11 +64,12 @@ impl Attention<'_> {
                 }
             }
         }
-        let width = tile_width(arch);
-        tasks.into_par_iter().with_max_len(1).for_each(|task| {
+        let (_, width) = tile_size(arch);
+        team::for_each(tasks.len(), |index| {
+            let task = &tasks[index];
             // Outside of `dispatch`: closures are not compiled for an instruction set.
-            with_scratch(Room::len(&task, width), |scratch| {
-                arch.dispatch(InTiles(TaskIn { room: Room::new(scratch, &task, width), task }));
+            with_scratch(Room::len(task, width), |scratch| {
+                arch.dispatch(InTiles(TaskIn { room: Room::new(scratch, task, width), task }));
             });
         });
     }
@@ -117,7 +118,7 @@ impl<'a> Room<'a> {
 
 /// A task and its room.
 struct TaskIn<'a, 'b> {
-    task: Task<'a>,
+    task: &'b Task<'a>,
     room: Room<'b>,
 }
 

@@ -6,11 +6,13 @@
 
 use std::ops::Range;
 
-use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
+use candle_core::Result;
+use memmap2::MmapMut;
+use pulp::{Arch, Simd, WithSimd, bytemuck};
 
 use super::shared::{SharedRows, with_scratch};
-use super::simd::Fused;
+use super::simd::{Fused, prefetch};
+use super::team;
 
 /// Rows of the first factor that are worked on at a time, so that they stay in the second-level
 /// cache: at most these times [`DEPTH`] floats.
@@ -18,41 +20,50 @@ const ROWS: usize = 144;
 /// How much of a row and of a column is multiplied at a time, so that a panel's part stays in the
 /// first-level cache.
 const DEPTH: usize = 384;
+/// Of so few rows all of a panel is multiplied at a time: the matrix is read as it lies in memory.
+const FEW: usize = 16;
+/// Tiles of rows that are worth reading the matrix once more for.
+const ENOUGH: usize = 8;
 
 /// Several matrices `[K, N]` side by side, with what is added to each column.
 #[derive(Debug)]
 pub(crate) struct PackedMatrix {
     k: usize,
-    /// Columns of a panel.
+    /// Rows of a tile.
+    height: usize,
+    /// Columns of a tile and of a panel.
     width: usize,
     parts: Vec<Part>,
     /// Panel after panel: `[K, width]` each, zero beyond a matrix's last column.
-    panels: Aligned,
+    panels: Pages,
     /// `[width]` for each panel.
     bias: Vec<f32>,
 }
 
-/// Floats that begin where a line of the cache does, so that no vector lies in two.
+/// Floats in memory of their own, in large pages where the system has them: reading a matrix from
+/// beginning to end then needs few translations of addresses.
 #[derive(Debug)]
-struct Aligned {
-    buffer: Vec<f32>,
-    range: Range<usize>,
-}
+struct Pages(MmapMut);
 
-impl Aligned {
-    fn zeros(len: usize) -> Self {
-        const LINE: usize = 64;
-        let buffer = vec![0.; len + LINE / size_of::<f32>()];
-        let start = buffer.as_ptr().align_offset(LINE).min(buffer.len() - len);
-        Self { buffer, range: start..start + len }
+impl Pages {
+    fn zeros(len: usize) -> Result<Self> {
+        let pages = MmapMut::map_anon((len * size_of::<f32>()).max(1))?;
+        #[cfg(target_os = "linux")]
+        if let Err(error) = pages.advise(memmap2::Advice::HugePage) {
+            // A kernel without them: slower, not wrong.
+            let _ = error;
+        }
+        Ok(Self(pages))
     }
 
     fn floats(&self) -> &[f32] {
-        &self.buffer[self.range.clone()]
+        let whole = self.0.len() / size_of::<f32>() * size_of::<f32>();
+        bytemuck::cast_slice(&self.0[..whole])
     }
 
     fn floats_mut(&mut self) -> &mut [f32] {
-        &mut self.buffer[self.range.clone()]
+        let whole = self.0.len() / size_of::<f32>() * size_of::<f32>();
+        bytemuck::cast_slice_mut(&mut self.0[..whole])
     }
 }
 
@@ -65,8 +76,11 @@ struct Part {
 
 impl PackedMatrix {
     /// Packs the transposes of `weights`, `[N, K]` each, and their biases, `[N]` each.
-    pub(crate) fn new(arch: Arch, k: usize, weights: &[(&[f32], &[f32])]) -> Self {
-        let width = tile_width(arch);
+    ///
+    /// # Errors
+    /// When there is no memory for it.
+    pub(crate) fn new(arch: Arch, k: usize, weights: &[(&[f32], &[f32])]) -> Result<Self> {
+        let (height, width) = tile_size(arch);
         let mut parts = Vec::new();
         let mut count = 0;
         for (_, bias) in weights {
@@ -74,18 +88,16 @@ impl PackedMatrix {
             count = panels.end;
             parts.push(Part { panels, n: bias.len() });
         }
-        let mut packed = Self {
-            k,
-            width,
-            parts,
-            panels: Aligned::zeros(count * width * k),
-            bias: vec![0.; count * width],
-        };
+        let panels = Pages::zeros(count * width * k)?;
+        let mut packed = Self { k, height, width, parts, panels, bias: vec![0.; count * width] };
+        let panels = SharedRows::new(packed.panels.floats_mut(), width * k);
         for (part, (weight, bias)) in packed.parts.iter().zip(weights) {
             let start = part.panels.start * width;
             packed.bias[start..start + part.n].copy_from_slice(bias);
-            let panels = &mut packed.panels.floats_mut()[start * k..part.panels.end * width * k];
-            panels.par_chunks_mut((width * k).max(1)).enumerate().for_each(|(i, panel)| {
+            let count = if k > 0 { part.panels.len() } else { 0 };
+            team::for_each(count, |i| {
+                // SAFETY: each panel is written once.
+                let panel = unsafe { panels.part(part.panels.start + i, 0..width * k) };
                 let columns = i * width..((i + 1) * width).min(part.n);
                 for (j, column) in columns.enumerate() {
                     let values = &weight[column * k..][..k];
@@ -95,7 +107,7 @@ impl PackedMatrix {
                 }
             });
         }
-        packed
+        Ok(packed)
     }
 
     /// `K`.
@@ -133,21 +145,20 @@ pub(crate) struct Rows<'a> {
     pub(crate) count: usize,
 }
 
-/// Who computes a product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Threads {
-    /// Every thread of the pool.
-    All,
-    /// The one that asks, which others are beside.
-    This,
-}
-
 impl<'a> Rows<'a> {
-    #[inline(always)]
     fn part(&self, row: usize, columns: &Range<usize>) -> &'a [f32] {
         let stride = self.data.len() / self.count;
         &self.data[row * stride + columns.start..row * stride + columns.end]
     }
+}
+
+/// Who computes a product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Threads {
+    /// Every thread of the team.
+    All,
+    /// The one that asks, which others are beside.
+    This,
 }
 
 /// `activation(x Wᵀ + b)` for some matrices of `matrix`.
@@ -162,63 +173,49 @@ pub(crate) fn multiply(
     outs: &mut [&mut [f32]],
     threads: Threads,
 ) {
-    let k = matrix.k;
-    let outs: Vec<SharedRows> = (outs.iter_mut())
-        .zip(&matrix.parts[parts.clone()])
-        .map(|(out, part)| SharedRows::new(out, part.n))
+    let parts: Vec<Output> = (outs.iter_mut())
+        .zip(&matrix.parts[parts])
+        .map(|(out, part)| Output { part, out: SharedRows::new(out, part.n) })
         .collect();
-    let blocks: Vec<Block> = tasks(x.count, matrix, &parts, threads)
-        .into_iter()
-        .map(|(rows, part, panels)| Block {
-            x,
-            rows,
-            matrix,
-            part: &matrix.parts[part],
-            panels,
-            activation,
-            out: outs[part - parts.start],
-        })
-        .collect();
-    let compute = |block: Block| {
+    let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return };
+    let panels = first.part.panels.start..last.part.panels.end;
+    let count = match threads {
+        Threads::All => rayon::current_num_threads(),
+        Threads::This => 1,
+    };
+    let rows = row_blocks(x.count, matrix.height, count);
+    // Where rows are few, threads take columns.
+    let pieces = count.div_ceil(rows.len().max(1)).min(panels.len());
+    let compute = |index: usize| {
+        let piece = |i: usize| panels.start + i * panels.len() / pieces;
+        let panels = piece(index % pieces)..piece(index % pieces + 1);
+        let rows = rows[index / pieces].clone();
+        let block = Block { x, rows, matrix, parts: &parts, panels, activation };
         // Outside of `dispatch`: closures are not compiled for an instruction set.
-        with_scratch(block.rows.len() * DEPTH.min(k), |scratch| {
+        with_scratch(block.rows.len() * block.depth(), |scratch| {
             arch.dispatch(InTiles(BlockIn { block, scratch }));
         });
     };
     match threads {
-        Threads::All => blocks.into_par_iter().with_max_len(1).for_each(compute),
-        Threads::This => blocks.into_iter().for_each(compute),
+        Threads::All => team::for_each(rows.len() * pieces, compute),
+        Threads::This => (0..rows.len() * pieces).for_each(compute),
     }
 }
 
-/// Cuts a product into blocks of rows and panels, enough of them for every thread.
-fn tasks(
-    rows: usize,
-    matrix: &PackedMatrix,
-    parts: &Range<usize>,
-    threads: Threads,
-) -> Vec<(Range<usize>, usize, Range<usize>)> {
-    // Blocks of equal heights, so that none is a remainder.
-    let blocks = rows.div_ceil(ROWS).max(1);
-    let height = rows.div_ceil(blocks).next_multiple_of(2).max(1);
-    // Each piece of a block packs its rows again, so there are no more pieces than threads want.
-    let enough = match threads {
-        Threads::All => 4 * rayon::current_num_threads(),
-        Threads::This => 1,
-    };
-    let mut tasks = Vec::new();
-    for part in parts.clone() {
-        let panels = matrix.parts[part].panels.clone();
-        let pieces = enough.div_ceil(blocks * parts.len()).clamp(1, panels.len().max(1));
-        let size = panels.len().div_ceil(pieces).max(1);
-        for first in panels.clone().step_by(size) {
-            for row in (0..rows).step_by(height) {
-                let panels = first..(first + size).min(panels.end);
-                tasks.push((row..(row + height).min(rows), part, panels));
-            }
-        }
-    }
-    tasks
+/// Cuts rows into blocks of whole tiles that fit the cache, as many for each of `threads`.
+pub(crate) fn row_blocks(rows: usize, height: usize, threads: usize) -> Vec<Range<usize>> {
+    let tiles = rows.div_ceil(height);
+    // As many threads as have enough to do, or a part of them that divides the others' work evenly.
+    let sharing = (1..=threads).rev().find(|n| threads % n == 0 && tiles >= n * ENOUGH);
+    let blocks = rows.div_ceil(ROWS).next_multiple_of(sharing.unwrap_or(1)).max(1);
+    let place = |i: usize| (i * tiles / blocks * height).min(rows);
+    (0..blocks).map(|i| place(i)..place(i + 1)).filter(|rows| !rows.is_empty()).collect()
+}
+
+/// A matrix and where its product goes.
+struct Output<'a> {
+    part: &'a Part,
+    out: SharedRows<'a>,
 }
 
 /// A part of a product that one thread computes.
@@ -226,10 +223,9 @@ struct Block<'a> {
     x: Rows<'a>,
     rows: Range<usize>,
     matrix: &'a PackedMatrix,
-    part: &'a Part,
+    parts: &'a [Output<'a>],
     panels: Range<usize>,
     activation: Fused,
-    out: SharedRows<'a>,
 }
 
 /// Work in tiles of sums that stay in registers: `HEIGHT` rows of `WIDTH` vectors.
@@ -258,19 +254,19 @@ impl<W: Tiled> WithSimd for InTiles<W> {
     }
 }
 
-/// Columns of a tile.
-pub(crate) fn tile_width(arch: Arch) -> usize {
-    arch.dispatch(InTiles(TileWidth))
+/// Rows and columns of a tile.
+pub(crate) fn tile_size(arch: Arch) -> (usize, usize) {
+    arch.dispatch(InTiles(TileSize))
 }
 
-struct TileWidth;
+struct TileSize;
 
-impl Tiled for TileWidth {
-    type Output = usize;
+impl Tiled for TileSize {
+    type Output = (usize, usize);
 
     #[inline(always)]
-    fn compute<S: Simd, const HEIGHT: usize, const WIDTH: usize>(self, _: S) -> usize {
-        S::F32_LANES * WIDTH
+    fn compute<S: Simd, const HEIGHT: usize, const WIDTH: usize>(self, _: S) -> Self::Output {
+        (HEIGHT, S::F32_LANES * WIDTH)
     }
 }
 
@@ -286,163 +282,256 @@ impl Tiled for BlockIn<'_, '_> {
     #[inline(always)]
     fn compute<S: Simd, const HEIGHT: usize, const WIDTH: usize>(self, simd: S) {
         let Self { block, scratch } = self;
-        let (k, width) = (block.matrix.k, block.matrix.width);
-        for from in (0..k.max(1)).step_by(DEPTH) {
-            let depth = from..(from + DEPTH).min(k);
-            block.pack::<HEIGHT>(&depth, scratch);
+        let k = block.matrix.k;
+        let most = block.depth();
+        for from in (0..k.max(1)).step_by(most.max(1)) {
+            let depth = from..(from + most).min(k);
+            let mut packed = &mut *scratch;
+            for (rows, height) in groups(block.rows.clone(), HEIGHT) {
+                let here;
+                (here, packed) = packed.split_at_mut(rows.len() * depth.len());
+                match height {
+                    8 if HEIGHT > 8 => block.pack::<8>(rows, &depth, here),
+                    4 => block.pack::<4>(rows, &depth, here),
+                    3 => block.pack::<3>(rows, &depth, here),
+                    2 => block.pack::<2>(rows, &depth, here),
+                    1 => block.pack::<1>(rows, &depth, here),
+                    _ => block.pack::<HEIGHT>(rows, &depth, here),
+                }
+            }
             for panel in block.panels.clone() {
-                let values = &block.matrix.panels.floats()[panel * width * k..];
-                let values = &values[depth.start * width..depth.end * width];
-                let tile = Tile { block: &block, panel, depth: &depth, values };
-                let mut rows = block.rows.clone();
+                let strip = Strip { block: &block, panel, depth: &depth };
                 let mut packed = &*scratch;
-                while !rows.is_empty() {
-                    let height = group(rows.len(), HEIGHT);
-                    let (x, rest) = packed.split_at(height * depth.len());
+                for (rows, height) in groups(block.rows.clone(), HEIGHT) {
+                    let x;
+                    (x, packed) = packed.split_at(rows.len() * depth.len());
                     match height {
-                        height if height == HEIGHT => {
-                            tile.compute::<S, HEIGHT, WIDTH>(simd, rows.start, x)
-                        }
-                        8 => tile.compute::<S, 8, WIDTH>(simd, rows.start, x),
-                        4 => tile.compute::<S, 4, WIDTH>(simd, rows.start, x),
-                        2 => tile.compute::<S, 2, WIDTH>(simd, rows.start, x),
-                        _ => tile.compute::<S, 1, WIDTH>(simd, rows.start, x),
+                        8 if HEIGHT > 8 => strip.compute::<S, 8, WIDTH>(simd, rows, x),
+                        4 => strip.compute::<S, 4, WIDTH>(simd, rows, x),
+                        3 => strip.compute::<S, 3, WIDTH>(simd, rows, x),
+                        2 => strip.compute::<S, 2, WIDTH>(simd, rows, x),
+                        1 => strip.compute::<S, 1, WIDTH>(simd, rows, x),
+                        _ => strip.compute::<S, HEIGHT, WIDTH>(simd, rows, x),
                     }
-                    (rows.start, packed) = (rows.start + height, rest);
                 }
             }
         }
     }
 }
 
-/// The height of the next tile where `rows` are left: the tallest there is.
+/// Rows in groups of tiles of one height: the tallest as long as there are, without leaving one or
+/// two rows, which would take as long as three or four.
 #[inline(always)]
-fn group(rows: usize, most: usize) -> usize {
-    match rows {
-        _ if rows >= most => most,
-        8.. => 8,
-        4.. => 4,
-        2.. => 2,
-        _ => 1,
-    }
+fn groups(rows: Range<usize>, tallest: usize) -> impl Iterator<Item = (Range<usize>, usize)> {
+    let mut rows = rows;
+    std::iter::from_fn(move || {
+        let left = rows.len();
+        let height = match left {
+            0 => return None,
+            _ if left == tallest || left >= tallest + 3 => tallest,
+            8.. if tallest > 8 => 8,
+            5 => 3,
+            4.. => 4,
+            _ => left,
+        };
+        let count = match left % tallest {
+            _ if height < tallest => height,
+            1 | 2 => left - left % tallest - tallest,
+            rest => left - rest,
+        };
+        let group = rows.start..rows.start + count;
+        rows.start += count;
+        Some((group, height))
+    })
 }
 
 impl Block<'_> {
-    /// Writes its rows tile by tile: `[depth, height]` for each, as the innermost loop reads them.
-    #[inline(always)]
-    fn pack<const HEIGHT: usize>(&self, depth: &Range<usize>, packed: &mut [f32]) {
-        let mut rows = self.rows.clone();
-        let mut packed = packed;
-        while !rows.is_empty() {
-            let height = group(rows.len(), HEIGHT);
-            let (tile, rest) = packed.split_at_mut(height * depth.len());
-            for i in (0..height).filter(|_| !depth.is_empty()) {
-                let row = self.x.part(rows.start + i, depth);
-                for (place, value) in tile[i..].iter_mut().step_by(height).zip(row) {
-                    *place = *value;
+    fn depth(&self) -> usize {
+        let most = if self.rows.len() <= FEW { usize::MAX } else { DEPTH };
+        most.min(self.matrix.k)
+    }
+
+    /// Writes rows tile by tile: `[depth, HEIGHT]` for each, as the innermost loop reads them.
+    fn pack<const HEIGHT: usize>(
+        &self,
+        rows: Range<usize>,
+        depth: &Range<usize>,
+        packed: &mut [f32],
+    ) {
+        const RUN: usize = 8;
+        let tiles = packed.as_chunks_mut::<HEIGHT>().0.chunks_exact_mut(depth.len().max(1));
+        for (row, tile) in rows.step_by(HEIGHT).zip(tiles) {
+            let x: [&[f32]; HEIGHT] = std::array::from_fn(|i| self.x.part(row + i, depth));
+            let runs = x.map(|row| row.as_chunks::<RUN>().0);
+            let (places, rest) = tile.as_chunks_mut::<RUN>();
+            for (i, places) in places.iter_mut().enumerate() {
+                let run = runs.map(|runs| runs[i]);
+                for (j, place) in places.iter_mut().enumerate() {
+                    *place = run.map(|run| run[j]);
                 }
             }
-            (rows.start, packed) = (rows.start + height, rest);
+            let done = places.len() * RUN;
+            for (j, place) in rest.iter_mut().enumerate() {
+                *place = x.map(|row| row[done + j]);
+            }
         }
     }
 }
 
-/// A panel for some rows.
-struct Tile<'a> {
+/// A panel, for a block's rows.
+struct Strip<'a> {
     block: &'a Block<'a>,
     panel: usize,
     depth: &'a Range<usize>,
-    /// The panel's part: `[depth, width]`.
-    values: &'a [f32],
 }
 
-impl Tile<'_> {
-    /// Adds products to the rows from `row` on, which begin with the bias. `x`: `[depth, HEIGHT]`.
+impl<'a> Strip<'a> {
+    /// The panel's part, or that of a later one: `[depth, width]`.
+    #[inline(always)]
+    fn values(&self, panel: usize) -> &'a [f32] {
+        let PackedMatrix { k, width, panels, .. } = self.block.matrix;
+        let first = panel * width * k;
+        &panels.floats()[first + self.depth.start * width..first + self.depth.end * width]
+    }
+
+    /// Adds products to rows, which begin with the bias. `x`: `[depth, HEIGHT]` for each tile.
     #[inline(always)]
     fn compute<S: Simd, const HEIGHT: usize, const WIDTH: usize>(
         &self,
         simd: S,
-        row: usize,
+        rows: Range<usize>,
         x: &[f32],
     ) {
-        let Self { block, panel, depth, values } = *self;
-        let (matrix, lanes) = (block.matrix, S::F32_LANES);
-        let start = (panel - block.part.panels.start) * matrix.width;
-        let end = (start + matrix.width).min(block.part.n);
-        let whole = end - start == matrix.width;
-        // SAFETY: each block has rows and panels of its own, and a thread uses one part at a time.
-        let out = |i: usize| unsafe { block.out.part(row + i, start..end) };
-        let vector = |j: usize| (j * lanes).min(end - start)..((j + 1) * lanes).min(end - start);
-        let mut sums = [[simd.splat_f32s(0.); WIDTH]; HEIGHT];
-        if depth.start == 0 {
-            let bias = S::as_simd_f32s(&matrix.bias[panel * matrix.width..][..matrix.width]).0;
-            for sums in &mut sums {
-                sums.copy_from_slice(&bias[..WIDTH]);
+        let Self { block, panel, depth } = *self;
+        let matrix = block.matrix;
+        let Some(Output { part, out }) =
+            block.parts.iter().find(|output| output.part.panels.contains(&panel))
+        else {
+            return;
+        };
+        let start = (panel - part.panels.start) * matrix.width;
+        let columns = start..(start + matrix.width).min(part.n);
+        let bias = &matrix.bias[panel * matrix.width..][..matrix.width];
+        let next = if panel + 1 < block.panels.end { self.values(panel + 1) } else { &[] };
+        let tiles = Tiles::<S, HEIGHT, WIDTH> {
+            simd,
+            x: x.as_chunks().0,
+            values: S::as_simd_f32s(self.values(panel)).0.as_chunks().0,
+            bias: if depth.start == 0 { Some(S::as_simd_f32s(bias).0) } else { None },
+            next,
+            out: *out,
+            rows: rows.clone(),
+            column: start,
+        };
+        let activation = (depth.end == matrix.k).then_some(block.activation);
+        let activation = activation.filter(|activation| *activation != Fused::Linear);
+        if columns.len() == matrix.width {
+            simd.vectorize(tiles);
+            if let Some(activation) = activation {
+                simd.vectorize(Activate { simd, activation, out: *out, rows, columns });
             }
-        } else if whole {
-            for (i, sums) in sums.iter_mut().enumerate() {
-                sums.copy_from_slice(&S::as_simd_f32s(out(i)).0[..WIDTH]);
+            return;
+        }
+        // The last panel of a matrix: its tiles go through whole ones.
+        let mut whole = [0f32; 32 * TALLEST];
+        let whole = &mut whole[..HEIGHT * matrix.width];
+        for (tile, row) in rows.step_by(HEIGHT).enumerate() {
+            // SAFETY: each block has rows and panels of its own, and a thread uses one at a time.
+            let rows = (row..row + HEIGHT).map(|row| unsafe { out.part(row, columns.clone()) });
+            for (place, row) in whole.chunks_exact_mut(matrix.width).zip(rows) {
+                place[..row.len()].copy_from_slice(row);
             }
-        } else {
-            for (i, sums) in sums.iter_mut().enumerate() {
-                for (j, sum) in sums.iter_mut().enumerate() {
-                    *sum = simd.partial_load_f32s(&out(i)[vector(j)]);
+            {
+                let out = SharedRows::new(whole, matrix.width);
+                let x = &tiles.x[tile * depth.len()..][..depth.len()];
+                simd.vectorize(Tiles { x, out, rows: 0..HEIGHT, column: 0, ..tiles });
+                if let Some(activation) = activation {
+                    let (rows, columns) = (0..HEIGHT, 0..matrix.width);
+                    simd.vectorize(Activate { simd, activation, out, rows, columns });
                 }
             }
-        }
-        let (x, values) = (x.as_chunks().0, S::as_simd_f32s(values).0.as_chunks().0);
-        let mut sums = simd.vectorize(Products { simd, x, values, sums });
-        if depth.end == matrix.k && block.activation != Fused::Linear {
-            let (activation, sums) = (block.activation, sums.as_flattened_mut());
-            simd.vectorize(Activate { simd, activation, sums });
-        }
-        for (i, sums) in sums.iter().enumerate() {
-            if whole {
-                S::as_mut_simd_f32s(out(i)).0[..WIDTH].copy_from_slice(sums);
-            } else {
-                for (j, sum) in sums.iter().enumerate() {
-                    simd.partial_store_f32s(&mut out(i)[vector(j)], *sum);
-                }
+            // SAFETY: as above.
+            let rows = (row..row + HEIGHT).map(|row| unsafe { out.part(row, columns.clone()) });
+            for (place, row) in whole.chunks_exact(matrix.width).zip(rows) {
+                row.copy_from_slice(&place[..row.len()]);
             }
         }
     }
 }
 
-/// Adds to each sum the products of a row of the first factor and a column of the second.
-///
-/// A function of its own for each instruction set: in a larger one the compiler stops to inline.
-struct Products<'a, S: Simd, const HEIGHT: usize, const WIDTH: usize> {
+/// Tiles below each other, in a function of its own for each instruction set: in a larger one the
+/// compiler stops to inline.
+struct Tiles<'a, S: Simd, const HEIGHT: usize, const WIDTH: usize> {
     simd: S,
+    /// `[depth]` for each tile.
     x: &'a [[f32; HEIGHT]],
+    /// `[depth]`.
     values: &'a [[S::f32s; WIDTH]],
-    sums: [[S::f32s; WIDTH]; HEIGHT],
+    /// What the sums begin with; what `out` holds if absent.
+    bias: Option<&'a [S::f32s]>,
+    /// What is read after this.
+    next: &'a [f32],
+    out: SharedRows<'a>,
+    rows: Range<usize>,
+    column: usize,
 }
 
 impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
-    for Products<'_, S, HEIGHT, WIDTH>
+    for Tiles<'_, S, HEIGHT, WIDTH>
 {
-    type Output = [[S::f32s; WIDTH]; HEIGHT];
+    type Output = ();
 
     #[inline(always)]
-    fn call(self) -> Self::Output {
-        let Self { simd, x, values, mut sums } = self;
-        for (x, values) in x.iter().zip(values) {
-            for i in 0..HEIGHT {
-                let factor = simd.splat_f32s(x[i]);
-                for j in 0..WIDTH {
-                    sums[i][j] = simd.mul_add_e_f32s(factor, values[j], sums[i][j]);
+    fn call(self) {
+        const RUN: usize = 32;
+        const LINE: usize = 64 / size_of::<f32>();
+        let Self { simd, x, values, bias, next, out, rows, column } = self;
+        let columns = column..column + S::F32_LANES * WIDTH;
+        let (depth, tiles) = (values.len(), rows.len() / HEIGHT);
+        for tile in 0..tiles {
+            // What comes next is asked for little by little.
+            let next = &next[tile * next.len() / tiles..(tile + 1) * next.len() / tiles];
+            let mut next = next.chunks(next.len().div_ceil(depth.div_ceil(RUN)).max(LINE));
+            let row = rows.start + tile * HEIGHT;
+            let mut sums = [[simd.splat_f32s(0.); WIDTH]; HEIGHT];
+            for (i, sums) in sums.iter_mut().enumerate() {
+                // SAFETY: each block has rows and panels of its own, and a thread uses one at a time.
+                let out = unsafe { out.part(row + i, columns.clone()) };
+                let start = match bias {
+                    Some(bias) => bias,
+                    None => S::as_simd_f32s(out).0,
+                };
+                sums.copy_from_slice(&start[..WIDTH]);
+            }
+            for (x, values) in x[tile * depth..][..depth].chunks(RUN).zip(values.chunks(RUN)) {
+                if let Some(next) = next.next() {
+                    prefetch(next);
+                }
+                for (x, values) in x.iter().zip(values) {
+                    for i in 0..HEIGHT {
+                        let factor = simd.splat_f32s(x[i]);
+                        for j in 0..WIDTH {
+                            sums[i][j] = simd.mul_add_e_f32s(factor, values[j], sums[i][j]);
+                        }
+                    }
                 }
             }
+            for (i, sums) in sums.iter().enumerate() {
+                // SAFETY: as above.
+                let out = unsafe { out.part(row + i, columns.clone()) };
+                S::as_mut_simd_f32s(out).0.copy_from_slice(sums);
+            }
         }
-        sums
     }
 }
 
-/// An activation of the sums of a tile.
+/// An activation of some sums.
 struct Activate<'a, S: Simd> {
     simd: S,
     activation: Fused,
-    sums: &'a mut [S::f32s],
+    out: SharedRows<'a>,
+    rows: Range<usize>,
+    columns: Range<usize>,
 }
 
 impl<S: Simd> pulp::NullaryFnOnce for Activate<'_, S> {
@@ -450,8 +539,13 @@ impl<S: Simd> pulp::NullaryFnOnce for Activate<'_, S> {
 
     #[inline(always)]
     fn call(self) {
-        for sum in self.sums {
-            *sum = self.activation.apply(self.simd, *sum);
+        let Self { simd, activation, out, rows, columns } = self;
+        for row in rows {
+            // SAFETY: each block has rows and panels of its own, and a thread uses one at a time.
+            let out = unsafe { out.part(row, columns.clone()) };
+            for sum in S::as_mut_simd_f32s(out).0 {
+                *sum = activation.apply(simd, *sum);
+            }
         }
     }
 }
@@ -475,7 +569,7 @@ mod tests {
     }
 
     #[test]
-    fn products_of_every_shape_are_right_on_every_instruction_set() {
+    fn products_of_every_shape_are_right_on_every_instruction_set() -> Result<()> {
         for arch in archs() {
             for (seed, (m, n, k)) in [
                 (1, 1, 1),
@@ -496,7 +590,7 @@ mod tests {
                 let seed = seed as u64;
                 let (x, weight, bias) =
                     (numbers(m * k, seed), numbers(n * k, seed + 100), numbers(n, seed + 200));
-                let packed = PackedMatrix::new(arch, k, &[(&weight, &bias)]);
+                let packed = PackedMatrix::new(arch, k, &[(&weight, &bias)])?;
                 // A poisoned output shows what is not written.
                 let mut out = vec![f32::NAN; m * n];
                 let x_rows = Rows { data: &x, count: m };
@@ -511,17 +605,18 @@ mod tests {
                 assert_eq!(packed.unpack(0), (weight, bias), "{what}: unpacked");
             }
         }
+        Ok(())
     }
 
     #[test]
-    fn matrices_side_by_side_have_an_output_each() {
+    fn matrices_side_by_side_have_an_output_each() -> Result<()> {
         for arch in archs() {
             let (m, k, sizes) = (9, 20, [17usize, 40, 1]);
             let x = numbers(m * k, 1);
             let maps: Vec<_> =
                 sizes.iter().map(|n| (numbers(n * k, *n as u64), numbers(*n, 7))).collect();
             let slices: Vec<_> = maps.iter().map(|(w, b)| (w.as_slice(), b.as_slice())).collect();
-            let packed = PackedMatrix::new(arch, k, &slices);
+            let packed = PackedMatrix::new(arch, k, &slices)?;
             let mut outs: Vec<_> = sizes[1..].iter().map(|n| vec![f32::NAN; m * n]).collect();
             let mut slices: Vec<_> = outs.iter_mut().map(Vec::as_mut_slice).collect();
             let rows = Rows { data: &x, count: m };
@@ -532,21 +627,23 @@ mod tests {
                 assert_eq!(packed.unpack(i + 1), (weight.clone(), bias.clone()));
             }
         }
+        Ok(())
     }
 
     #[test]
-    fn no_rows_give_no_rows() {
+    fn no_rows_give_no_rows() -> Result<()> {
         let arch = crate::cpu::simd::arch();
-        let packed = PackedMatrix::new(arch, 2, &[(&[1., 2.], &[3.]), (&[], &[])]);
+        let packed = PackedMatrix::new(arch, 2, &[(&[1., 2.], &[3.]), (&[], &[])])?;
         let none = Rows { data: &[], count: 0 };
         multiply(arch, none, &packed, 0..2, Fused::Linear, &mut [&mut [], &mut []], Threads::All);
         let one = Rows { data: &[1., 1.], count: 1 };
         multiply(arch, one, &packed, 1..2, Fused::Linear, &mut [&mut []], Threads::All);
-        let deep = PackedMatrix::new(arch, 0, &[(&[], &[3., 4.])]);
+        let deep = PackedMatrix::new(arch, 0, &[(&[], &[3., 4.])])?;
         let mut bias = [0.; 4];
         let rows = Rows { data: &[], count: 2 };
         multiply(arch, rows, &deep, 0..1, Fused::Linear, &mut [&mut bias], Threads::All);
         assert_eq!(bias, [3., 4., 3., 4.]);
         assert_eq!(deep.unpack(0), (vec![], vec![3., 4.]));
+        Ok(())
     }
 }

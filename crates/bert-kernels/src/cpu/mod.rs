@@ -5,3 +5,4 @@ pub(crate) mod gemm;
 pub(crate) mod norm;
 pub(crate) mod shared;
 pub(crate) mod simd;
+pub(crate) mod team;

@@ -1,7 +1,9 @@
 //! LayerNorm of rows, in two passes over each.
 
 use pulp::{Arch, Simd, WithSimd};
-use rayon::prelude::*;
+
+use super::shared::SharedRows;
+use super::team;
 
 /// Elements that one thread works on at a time: fewer are not worth a second thread.
 const CHUNK: usize = 1 << 14;
@@ -20,11 +22,14 @@ impl LayerNorm<'_> {
     /// `x`, `out`: `[T, H]`.
     pub(crate) fn run(self, arch: Arch, x: &[f32], out: &mut [f32]) {
         let h = self.gamma.len().max(1);
-        let chunk = (CHUNK / h).max(1) * h;
-        let chunks = out.par_chunks_mut(chunk).enumerate();
-        chunks.for_each(|(i, out)| {
-            let x = &x[i * chunk..][..out.len()];
-            let residual = self.residual.map(|rows| &rows[i * chunk..][..out.len()]);
+        let chunk = ((CHUNK / h).max(1) * h).min(out.len());
+        let (len, buffer) = (out.len(), SharedRows::new(out, out.len()));
+        team::for_each(len.div_ceil(chunk.max(1)), |i| {
+            let part = i * chunk..((i + 1) * chunk).min(len);
+            // SAFETY: the parts do not overlap.
+            let out = unsafe { buffer.part(0, part.clone()) };
+            let x = &x[part.clone()];
+            let residual = self.residual.map(|rows| &rows[part]);
             arch.dispatch(Chunk { norm: LayerNorm { residual, ..self }, x, out });
         });
     }

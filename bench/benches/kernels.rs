@@ -1,0 +1,84 @@
+//! Each kernel by itself, at the sizes of bert-base. `cargo bench`; items are multiply-adds.
+
+use bert_kernels::{
+    Activation, AttentionArgs, LayerNormWeights, LinearWeights, add_layer_norm, attention,
+    feed_forward, linear_activation, linears, together,
+};
+use candle_core::{Device, Result, Tensor};
+use divan::{Bencher, counter::ItemsCount};
+
+const TOKENS: [usize; 5] = [1, 8, 128, 1024, 4096];
+const H: usize = 768;
+const F: usize = 3072;
+
+fn main() {
+    divan::main();
+}
+
+fn random(dims: &[usize]) -> Tensor {
+    Tensor::randn(0f32, 1., dims, &Device::Cpu).expect("some numbers")
+}
+
+fn packed(outputs: usize, inputs: usize, maps: usize) -> LinearWeights {
+    let map = || LinearWeights::new(random(&[outputs, inputs]), random(&[outputs]));
+    let mut weights = LinearWeights::join((0..maps).map(|_| map())).expect("some maps");
+    weights.pack().expect("F32 on the CPU");
+    weights
+}
+
+fn bench(bencher: Bencher, items: usize, work: impl Fn() -> Result<Tensor> + Sync) {
+    together(|| bencher.counter(ItemsCount::new(items)).bench_local(work));
+}
+
+#[divan::bench(args = TOKENS)]
+fn projections(bencher: Bencher, tokens: usize) {
+    let (x, weights) = (random(&[tokens, H]), packed(H, H, 3));
+    bench(bencher, tokens * 3 * H * H, || Ok(linears(&x, &weights, 0..3)?.remove(0)));
+}
+
+#[divan::bench(args = TOKENS)]
+fn linear_768_to_768(bencher: Bencher, tokens: usize) {
+    let (x, weights) = (random(&[tokens, H]), packed(H, H, 1));
+    bench(bencher, tokens * H * H, || linear_activation(&x, &weights, Activation::Linear));
+}
+
+#[divan::bench(args = TOKENS)]
+fn linear_768_to_3072(bencher: Bencher, tokens: usize) {
+    let (x, weights) = (random(&[tokens, H]), packed(F, H, 1));
+    bench(bencher, tokens * H * F, || linear_activation(&x, &weights, Activation::Linear));
+}
+
+#[divan::bench(args = TOKENS)]
+fn linear_gelu_768_to_3072(bencher: Bencher, tokens: usize) {
+    let (x, weights) = (random(&[tokens, H]), packed(F, H, 1));
+    bench(bencher, tokens * H * F, || linear_activation(&x, &weights, Activation::Gelu));
+}
+
+#[divan::bench(args = TOKENS)]
+fn linear_3072_to_768(bencher: Bencher, tokens: usize) {
+    let (x, weights) = (random(&[tokens, F]), packed(H, F, 1));
+    bench(bencher, tokens * H * F, || linear_activation(&x, &weights, Activation::Linear));
+}
+
+#[divan::bench(args = TOKENS)]
+fn feed_forward_768_3072(bencher: Bencher, tokens: usize) {
+    let (x, first, second) = (random(&[tokens, H]), packed(F, H, 1), packed(H, F, 1));
+    let items = 2 * tokens * H * F;
+    bench(bencher, items, || feed_forward(&x, &first, Activation::Gelu, &second));
+}
+
+#[divan::bench(args = TOKENS)]
+fn residual_and_layer_norm(bencher: Bencher, tokens: usize) {
+    let (x, residual) = (random(&[tokens, H]), random(&[tokens, H]));
+    let norm = LayerNormWeights { gamma: random(&[H]), beta: random(&[H]), eps: 1e-12 };
+    bench(bencher, tokens * H, || add_layer_norm(&x, &residual, &norm));
+}
+
+#[divan::bench(args = [(1, 8), (1, 128), (8, 128), (1, 512), (8, 512)])]
+fn attention_of_12_heads(bencher: Bencher, (batch, tokens): (usize, usize)) {
+    let [q, k, v] = std::array::from_fn(|_| random(&[batch, tokens, H]));
+    let args =
+        AttentionArgs { heads: 12, scale: 0.125, mask: None, weights_factor: None, relative: None };
+    let items = 2 * batch * tokens * tokens * H;
+    bench(bencher, items, || attention(&q, &k, &v, args));
+}

@@ -1,0 +1,201 @@
+//! Threads that compute a pass together.
+//!
+//! A pass is some hundred short jobs. A pool whose threads sleep in between would spend longer to wake
+//! them than a small job takes, so that the threads of a team stay awake until the pass is over.
+
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Work of which each index is done once, by whoever comes first.
+struct Job {
+    /// Lives until every index is done, for which [`for_each`] waits.
+    work: *const (dyn Fn(usize) + Sync),
+    count: usize,
+    /// The first index that nobody has taken.
+    next: AtomicUsize,
+    done: AtomicUsize,
+    failed: AtomicBool,
+}
+
+// SAFETY: `work` may be called from several threads, as it is `Sync`, and is called only while the
+// thread that lent it waits.
+unsafe impl Send for Job {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Job {}
+
+impl Job {
+    fn help(&self) {
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            if index >= self.count {
+                return;
+            }
+            // SAFETY: this index is not done, so that the one who lent the work waits for it.
+            let work = unsafe { &*self.work };
+            if catch_unwind(AssertUnwindSafe(|| work(index))).is_err() {
+                self.failed.store(true, Ordering::Relaxed);
+            }
+            self.done.fetch_add(1, Ordering::Release);
+        }
+    }
+}
+
+/// Threads that wait for jobs.
+#[derive(Default)]
+struct Team {
+    job: Mutex<Option<Arc<Job>>>,
+    /// How many jobs there were.
+    jobs: AtomicUsize,
+    over: AtomicBool,
+}
+
+thread_local! {
+    /// The team that this thread leads.
+    static TEAM: RefCell<Option<Arc<Team>>> = const { RefCell::new(None) };
+}
+
+/// Runs `work` with threads of Rayon's pool at its side, which wait for what it wants computed.
+///
+/// Kernels that are called outside do the same, each by itself. Threads that are busy otherwise come
+/// later or not at all; the work is done all the same.
+pub fn together<R>(work: impl FnOnce() -> R) -> R {
+    let helpers = rayon::current_num_threads() - 1;
+    if helpers == 0 || TEAM.with_borrow(Option::is_some) {
+        return work();
+    }
+    let team = Arc::new(Team::default());
+    for _ in 0..helpers {
+        let team = team.clone();
+        rayon::spawn(move || team.wait());
+    }
+    TEAM.set(Some(team));
+    // However it ends.
+    let _over = Over;
+    work()
+}
+
+struct Over;
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        if let Some(team) = TEAM.take() {
+            team.over.store(true, Ordering::Release);
+        }
+    }
+}
+
+impl Team {
+    fn wait(&self) {
+        let mut seen = 0;
+        loop {
+            wait_for(|| {
+                self.over.load(Ordering::Acquire) || self.jobs.load(Ordering::Acquire) != seen
+            });
+            if self.over.load(Ordering::Acquire) {
+                return;
+            }
+            seen = self.jobs.load(Ordering::Acquire);
+            let job = self.job.lock().unwrap_or_else(PoisonError::into_inner).clone();
+            if let Some(job) = job {
+                job.help();
+            }
+        }
+    }
+}
+
+/// Does `work` for each index below `count`, on every thread of the team.
+pub(crate) fn for_each(count: usize, work: impl Fn(usize) + Sync) {
+    if count <= 1 || rayon::current_num_threads() == 1 {
+        return (0..count).for_each(work);
+    }
+    together(|| {
+        let work: &(dyn Fn(usize) + Sync) = &work;
+        // SAFETY: only the lifetime changes. Nobody calls it after this function, which returns when
+        // each index is done.
+        let work: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(work) };
+        let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        let job = Arc::new(Job { work, count, next, done, failed: AtomicBool::new(false) });
+        TEAM.with_borrow(|team| {
+            if let Some(team) = team {
+                let mut place = team.job.lock().unwrap_or_else(PoisonError::into_inner);
+                *place = Some(job.clone());
+                team.jobs.fetch_add(1, Ordering::Release);
+            }
+        });
+        job.help();
+        wait_for(|| job.done.load(Ordering::Acquire) == count);
+        if job.failed.load(Ordering::Relaxed) {
+            resume_unwind(Box::new("a thread of the team panicked"));
+        }
+    });
+}
+
+/// Waits without going to sleep; lets others have the processor if it takes long.
+fn wait_for(ready: impl Fn() -> bool) {
+    const SPINS: usize = 1000;
+    for _ in 0..SPINS {
+        if ready() {
+            return;
+        }
+        std::hint::spin_loop();
+    }
+    while !ready() {
+        std::thread::yield_now();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_index_is_done_once_within_and_without_a_pass() {
+        let check = |count| {
+            let done: Vec<AtomicUsize> = (0..count).map(|_| AtomicUsize::new(0)).collect();
+            for_each(count, |i| {
+                done[i].fetch_add(1, Ordering::Relaxed);
+            });
+            assert!(done.iter().all(|done| done.load(Ordering::Relaxed) == 1), "{count}");
+        };
+        for count in [0, 1, 2, 3, 1000] {
+            check(count);
+        }
+        together(|| (0..500).for_each(check));
+    }
+
+    #[test]
+    fn passes_at_once_and_inside_of_the_pool_do_not_wait_for_each_other() {
+        let sum = |n: usize| {
+            together(|| {
+                let sum = AtomicUsize::new(0);
+                for_each(n, |i| {
+                    for_each(3, |j| {
+                        sum.fetch_add(i * j, Ordering::Relaxed);
+                    });
+                });
+                sum.into_inner()
+            })
+        };
+        let expected = |n: usize| 3 * n * (n - 1) / 2;
+        std::thread::scope(|scope| {
+            let sums: Vec<_> = (1..9).map(|n| scope.spawn(move || sum(n * 100))).collect();
+            for (n, handle) in (1..9).zip(sums) {
+                assert_eq!(handle.join().ok(), Some(expected(n * 100)));
+            }
+        });
+        use rayon::prelude::*;
+        (1..50usize).into_par_iter().for_each(|n| assert_eq!(sum(n), expected(n)));
+    }
+
+    #[test]
+    fn a_panic_reaches_the_one_who_asked() {
+        let result = catch_unwind(|| {
+            for_each(100, |i| assert!(i != 50, "on purpose"));
+        });
+        assert!(result.is_err());
+        // And the next job finds its threads.
+        for_each(100, |_| {});
+    }
+}
