@@ -4,6 +4,7 @@ use candle_core::{D, Device, Result, Tensor};
 use candle_nn::ops::softmax;
 
 use crate::cpu::attention::{Attention, Bias, Sequence};
+use crate::cpu::shared::Output;
 use crate::cpu::simd::arch;
 use crate::floats::floats_of;
 use crate::precision::{matmul, widen};
@@ -96,7 +97,7 @@ fn fused(q: &Tensor, k: &Tensor, v: &Tensor, args: AttentionArgs) -> Result<Opti
             keys: i * keys..(i + 1) * keys,
         })
         .collect();
-    let mut output = vec![0.; b * queries * h];
+    let mut output = Output::new(b * queries, h);
     let attention = Attention {
         q: q.slice(),
         k: k.slice(),
@@ -107,8 +108,8 @@ fn fused(q: &Tensor, k: &Tensor, v: &Tensor, args: AttentionArgs) -> Result<Opti
         scale: scale as f32,
         bias,
     };
-    attention.run(arch(), &mut output);
-    Ok(Some(Tensor::from_vec(output, (b, queries, h), &Device::Cpu)?))
+    attention.run(arch(), output.rows());
+    Ok(Some(Tensor::from_vec(output.into_vec(), (b, queries, h), &Device::Cpu)?))
 }
 
 /// [`attention`] together with the attention weights, `[B, N, Q, K]`.

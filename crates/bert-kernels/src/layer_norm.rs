@@ -3,6 +3,7 @@
 use candle_core::{D, Device, Result, Tensor};
 
 use crate::cpu::norm::LayerNorm;
+use crate::cpu::shared::Output;
 use crate::cpu::simd::arch;
 use crate::floats::floats_of;
 use crate::precision::widen;
@@ -82,15 +83,16 @@ fn fused(
     else {
         return Ok(None);
     };
-    let mut output = vec![0.; x.elem_count()];
+    let h = gamma.slice().len();
+    let mut output = Output::new(x.elem_count() / h.max(1), h);
     let norm = LayerNorm {
         residual: residual.as_ref().map(|residual| residual.slice()),
         gamma: gamma.slice(),
         beta: beta.slice(),
         eps: *eps as f32,
     };
-    norm.run(arch(), rows.slice(), &mut output);
-    Ok(Some(Tensor::from_vec(output, x.shape(), &Device::Cpu)?))
+    norm.run(arch(), rows.slice(), output.rows());
+    Ok(Some(Tensor::from_vec(output.into_vec(), x.shape(), &Device::Cpu)?))
 }
 
 #[cfg(test)]

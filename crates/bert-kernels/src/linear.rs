@@ -5,7 +5,8 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Result, Tensor};
 
 use crate::activation::{Activation, activate};
-use crate::cpu::gemm::{PackedMatrix, Rows, Threads, multiply};
+use crate::cpu::gemm::{PackedMatrix, Rows, multiply};
+use crate::cpu::shared::{Output, SharedRows};
 use crate::cpu::simd::{Fused, arch};
 use crate::floats::{floats, floats_of};
 use crate::precision::matmul;
@@ -224,19 +225,20 @@ fn product(
     let leading = leading(x, matrix.depth())?;
     let x = x.contiguous()?;
     let rows: usize = leading.iter().product();
-    let mut outputs: Vec<Vec<f32>> =
-        maps.clone().map(|map| vec![0.; rows * matrix.columns(map)]).collect();
+    let mut outputs: Vec<Output> =
+        maps.clone().map(|map| Output::new(rows, matrix.columns(map))).collect();
     {
         let x = floats(&x)?;
-        let mut outs: Vec<&mut [f32]> = outputs.iter_mut().map(Vec::as_mut_slice).collect();
+        let outs: Vec<SharedRows> = outputs.iter_mut().map(Output::rows).collect();
         let x = Rows { data: x.slice(), count: rows };
-        multiply(arch(), x, matrix, maps.clone(), activation, &mut outs, Threads::All);
+        multiply(arch(), x, matrix, maps.clone(), activation, &outs);
     }
     outputs
         .into_iter()
         .zip(maps)
         .map(|(output, map)| {
-            Tensor::from_vec(output, [leading, &[matrix.columns(map)]].concat(), &Device::Cpu)
+            let dims = [leading, &[matrix.columns(map)]].concat();
+            Tensor::from_vec(output.into_vec(), dims, &Device::Cpu)
         })
         .collect()
 }

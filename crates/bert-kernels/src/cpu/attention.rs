@@ -48,9 +48,7 @@ pub(crate) struct Attention<'a> {
 
 impl Attention<'_> {
     /// `out`: a row for each query, `H` floats each. Rows of no sequence stay as they are.
-    pub(crate) fn run(self, arch: Arch, out: &mut [f32]) {
-        let h = self.heads * self.head_size;
-        let out = SharedRows::new(out, h);
+    pub(crate) fn run(self, arch: Arch, out: SharedRows) {
         let mut tasks = Vec::new();
         for (index, sequence) in self.sequences.iter().enumerate() {
             // Keys are packed once for each task, which long sequences can afford more than once.
@@ -330,7 +328,7 @@ mod tests {
         let expected = by_hand(attention, rows);
         for arch in archs() {
             let mut out = vec![f32::NAN; rows * attention.heads * attention.head_size];
-            attention.run(arch, &mut out);
+            attention.run(arch, SharedRows::new(&mut out, attention.heads * attention.head_size));
             let (got, expected): (Vec<f32>, Vec<f64>) =
                 out.iter().zip(&expected).filter(|(_, expected)| !expected.is_nan()).unzip();
             assert_near(&format!("{arch:?} {what}"), &got, &expected, 1e-5);

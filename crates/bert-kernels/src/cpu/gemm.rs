@@ -22,8 +22,10 @@ const ROWS: usize = 144;
 const DEPTH: usize = 384;
 /// Of so few rows all of a panel is multiplied at a time: the matrix is read as it lies in memory.
 const FEW: usize = 16;
-/// Tiles of rows that are worth reading the matrix once more for.
-const ENOUGH: usize = 8;
+/// Pieces of a product for each thread.
+const PIECES: usize = 8;
+/// Floats that are packed at a time: 16 MB.
+const RUN: usize = 1 << 22;
 
 /// Several matrices `[K, N]` side by side, with what is added to each column.
 #[derive(Debug)]
@@ -152,64 +154,67 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Who computes a product.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Threads {
-    /// Every thread of the team.
-    All,
-    /// The one that asks, which others are beside.
-    This,
-}
-
 /// `activation(x Wᵀ + b)` for some matrices of `matrix`.
 ///
-/// `x`: `[M, K]`; `outs`: `[M, N]` for each of the `parts`.
+/// `x`: `[M, K]`; `outs`: `[M, N]` for each of the `parts`, of which every element is written.
 pub(crate) fn multiply(
     arch: Arch,
     x: Rows,
     matrix: &PackedMatrix,
     parts: Range<usize>,
     activation: Fused,
-    outs: &mut [&mut [f32]],
-    threads: Threads,
+    outs: &[SharedRows],
 ) {
-    let parts: Vec<Output> = (outs.iter_mut())
-        .zip(&matrix.parts[parts])
-        .map(|(out, part)| Output { part, out: SharedRows::new(out, part.n) })
+    let parts: Vec<Output> = (outs.iter().zip(&matrix.parts[parts]))
+        .map(|(&out, part)| Output { part, out })
         .collect();
     let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return };
     let panels = first.part.panels.start..last.part.panels.end;
-    let count = match threads {
-        Threads::All => rayon::current_num_threads(),
-        Threads::This => 1,
-    };
-    let rows = row_blocks(x.count, matrix.height, count);
-    // Where rows are few, threads take columns.
-    let pieces = count.div_ceil(rows.len().max(1)).min(panels.len());
-    let compute = |index: usize| {
-        let piece = |i: usize| panels.start + i * panels.len() / pieces;
-        let panels = piece(index % pieces)..piece(index % pieces + 1);
-        let rows = rows[index / pieces].clone();
-        let block = Block { x, rows, matrix, parts: &parts, panels, activation };
-        // Outside of `dispatch`: closures are not compiled for an instruction set.
-        with_scratch(block.rows.len() * block.depth(), |scratch| {
-            arch.dispatch(InTiles(BlockIn { block, scratch }));
+    for rows in runs(x.count, matrix.k) {
+        let k = matrix.k;
+        let blocks = row_blocks(rows, matrix.height);
+        let block = |i: usize| {
+            let rows: Range<usize> = blocks[i].clone();
+            let at = (rows.start - blocks[0].start) * k..(rows.end - blocks[0].start) * k;
+            (Block { x, rows, matrix, parts: &parts, activation }, at)
+        };
+        with_scratch(blocks.iter().map(Range::len).sum::<usize>() * k, |scratch| {
+            let places = SharedRows::new(scratch, 1);
+            team::for_each(blocks.len(), |i| {
+                let (block, at) = block(i);
+                // SAFETY: the blocks' places do not overlap.
+                let packed = unsafe { places.cut(at).whole() };
+                arch.dispatch(InTiles(Pack { block, packed }));
+            });
+            let packed = &*scratch;
+            // Enough pieces for threads to share evenly, even if one of them is slower.
+            let enough = PIECES * rayon::current_num_threads();
+            let pieces = enough.div_ceil(blocks.len()).min(panels.len());
+            team::for_each(blocks.len() * pieces, |i| {
+                let piece = |i: usize| panels.start + i * panels.len() / pieces;
+                let panels = piece(i % pieces)..piece(i % pieces + 1);
+                let (block, at) = block(i / pieces);
+                let multiply = Multiply { block, packed: &packed[at], panels };
+                arch.dispatch(InTiles(multiply));
+            });
         });
-    };
-    match threads {
-        Threads::All => team::for_each(rows.len() * pieces, compute),
-        Threads::This => (0..rows.len() * pieces).for_each(compute),
     }
 }
 
-/// Cuts rows into blocks of whole tiles that fit the cache, as many for each of `threads`.
-pub(crate) fn row_blocks(rows: usize, height: usize, threads: usize) -> Vec<Range<usize>> {
-    let tiles = rows.div_ceil(height);
-    // As many threads as have enough to do, or a part of them that divides the others' work evenly.
-    let sharing = (1..=threads).rev().find(|n| threads % n == 0 && tiles >= n * ENOUGH);
-    let blocks = rows.div_ceil(ROWS).next_multiple_of(sharing.unwrap_or(1)).max(1);
-    let place = |i: usize| (i * tiles / blocks * height).min(rows);
-    (0..blocks).map(|i| place(i)..place(i + 1)).filter(|rows| !rows.is_empty()).collect()
+/// Rows of `width` floats that are worked on one after the other, so that what belongs to them stays
+/// in the last-level cache.
+pub(crate) fn runs(rows: usize, width: usize) -> impl Iterator<Item = Range<usize>> {
+    let most = RUN.div_ceil(width.max(1)).next_multiple_of(ROWS);
+    let count = rows.div_ceil(most);
+    (0..count).map(move |i| i * most..((i + 1) * most).min(rows))
+}
+
+/// Cuts rows into blocks of whole tiles that fit the cache, as high as each other.
+fn row_blocks(rows: Range<usize>, height: usize) -> Vec<Range<usize>> {
+    let tiles = rows.len().div_ceil(height);
+    let blocks = rows.len().div_ceil(ROWS);
+    let place = |i: usize| (rows.start + i * tiles / blocks * height).min(rows.end);
+    (0..blocks).map(|i| place(i)..place(i + 1)).collect()
 }
 
 /// A matrix and where its product goes.
@@ -224,7 +229,6 @@ struct Block<'a> {
     rows: Range<usize>,
     matrix: &'a PackedMatrix,
     parts: &'a [Output<'a>],
-    panels: Range<usize>,
     activation: Fused,
 }
 
@@ -270,23 +274,20 @@ impl Tiled for TileSize {
     }
 }
 
-/// A block, and room for its rows' packed form.
-struct BlockIn<'a, 'b> {
+/// Writes a block's rows as the innermost loop reads them.
+struct Pack<'a, 'b> {
     block: Block<'a>,
-    scratch: &'b mut [f32],
+    /// `[rows, depth]` for each depth, `[depth, HEIGHT]` for each tile of it.
+    packed: &'b mut [f32],
 }
 
-impl Tiled for BlockIn<'_, '_> {
+impl Tiled for Pack<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn compute<S: Simd, const HEIGHT: usize, const WIDTH: usize>(self, simd: S) {
-        let Self { block, scratch } = self;
-        let k = block.matrix.k;
-        let most = block.depth();
-        for from in (0..k.max(1)).step_by(most.max(1)) {
-            let depth = from..(from + most).min(k);
-            let mut packed = &mut *scratch;
+    fn compute<S: Simd, const HEIGHT: usize, const WIDTH: usize>(self, _: S) {
+        let Self { block, mut packed } = self;
+        for depth in block.depths() {
             for (rows, height) in groups(block.rows.clone(), HEIGHT) {
                 let here;
                 (here, packed) = packed.split_at_mut(rows.len() * depth.len());
@@ -299,9 +300,30 @@ impl Tiled for BlockIn<'_, '_> {
                     _ => block.pack::<HEIGHT>(rows, &depth, here),
                 }
             }
-            for panel in block.panels.clone() {
-                let strip = Strip { block: &block, panel, depth: &depth };
-                let mut packed = &*scratch;
+        }
+    }
+}
+
+/// Multiplies a block's rows with some panels.
+struct Multiply<'a, 'b> {
+    block: Block<'a>,
+    packed: &'b [f32],
+    panels: Range<usize>,
+}
+
+impl Tiled for Multiply<'_, '_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn compute<S: Simd, const HEIGHT: usize, const WIDTH: usize>(self, simd: S) {
+        let Self { block, packed: mut left, panels } = self;
+        for depth in block.depths() {
+            let packed;
+            (packed, left) = left.split_at(block.rows.len() * depth.len());
+            for panel in panels.clone() {
+                let next = panel + 1..panels.end.min(panel + 2);
+                let strip = Strip { block: &block, panel, next, depth: &depth };
+                let mut packed = packed;
                 for (rows, height) in groups(block.rows.clone(), HEIGHT) {
                     let x;
                     (x, packed) = packed.split_at(rows.len() * depth.len());
@@ -346,9 +368,11 @@ fn groups(rows: Range<usize>, tallest: usize) -> impl Iterator<Item = (Range<usi
 }
 
 impl Block<'_> {
-    fn depth(&self) -> usize {
-        let most = if self.rows.len() <= FEW { usize::MAX } else { DEPTH };
-        most.min(self.matrix.k)
+    /// What is multiplied at a time: once in any case.
+    fn depths(&self) -> impl Iterator<Item = Range<usize>> + use<> {
+        let k = self.matrix.k;
+        let most = if self.rows.len() <= FEW { k } else { DEPTH };
+        (0..k.max(1)).step_by(most.max(1)).map(move |from| from..(from + most).min(k))
     }
 
     /// Writes rows tile by tile: `[depth, HEIGHT]` for each, as the innermost loop reads them.
@@ -382,6 +406,8 @@ impl Block<'_> {
 struct Strip<'a> {
     block: &'a Block<'a>,
     panel: usize,
+    /// What comes after it, if anything.
+    next: Range<usize>,
     depth: &'a Range<usize>,
 }
 
@@ -402,7 +428,7 @@ impl<'a> Strip<'a> {
         rows: Range<usize>,
         x: &[f32],
     ) {
-        let Self { block, panel, depth } = *self;
+        let Self { block, panel, ref next, depth } = *self;
         let matrix = block.matrix;
         let Some(Output { part, out }) =
             block.parts.iter().find(|output| output.part.panels.contains(&panel))
@@ -412,13 +438,12 @@ impl<'a> Strip<'a> {
         let start = (panel - part.panels.start) * matrix.width;
         let columns = start..(start + matrix.width).min(part.n);
         let bias = &matrix.bias[panel * matrix.width..][..matrix.width];
-        let next = if panel + 1 < block.panels.end { self.values(panel + 1) } else { &[] };
         let tiles = Tiles::<S, HEIGHT, WIDTH> {
             simd,
             x: x.as_chunks().0,
             values: S::as_simd_f32s(self.values(panel)).0.as_chunks().0,
             bias: if depth.start == 0 { Some(S::as_simd_f32s(bias).0) } else { None },
-            next,
+            next: if next.is_empty() { &[] } else { self.values(next.start) },
             out: *out,
             rows: rows.clone(),
             column: start,
@@ -483,7 +508,7 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
 
     #[inline(always)]
     fn call(self) {
-        const RUN: usize = 32;
+        const STEPS: usize = 32;
         const LINE: usize = 64 / size_of::<f32>();
         let Self { simd, x, values, bias, next, out, rows, column } = self;
         let columns = column..column + S::F32_LANES * WIDTH;
@@ -491,7 +516,7 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
         for tile in 0..tiles {
             // What comes next is asked for little by little.
             let next = &next[tile * next.len() / tiles..(tile + 1) * next.len() / tiles];
-            let mut next = next.chunks(next.len().div_ceil(depth.div_ceil(RUN)).max(LINE));
+            let mut next = next.chunks(next.len().div_ceil(depth.div_ceil(STEPS).max(1)).max(LINE));
             let row = rows.start + tile * HEIGHT;
             let mut sums = [[simd.splat_f32s(0.); WIDTH]; HEIGHT];
             for (i, sums) in sums.iter_mut().enumerate() {
@@ -503,7 +528,7 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
                 };
                 sums.copy_from_slice(&start[..WIDTH]);
             }
-            for (x, values) in x[tile * depth..][..depth].chunks(RUN).zip(values.chunks(RUN)) {
+            for (x, values) in x[tile * depth..][..depth].chunks(STEPS).zip(values.chunks(STEPS)) {
                 if let Some(next) = next.next() {
                     prefetch(next);
                 }
@@ -594,12 +619,12 @@ mod tests {
                 // A poisoned output shows what is not written.
                 let mut out = vec![f32::NAN; m * n];
                 let x_rows = Rows { data: &x, count: m };
-                multiply(arch, x_rows, &packed, 0..1, Fused::Linear, &mut [&mut out], Threads::All);
+                multiply(arch, x_rows, &packed, 0..1, Fused::Linear, &[SharedRows::new(&mut out, n)]);
                 let what = format!("{arch:?} {m}×{n}×{k}");
                 let expected = by_hand(&x, &weight, &bias, k);
                 assert_near(&what, &out, &expected, 2e-6 * (k as f64).sqrt());
                 out.fill(f32::NAN);
-                multiply(arch, x_rows, &packed, 0..1, Fused::Relu, &mut [&mut out], Threads::This);
+                multiply(arch, x_rows, &packed, 0..1, Fused::Relu, &[SharedRows::new(&mut out, n)]);
                 let expected: Vec<f64> = expected.iter().map(|x| x.max(0.)).collect();
                 assert_near(&what, &out, &expected, 2e-6 * (k as f64).sqrt());
                 assert_eq!(packed.unpack(0), (weight, bias), "{what}: unpacked");
@@ -618,9 +643,10 @@ mod tests {
             let slices: Vec<_> = maps.iter().map(|(w, b)| (w.as_slice(), b.as_slice())).collect();
             let packed = PackedMatrix::new(arch, k, &slices)?;
             let mut outs: Vec<_> = sizes[1..].iter().map(|n| vec![f32::NAN; m * n]).collect();
-            let mut slices: Vec<_> = outs.iter_mut().map(Vec::as_mut_slice).collect();
+            let shared: Vec<_> =
+                outs.iter_mut().zip(&sizes[1..]).map(|(out, n)| SharedRows::new(out, *n)).collect();
             let rows = Rows { data: &x, count: m };
-            multiply(arch, rows, &packed, 1..3, Fused::Linear, &mut slices, Threads::All);
+            multiply(arch, rows, &packed, 1..3, Fused::Linear, &shared);
             for (i, out) in outs.iter().enumerate() {
                 let (weight, bias) = &maps[i + 1];
                 assert_near("side by side", out, &by_hand(&x, weight, bias, k), 1e-5);
@@ -635,13 +661,14 @@ mod tests {
         let arch = crate::cpu::simd::arch();
         let packed = PackedMatrix::new(arch, 2, &[(&[1., 2.], &[3.]), (&[], &[])])?;
         let none = Rows { data: &[], count: 0 };
-        multiply(arch, none, &packed, 0..2, Fused::Linear, &mut [&mut [], &mut []], Threads::All);
+        let empty = [SharedRows::new(&mut [], 1), SharedRows::new(&mut [], 0)];
+        multiply(arch, none, &packed, 0..2, Fused::Linear, &empty);
         let one = Rows { data: &[1., 1.], count: 1 };
-        multiply(arch, one, &packed, 1..2, Fused::Linear, &mut [&mut []], Threads::All);
+        multiply(arch, one, &packed, 1..2, Fused::Linear, &empty[1..]);
         let deep = PackedMatrix::new(arch, 0, &[(&[], &[3., 4.])])?;
         let mut bias = [0.; 4];
         let rows = Rows { data: &[], count: 2 };
-        multiply(arch, rows, &deep, 0..1, Fused::Linear, &mut [&mut bias], Threads::All);
+        multiply(arch, rows, &deep, 0..1, Fused::Linear, &[SharedRows::new(&mut bias, 2)]);
         assert_eq!(bias, [3., 4., 3., 4.]);
         assert_eq!(deep.unpack(0), (vec![], vec![3., 4.]));
         Ok(())

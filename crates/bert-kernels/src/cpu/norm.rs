@@ -20,16 +20,15 @@ pub(crate) struct LayerNorm<'a> {
 
 impl LayerNorm<'_> {
     /// `x`, `out`: `[T, H]`.
-    pub(crate) fn run(self, arch: Arch, x: &[f32], out: &mut [f32]) {
+    pub(crate) fn run(self, arch: Arch, x: &[f32], out: SharedRows) {
         let h = self.gamma.len().max(1);
-        let chunk = ((CHUNK / h).max(1) * h).min(out.len());
-        let (len, buffer) = (out.len(), SharedRows::new(out, out.len()));
-        team::for_each(len.div_ceil(chunk.max(1)), |i| {
-            let part = i * chunk..((i + 1) * chunk).min(len);
-            // SAFETY: the parts do not overlap.
-            let out = unsafe { buffer.part(0, part.clone()) };
-            let x = &x[part.clone()];
-            let residual = self.residual.map(|rows| &rows[part]);
+        let (rows, chunk) = (x.len() / h, (CHUNK / h).max(1));
+        team::for_each(rows.div_ceil(chunk), |i| {
+            let rows = i * chunk..((i + 1) * chunk).min(rows);
+            let x = &x[rows.start * h..rows.end * h];
+            let residual = self.residual.map(|r| &r[rows.start * h..rows.end * h]);
+            // SAFETY: the chunks do not overlap.
+            let out = unsafe { out.cut(rows).whole() };
             arch.dispatch(Chunk { norm: LayerNorm { residual, ..self }, x, out });
         });
     }
@@ -121,7 +120,7 @@ mod tests {
                 for residual in [None, Some(residual.as_slice())] {
                     let norm = LayerNorm { residual, gamma: &gamma, beta: &beta, eps: 1e-5 };
                     let mut out = vec![f32::NAN; rows * h];
-                    norm.run(arch, &x, &mut out);
+                    norm.run(arch, &x, SharedRows::new(&mut out, h));
                     let sums: Vec<f64> = (0..rows * h)
                         .map(|i| f64::from(x[i] + residual.map_or(0., |residual| residual[i])))
                         .collect();

@@ -26,6 +26,25 @@ impl<'a> SharedRows<'a> {
         Self { start: buffer.as_mut_ptr(), rows, columns, buffer: PhantomData }
     }
 
+    /// Some of the rows.
+    pub(crate) fn cut(self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows);
+        // SAFETY: the place lies in the buffer, by the line above.
+        let start = unsafe { self.start.add(rows.start * self.columns) };
+        Self { start, rows: rows.len(), ..self }
+    }
+
+    /// All of them.
+    ///
+    /// # Safety
+    /// As [`SharedRows::part`].
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn whole(&self) -> &'a mut [f32] {
+        // SAFETY: these are the rows of the buffer, which is borrowed for `'a`; that nothing else
+        // refers to them is the caller's promise.
+        unsafe { std::slice::from_raw_parts_mut(self.start, self.rows * self.columns) }
+    }
+
     /// Some columns of a row.
     ///
     /// # Safety
@@ -40,6 +59,33 @@ impl<'a> SharedRows<'a> {
             let start = self.start.add(row * self.columns + columns.start);
             std::slice::from_raw_parts_mut(start, columns.len())
         }
+    }
+}
+
+/// The result of a kernel: rows of floats, not written yet.
+pub(crate) struct Output {
+    buffer: Vec<f32>,
+    rows: usize,
+    columns: usize,
+}
+
+impl Output {
+    pub(crate) fn new(rows: usize, columns: usize) -> Self {
+        Self { buffer: Vec::with_capacity(rows * columns), rows, columns }
+    }
+
+    /// Where a kernel writes.
+    pub(crate) fn rows(&mut self) -> SharedRows<'_> {
+        let (rows, columns) = (self.rows, self.columns);
+        SharedRows { start: self.buffer.as_mut_ptr(), rows, columns, buffer: PhantomData }
+    }
+
+    /// What a kernel wrote, which is every row.
+    pub(crate) fn into_vec(mut self) -> Vec<f32> {
+        // SAFETY: there is room for them, and each kernel writes what it was given, which its tests
+        // show on poisoned memory.
+        unsafe { self.buffer.set_len(self.rows * self.columns) };
+        self.buffer
     }
 }
 
