@@ -77,8 +77,14 @@ fn residual_and_layer_norm(bencher: Bencher, tokens: usize) {
 #[divan::bench(args = [(1, 8), (1, 128), (8, 128), (1, 512), (8, 512)])]
 fn attention_of_12_heads(bencher: Bencher, (batch, tokens): (usize, usize)) {
     let [q, k, v] = std::array::from_fn(|_| random(&[batch, tokens, H]));
-    let args =
-        AttentionArgs { heads: 12, scale: 0.125, mask: None, weights_factor: None, relative: None };
+    let args = AttentionArgs {
+        heads: 12,
+        scale: 0.125,
+        mask: None,
+        weights_factor: None,
+        relative: None,
+        sequences: None,
+    };
     let items = 2 * batch * tokens * tokens * H;
     bench(bencher, items, || attention(&q, &k, &v, args));
 }

@@ -18,9 +18,10 @@ fn load(folder: &Path) -> Result<(BertForPreTraining, LoadReport)> {
 fn compare(name: &str, cases_file: &str, tolerance: f64) -> LoadReport {
     let (model, report) = load(&folder(name)).unwrap();
     let case = cases(&fixture("files").join(cases_file)).remove("case").unwrap();
-    let output = model.forward(&case.input).unwrap();
+    let kept = &mut ForwardContext::new().with_padding_states(PaddingStates::Kept);
+    let output = model.forward_with(&case.input, kept).unwrap();
     let bare = AutoModel::from_pretrained(&folder(name), &LoadOptions::new()).unwrap();
-    let bare = bare.forward(&case.input).unwrap();
+    let bare = bare.forward_with(&case.input, kept).unwrap();
     for (field, got) in [
         ("prediction_logits", &output.prediction_logits),
         ("seq_relationship_logits", &output.seq_relationship_logits),

@@ -34,7 +34,8 @@ macro_rules! compare_scores {
             let labels = &case.labels["labels"];
             let context = &mut ForwardContext::new();
             let output = model.forward_with_labels(&case.input, labels, context).unwrap();
-            let plain = model.forward(&case.input).unwrap();
+            let kept = &mut ForwardContext::new().with_padding_states(PaddingStates::Kept);
+            let plain = model.forward_with(&case.input, kept).unwrap();
             assert!(plain.loss.is_none());
             assert_same("logits without labels", &plain.logits, &output.logits);
             vec![("loss", output.loss), ("logits", Some(output.logits))]

@@ -141,7 +141,8 @@ fn masks_hold_zeros_and_ones_unless_they_are_additive() {
         assert!(matches!(refusal(additive(bad)), ModelError::MaskValue { .. }));
     }
     let model = model("base", DType::F32);
-    let hidden = model.forward(&mask([1., 0., 1., 1.])).unwrap().last_hidden_state;
+    let kept = &mut ForwardContext::new().with_padding_states(PaddingStates::Kept);
+    let hidden = model.forward_with(&mask([1., 0., 1., 1.]), kept).unwrap().last_hidden_state;
     let minus_infinity = model.forward(&additive(f32::NEG_INFINITY)).unwrap().last_hidden_state;
     assert_same("−∞ hides a key", &minus_infinity, &hidden);
 }

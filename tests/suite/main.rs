@@ -16,6 +16,7 @@ mod inputs;
 mod loading;
 mod minilm;
 mod outside;
+mod packing;
 mod parity;
 mod server;
 mod support;

@@ -43,7 +43,7 @@ fn compare(model: &BertModel, file: &str, tolerance: f64, bounded: f64) -> usize
         if name == "cached" || name == "pruned" {
             continue;
         }
-        let mut context = ForwardContext::new();
+        let mut context = ForwardContext::new().with_padding_states(PaddingStates::Kept);
         if case.expected.contains_key("hidden_states.0") {
             context = context.with_hidden_states(Layers::All).with_attentions(Layers::All);
         }
@@ -259,7 +259,8 @@ fn pruned_heads_are_masked_heads_and_smaller() {
     let case = cases(&fixture("base/v4.safetensors")).remove("pruned").unwrap();
     let mut pruned = model("base", DType::F32);
     pruned.prune_heads(&[(0, vec![1]), (2, vec![0, 3])].into()).unwrap();
-    let output = pruned.forward(&case.input).unwrap();
+    let context = &mut ForwardContext::new().with_padding_states(PaddingStates::Kept);
+    let output = pruned.forward_with(&case.input, context).unwrap();
     for (name, expected) in &case.expected {
         assert_close(name, field(&output, name), expected, 1e-5);
     }

@@ -173,6 +173,7 @@ impl Attention {
                 embeddings,
                 with_keys: *with_keys,
             }),
+            sequences: mask.sequences(),
         };
         let attended = if context.wants_attention(kind) {
             let (attended, weights) = attention_with_weights(q, k, v, args)?;

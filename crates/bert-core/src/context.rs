@@ -22,6 +22,16 @@ pub enum Layers {
     Only(Vec<i64>),
 }
 
+/// What the states of padding are: of tokens that the attention mask hides, but for the first of a
+/// sequence.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PaddingStates {
+    /// Zeros, where leaving the tokens out saves time. No other state depends on it.
+    Zeros,
+    /// What transformers computes for them.
+    Kept,
+}
+
 /// What a forward pass keeps, whether it trains, and what it remembers of earlier calls.
 ///
 /// Every module passes the same context on. By default nothing is kept and nothing is dropped:
@@ -40,6 +50,7 @@ pub struct ForwardContext {
     dropout: Option<ChaCha8Rng>,
     cache: Option<KeyValueCache>,
     head_mask: Option<Tensor>,
+    padding: Option<PaddingStates>,
     /// The layer that is running.
     layer: usize,
     kept: Kept,
@@ -114,6 +125,41 @@ impl ForwardContext {
     pub fn with_head_mask(mut self, mask: Tensor) -> Self {
         self.head_mask = Some(mask);
         self
+    }
+
+    /// Says what the states of padding are. Default: [`PaddingStates::Zeros`]; [`PaddingStates::Kept`] where a head
+    /// compares all tokens of a sequence (question answering), and always where labels do.
+    pub fn with_padding_states(mut self, padding: PaddingStates) -> Self {
+        self.padding = Some(padding);
+        self
+    }
+
+    /// Runs `pass` with [`PaddingStates::Kept`], whatever was asked for.
+    pub(crate) fn with_all_states<R>(&mut self, pass: impl FnOnce(&mut Self) -> R) -> R {
+        let asked = self.padding.replace(PaddingStates::Kept);
+        let result = pass(self);
+        self.padding = asked;
+        result
+    }
+
+    /// Runs `pass` with [`PaddingStates::Kept`] where nothing was asked for.
+    pub(crate) fn preferring_all_states<R>(&mut self, pass: impl FnOnce(&mut Self) -> R) -> R {
+        match self.padding {
+            Some(_) => pass(self),
+            None => {
+                let result = self.with_all_states(pass);
+                self.padding = None;
+                result
+            }
+        }
+    }
+
+    /// Whether the pass that was begun can do without padding.
+    pub(crate) fn can_pack(&self) -> bool {
+        let Kept { past_key_values, attentions, cross_attentions, encoder, .. } = &self.kept;
+        let plain = past_key_values.is_none() && encoder.is_none() && self.head_mask.is_none();
+        let unseen = attentions.is_none() && cross_attentions.is_none();
+        plain && unseen && self.dropout.is_none() && self.padding != Some(PaddingStates::Kept)
     }
 
     pub(crate) fn check_cache(&self, dtype: DType, device: &Device) -> Result<()> {

@@ -114,23 +114,24 @@ impl BertEncoder {
         })
     }
 
-    /// [`BertEncoder::encode`] for the first token's state only: `[B, 1, H]`.
+    /// [`BertEncoder::encode`] for the first tokens' states only: `[B, 1, H]`, or `[1, B, H]` of
+    /// packed sequences.
     pub(crate) fn encode_first(
         &self,
         x: &Tensor,
         mask: &AttentionMask,
         context: &mut ForwardContext,
     ) -> Result<Tensor> {
+        let Some((last, others)) = self.layer.split_last() else {
+            return Ok(mask.first_tokens(x)?.0);
+        };
         let mut x = x.clone();
-        if let Some((last, others)) = self.layer.split_last() {
-            for (l, layer) in others.iter().enumerate() {
-                context.enter_layer(l);
-                x = layer.forward(&x, mask, context)?;
-            }
-            context.enter_layer(others.len());
-            x = last.forward_first(&x, mask, context)?;
+        for (l, layer) in others.iter().enumerate() {
+            context.enter_layer(l);
+            x = layer.forward(&x, mask, context)?;
         }
-        Ok(x.narrow(1, 0, 1)?)
+        context.enter_layer(others.len());
+        last.forward_first(&x, mask, context)
     }
 }
 

@@ -112,6 +112,27 @@ pub enum Error {
         field: &'static str,
     },
 
+    /// The lengths of packed sequences do not fit their tokens.
+    #[error(
+        "cumulative_lengths is {got:?}, expected numbers that rise from 0 to {tokens}, the tokens of \
+         input_ids"
+    )]
+    CumulativeLengths {
+        /// What was given.
+        got: Vec<usize>,
+        /// `T`.
+        tokens: usize,
+    },
+
+    /// Packed sequences cannot continue after cached tokens.
+    #[error(
+        "packed sequences cannot continue a cache of {past} tokens; pass them padded to forward_with"
+    )]
+    PackedCache {
+        /// Tokens in the cache.
+        past: usize,
+    },
+
     /// A sequence is longer than the position table.
     #[error(
         "input has {got} tokens per row{past}, but the checkpoint has {positions} positions \

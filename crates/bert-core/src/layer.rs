@@ -65,14 +65,16 @@ impl BertLayer {
         self.forward_rows(x, x, mask, context)
     }
 
-    /// [`BertLayer::forward`] for the first token only: `x`: `[B, S, H]` → `[B, 1, H]`.
+    /// [`BertLayer::forward`] for the first tokens only: `x`: `[B, S, H]` → `[B, 1, H]`, or
+    /// `[1, T, H]` → `[1, B, H]`.
     pub(crate) fn forward_first(
         &self,
         x: &Tensor,
         mask: &AttentionMask,
         context: &mut ForwardContext,
     ) -> Result<Tensor> {
-        self.forward_rows(&x.narrow(1, 0, 1)?, x, &mask.first_query()?, context)
+        let (first, mask) = mask.first_tokens(x)?;
+        self.forward_rows(&first, x, &mask, context)
     }
 
     /// `x`, whose states are computed: `[B, Q, H]`; `tokens`, which they attend to: `[B, S, H]`.

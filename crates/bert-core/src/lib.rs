@@ -30,6 +30,7 @@ mod cache;
 mod context;
 mod input;
 mod mask;
+mod packing;
 
 mod add_norm;
 mod attention;
@@ -50,7 +51,7 @@ mod outputs;
 pub use bert_kernels::Activation;
 pub use cache::KeyValueCache;
 pub use config::{BertConfig, PositionEmbeddingType, ProblemType, TokenIds};
-pub use context::{ForwardContext, Layers};
+pub use context::{ForwardContext, Layers, PaddingStates};
 pub use embeddings::BertEmbeddings;
 pub use encoder::BertEncoder;
 pub use error::{Error, Result};
@@ -70,5 +71,6 @@ pub use outputs::{
     MultipleChoiceModelOutput, NextSentencePredictorOutput, QuestionAnsweringModelOutput,
     SequenceClassifierOutput, TokenClassifierOutput,
 };
+pub use packing::PackedInput;
 pub use parameters::{Parameter, Parameters};
 pub use pooler::BertPooler;

@@ -1,6 +1,8 @@
 //! Which tokens see which.
 
-use bert_kernels::MASKED;
+use std::sync::Arc;
+
+use bert_kernels::{MASKED, Sequence};
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
@@ -15,12 +17,21 @@ pub struct AttentionMask {
     dims: Vec<usize>,
     /// F32, `[B or 1, N or 1, Q or 1, K]`; absent where every key is visible.
     bias: Option<Tensor>,
+    /// Which tokens all queries of their sequence see, `[B, S]`, where some are hidden.
+    tokens: Option<Arc<[bool]>>,
+    /// The sequences, where they lie one after the other without padding.
+    sequences: Option<Arc<[Sequence]>>,
 }
 
 impl AttentionMask {
     /// Every query sees every key.
     pub fn all_visible() -> Self {
-        Self { dims: Vec::new(), bias: None }
+        Self { dims: Vec::new(), bias: None, tokens: None, sequences: None }
+    }
+
+    /// Sequences that lie one after the other, without padding: `x` is `[1, T, H]`.
+    pub(crate) fn packed(sequences: Arc<[Sequence]>) -> Self {
+        Self { sequences: Some(sequences), ..Self::all_visible() }
     }
 
     /// The mask that a caller passes as `attention_mask`:
@@ -34,8 +45,14 @@ impl AttentionMask {
     /// for NaN or +∞ in an additive mask.
     pub fn new(mask: &Tensor) -> Result<Self> {
         let dims = mask.dims();
+        let mut tokens = None;
         let bias = match *dims {
-            [b, k] => bias(&visibility(mask)?, [b, 1, 1, k], mask.device())?,
+            [b, k] => {
+                let visible = visibility(mask)?;
+                let bias = bias(&visible, [b, 1, 1, k], mask.device())?;
+                tokens = bias.is_some().then(|| visible.into());
+                bias
+            }
             [b, q, k] => bias(&visibility(mask)?, [b, 1, q, k], mask.device())?,
             [_, _, _, _] if mask.dtype().is_float() => Some(additive(mask)?),
             [b, n, q, k] => bias(&visibility(mask)?, [b, n, q, k], mask.device())?,
@@ -44,7 +61,7 @@ impl AttentionMask {
                 return Err(Error::Shape { name: "attention_mask", got: dims.into(), expected });
             }
         };
-        Ok(Self { dims: dims.into(), bias })
+        Ok(Self { dims: dims.into(), bias, tokens, sequences: None })
     }
 
     /// A decoder's mask for `queries` new tokens of each of `batch` sequences: each sees itself and
@@ -89,16 +106,36 @@ impl AttentionMask {
         Ok(Self {
             dims: mask.map_or(vec![1, 1, queries, keys], |mask| mask.dims().into()),
             bias: bias(&causal, [b, 1, queries, keys], device)?,
+            ..Self::all_visible()
         })
     }
 
-    /// The mask of the first query alone.
-    pub(crate) fn first_query(&self) -> Result<Self> {
+    /// The first token's state of each sequence, and its mask: `[B, S, H]` → `[B, 1, H]`, or
+    /// `[1, T, H]` → `[1, B, H]`.
+    pub(crate) fn first_tokens(&self, x: &Tensor) -> Result<(Tensor, Self)> {
+        if let Some(sequences) = &self.sequences {
+            let rows: Vec<u32> = sequences.iter().map(|it| it.queries.start as u32).collect();
+            let first = x.index_select(&Tensor::new(rows, x.device())?, 1)?;
+            let alone = sequences.iter().enumerate();
+            let alone = alone.map(|(i, it)| Sequence { queries: i..i + 1, keys: it.keys.clone() });
+            return Ok((first, Self::packed(alone.collect())));
+        }
         let bias = match &self.bias {
             Some(bias) => Some(bias.narrow(2, 0, 1)?),
             None => None,
         };
-        Ok(Self { dims: self.dims.clone(), bias })
+        Ok((x.narrow(1, 0, 1)?, Self { bias, ..self.clone() }))
+    }
+
+    /// Which tokens are seen, row by row of `[B, S]`, if the same by every query of their sequence
+    /// and not all.
+    pub(crate) fn tokens(&self) -> Option<&[bool]> {
+        self.tokens.as_deref()
+    }
+
+    /// The sequences, where they lie one after the other without padding.
+    pub(crate) fn sequences(&self) -> Option<&[Sequence]> {
+        self.sequences.as_deref()
     }
 
     /// F32, broadcastable to `[B, N, Q, K]`, to be added to the scores.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use bert_kernels::together;
+use bert_kernels::{prefers_sequences, together};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
@@ -14,14 +14,18 @@ use crate::error::{Error, Result};
 use crate::input::{BertInput, CheckedInput};
 use crate::mask::{AttentionMask, check_device};
 use crate::names;
-use crate::outputs::BaseModelOutputWithPoolingAndCrossAttentions;
+use crate::outputs::{
+    BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPoolingAndCrossAttentions,
+};
+use crate::packing::{PackedInput, Packing};
 use crate::parameters::{Model, named, refuse_trainable};
 use crate::pooler::BertPooler;
 
 /// BERT without a head: embeddings, encoder and, unless left out, pooler.
 ///
 /// Devlin et al. 2018, Figure 1. Hugging Face: `BertModel`. The parts are public; called one after
-/// the other they give the same bits as the model:
+/// the other they give the same bits as the model, but for the states of padding
+/// ([`PaddingStates`](crate::PaddingStates)):
 ///
 /// ```
 /// # use bert_core::{AttentionMask, BertConfig, BertInput, BertModel};
@@ -126,26 +130,73 @@ impl BertModel {
         input: &BertInput,
         context: &mut ForwardContext,
     ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
-        context.check_cache(self.dtype(), self.device())?;
-        let checked = self.embeddings.check(input, context.past())?;
-        let mask = self.attention_mask(input, &checked, context.past())?;
-        let encoder = self.encoder_states(input, &checked)?;
-        let rows = (checked.batch, checked.sequence);
-        self.encoder.begin(rows, &mask, encoder, self.device(), context)?;
-
+        let Begun { checked, mask, packing } = self.begin(input, context)?;
         let embedding_output = self.embeddings.embed(&checked, context)?;
-        let encoded = self.encoder.encode(&embedding_output, &mask, context)?;
+        let mut encoded = self.encoder.encode(&embedding_output, &mask, context)?;
+        if let Some(packing) = packing {
+            encoded = encoded.map_states(|x| packing.unpack(x))?;
+        }
         let pooler_output = match &self.pooler {
             Some(pooler) => Some(pooler.forward(&encoded.last_hidden_state)?),
             None => None,
         };
-        Ok(BaseModelOutputWithPoolingAndCrossAttentions {
-            last_hidden_state: encoded.last_hidden_state,
-            pooler_output,
-            hidden_states: encoded.hidden_states,
-            past_key_values: encoded.past_key_values,
-            attentions: encoded.attentions,
-            cross_attentions: encoded.cross_attentions,
+        Ok(output(encoded, pooler_output))
+    }
+
+    /// Sequences one after the other, T tokens in all → `last_hidden_state` `[T, H]`,
+    /// `pooler_output` `[B, H]` and, on request, hidden states `[T, H]`. The numbers are those of
+    /// [`BertModel::forward`], up to rounding.
+    ///
+    /// Decoders, models with relative positions and those that are trained, on other devices than the
+    /// CPU or not in F32, pad the batch and compute it as [`BertModel::forward`] does.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward`]; [`Error::CumulativeLengths`] when the lengths do not fit.
+    pub fn forward_packed(
+        &self,
+        input: &PackedInput,
+    ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
+        self.forward_packed_with(input, &mut ForwardContext::new())
+    }
+
+    /// [`BertModel::forward_packed`] in a context, whose attentions are those of the padded batch.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward_packed`]; [`Error::PackedCache`] for a context with a cache.
+    pub fn forward_packed_with(
+        &self,
+        input: &PackedInput,
+        context: &mut ForwardContext,
+    ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
+        let sequences = input.sequences(self.config.max_position_embeddings)?;
+        if let past @ 1.. = context.past() {
+            return Err(Error::PackedCache { past });
+        }
+        together(|| {
+            let one_row = input.in_one_row(&sequences)?;
+            let checked = self.embeddings.check(&one_row, 0)?;
+            let mask = AttentionMask::packed(sequences.clone());
+            self.encoder.begin((1, checked.sequence), &mask, None, self.device(), context)?;
+            if !self.can_pack(context) {
+                let (padded, packing) = input.padded(&sequences)?;
+                let mut padded = context.with_all_states(|it| self.pass(&padded, it))?;
+                let select = |x: &Tensor| Ok::<_, Error>(packing.select(x)?.squeeze(0)?);
+                padded.last_hidden_state = select(&padded.last_hidden_state)?;
+                let states = padded.hidden_states;
+                padded.hidden_states = states.map(|kept| kept.map(select)).transpose()?;
+                padded.past_key_values = None;
+                return Ok(padded);
+            }
+            let embedding_output = self.embeddings.embed(&checked, context)?;
+            let encoded = self.encoder.encode(&embedding_output, &mask, context)?;
+            let pooler_output = match &self.pooler {
+                Some(pooler) => {
+                    let (first, _) = mask.first_tokens(&encoded.last_hidden_state)?; // [1, B, H]
+                    Some(pooler.forward(&first.transpose(0, 1)?)?)
+                }
+                None => None,
+            };
+            Ok(output(encoded.map_states(|x| x.squeeze(0))?, pooler_output))
         })
     }
 
@@ -162,14 +213,43 @@ impl BertModel {
             let output = self.forward(input)?;
             return pooler.forward(&output.last_hidden_state);
         }
-        let context = &mut ForwardContext::new().with_hidden_states(Layers::None);
-        let checked = self.embeddings.check(input, 0)?;
-        let mask = self.attention_mask(input, &checked, 0)?;
+        together(|| {
+            let context = &mut ForwardContext::new().with_hidden_states(Layers::None);
+            let Begun { checked, mask, packing } = self.begin(input, context)?;
+            let embedding_output = self.embeddings.embed(&checked, context)?;
+            let first = self.encoder.encode_first(&embedding_output, &mask, context)?;
+            match packing {
+                Some(_) => pooler.forward(&first.transpose(0, 1)?),
+                None => pooler.forward(&first),
+            }
+        })
+    }
+
+    /// Checks input and context and begins a pass, without padding where that can be.
+    fn begin(&self, input: &BertInput, context: &mut ForwardContext) -> Result<Begun> {
+        context.check_cache(self.dtype(), self.device())?;
+        let checked = self.embeddings.check(input, context.past())?;
+        let mask = self.attention_mask(input, &checked, context.past())?;
         let encoder = self.encoder_states(input, &checked)?;
         let rows = (checked.batch, checked.sequence);
         self.encoder.begin(rows, &mask, encoder, self.device(), context)?;
-        let embedding_output = self.embeddings.embed(&checked, context)?;
-        pooler.forward(&self.encoder.encode_first(&embedding_output, &mask, context)?)
+        match Packing::of(&mask, checked.sequence).filter(|_| self.can_pack(context)) {
+            Some(packing) => Ok(Begun {
+                checked: packing.pack(&checked)?,
+                mask: packing.mask(),
+                packing: Some(packing),
+            }),
+            None => Ok(Begun { checked, mask, packing: None }),
+        }
+    }
+
+    /// Whether a pass that was begun can, and had better, do without padding.
+    fn can_pack(&self, context: &ForwardContext) -> bool {
+        let config = &self.config;
+        let absolute = config.position_embedding_type == PositionEmbeddingType::Absolute;
+        let whole = config.chunk_size_feed_forward == 0 && !config.is_decoder;
+        let frozen = prefers_sequences(self.embeddings.word_embeddings());
+        absolute && whole && frozen && context.can_pack()
     }
 
     /// The configuration the model was loaded with.
@@ -292,6 +372,27 @@ impl BertModel {
             Some(mask) => AttentionMask::new(mask),
             None => Ok(AttentionMask::all_visible()),
         }
+    }
+}
+
+/// A pass that can go through the layers.
+struct Begun {
+    checked: CheckedInput,
+    mask: AttentionMask,
+    packing: Option<Packing>,
+}
+
+fn output(
+    encoded: BaseModelOutputWithPastAndCrossAttentions,
+    pooler_output: Option<Tensor>,
+) -> BaseModelOutputWithPoolingAndCrossAttentions {
+    BaseModelOutputWithPoolingAndCrossAttentions {
+        last_hidden_state: encoded.last_hidden_state,
+        pooler_output,
+        hidden_states: encoded.hidden_states,
+        past_key_values: encoded.past_key_values,
+        attentions: encoded.attentions,
+        cross_attentions: encoded.cross_attentions,
     }
 }
 

@@ -39,6 +39,15 @@ impl LayerOutputs {
         }
     }
 
+    /// Each tensor changed.
+    pub(crate) fn map<E>(self, change: impl Fn(&Tensor) -> Result<Tensor, E>) -> Result<Self, E> {
+        let slots = self.slots.into_iter().map(|slot| {
+            let tensor = slot.tensor.as_ref().map(&change).transpose()?;
+            Ok(Slot { tensor, ..slot })
+        });
+        Ok(Self { slots: slots.collect::<Result<_, E>>()? })
+    }
+
     /// How many layers there are, asked for or not.
     pub fn len(&self) -> usize {
         self.slots.len()
@@ -110,6 +119,20 @@ pub struct BaseModelOutputWithPastAndCrossAttentions {
     /// `L` tensors `[B, N, Q, K]` of attention weights over another encoder's states. On request,
     /// with encoder states.
     pub cross_attentions: Option<LayerOutputs>,
+}
+
+impl BaseModelOutputWithPastAndCrossAttentions {
+    /// The states, the kept ones too, in another form.
+    pub(crate) fn map_states<E>(
+        self,
+        change: impl Fn(&Tensor) -> Result<Tensor, E>,
+    ) -> Result<Self, E> {
+        Ok(Self {
+            last_hidden_state: change(&self.last_hidden_state)?,
+            hidden_states: self.hidden_states.map(|kept| kept.map(&change)).transpose()?,
+            ..self
+        })
+    }
 }
 
 impl fmt::Display for BaseModelOutputWithPoolingAndCrossAttentions {

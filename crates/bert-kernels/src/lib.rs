@@ -30,9 +30,12 @@ mod layer_norm;
 mod linear;
 mod precision;
 
-pub use cpu::team::together;
 pub use activation::{Activation, activate};
-pub use attention::{AttentionArgs, MASKED, RelativePositions, attention, attention_with_weights};
+pub use attention::{
+    AttentionArgs, MASKED, RelativePositions, Sequence, attention, attention_with_weights,
+    prefers_sequences,
+};
+pub use cpu::team::together;
 pub use embedding::{EmbeddingWeights, embedding};
 pub use feed_forward::feed_forward;
 pub use layer_norm::{LayerNormWeights, add_layer_norm, layer_norm};

@@ -70,7 +70,7 @@ pub use bert_core::{
     BertForTokenClassification, BertInput, BertLMHeadModel, BertLayer, BertModel, BertPooler,
     CausalLMOutputWithCrossAttentions, ForwardContext, GenerationConfig, KeyValueCache,
     LayerOutputs, Layers, MaskedLMOutput, MultipleChoiceModelOutput, NextSentencePredictorOutput,
-    Parameters, PositionEmbeddingType, PreTrainingLabels, ProblemType,
+    PackedInput, PaddingStates, Parameters, PositionEmbeddingType, PreTrainingLabels, ProblemType,
     QuestionAnsweringModelOutput, Sampling, SequenceClassifierOutput, TokenClassifierOutput,
     TokenIds,
 };

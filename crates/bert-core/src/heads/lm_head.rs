@@ -101,7 +101,7 @@ impl BertLMHeadModel {
         labels: &Tensor,
         context: &mut ForwardContext,
     ) -> Result<CausalLMOutputWithCrossAttentions> {
-        let mut output = self.forward_with(input, context)?;
+        let mut output = context.with_all_states(|context| self.forward_with(input, context))?;
         let (b, s, v) = output.logits.dims3()?;
         let labels = class_ids("labels", labels, &[b, s])?;
         let next: Vec<i64> =

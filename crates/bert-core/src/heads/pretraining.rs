@@ -86,7 +86,7 @@ impl BertForPreTraining {
         labels: &PreTrainingLabels,
         context: &mut ForwardContext,
     ) -> Result<BertForPreTrainingOutput> {
-        let mut output = self.forward_with(input, context)?;
+        let mut output = context.with_all_states(|context| self.forward_with(input, context))?;
         let words = classification(&output.prediction_logits, "labels", &labels.labels)?;
         let next = &labels.next_sentence_label;
         let follows = classification(&output.seq_relationship_logits, "next_sentence_label", next)?;

@@ -58,7 +58,9 @@ impl BertForQuestionAnswering {
         input: &BertInput,
         context: &mut ForwardContext,
     ) -> Result<QuestionAnsweringModelOutput> {
-        let output = self.bert.forward_with(input, context)?;
+        // Scores of a sequence's tokens compete, those of padding too.
+        let output =
+            context.preferring_all_states(|context| self.bert.forward_with(input, context))?;
         let logits = linear(&output.last_hidden_state, &self.qa_outputs)?; // [B, S, 2]
         let scores = |which| logits.narrow(D::Minus1, which, 1)?.squeeze(D::Minus1);
         Ok(QuestionAnsweringModelOutput {
@@ -85,7 +87,7 @@ impl BertForQuestionAnswering {
         labels: &AnswerSpans,
         context: &mut ForwardContext,
     ) -> Result<QuestionAnsweringModelOutput> {
-        let mut output = self.forward_with(input, context)?;
+        let mut output = context.with_all_states(|context| self.forward_with(input, context))?;
         let (b, s) = output.start_logits.dims2()?;
         // Answers that were cut off lie at S or beyond, and S does not count.
         let outside = s as i64;

@@ -77,7 +77,7 @@ impl BertForTokenClassification {
         labels: &Tensor,
         context: &mut ForwardContext,
     ) -> Result<TokenClassifierOutput> {
-        let mut output = self.forward_with(input, context)?;
+        let mut output = context.with_all_states(|context| self.forward_with(input, context))?;
         output.loss = Some(classification(&output.logits, "labels", labels)?);
         Ok(output)
     }

@@ -12,16 +12,10 @@ use super::gemm::{InTiles, TALLEST, Tiled, tile_size};
 use super::shared::{SharedRows, with_scratch};
 use super::simd::exp;
 use super::team;
+use crate::attention::Sequence;
 
 /// Queries that one thread works on at a time.
 const QUERIES: usize = 96;
-
-/// Rows of queries and of the keys that they attend to.
-#[derive(Clone, Debug)]
-pub(crate) struct Sequence {
-    pub(crate) queries: Range<usize>,
-    pub(crate) keys: Range<usize>,
-}
 
 /// What is added to scores: `[B or 1, N or 1, Q or 1, K]`.
 #[derive(Clone, Copy)]

@@ -165,9 +165,8 @@ pub(crate) fn multiply(
     activation: Fused,
     outs: &[SharedRows],
 ) {
-    let parts: Vec<Output> = (outs.iter().zip(&matrix.parts[parts]))
-        .map(|(&out, part)| Output { part, out })
-        .collect();
+    let parts: Vec<Output> =
+        (outs.iter().zip(&matrix.parts[parts])).map(|(&out, part)| Output { part, out }).collect();
     let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return };
     let panels = first.part.panels.start..last.part.panels.end;
     for rows in runs(x.count, matrix.k) {
@@ -619,7 +618,14 @@ mod tests {
                 // A poisoned output shows what is not written.
                 let mut out = vec![f32::NAN; m * n];
                 let x_rows = Rows { data: &x, count: m };
-                multiply(arch, x_rows, &packed, 0..1, Fused::Linear, &[SharedRows::new(&mut out, n)]);
+                multiply(
+                    arch,
+                    x_rows,
+                    &packed,
+                    0..1,
+                    Fused::Linear,
+                    &[SharedRows::new(&mut out, n)],
+                );
                 let what = format!("{arch:?} {m}×{n}×{k}");
                 let expected = by_hand(&x, &weight, &bias, k);
                 assert_near(&what, &out, &expected, 2e-6 * (k as f64).sqrt());
