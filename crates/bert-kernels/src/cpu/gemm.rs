@@ -16,12 +16,10 @@ use super::team;
 
 /// Rows of the first factor that are worked on at a time, so that they stay in the second-level
 /// cache: at most these times [`DEPTH`] floats.
-const ROWS: usize = 144;
-/// How much of a row and of a column is multiplied at a time, so that a panel's part stays in the
-/// first-level cache.
-const DEPTH: usize = 384;
-/// Of so few rows all of a panel is multiplied at a time: the matrix is read as it lies in memory.
-const FEW: usize = 16;
+const ROWS: usize = 72;
+/// How much of a row and of a column is multiplied at a time, so that both stay in the second-level
+/// cache. A tile's sums are loaded and stored once for each.
+const DEPTH: usize = 1536;
 /// Pieces of a product for each thread.
 const PIECES: usize = 8;
 /// Floats that are packed at a time: 16 MB.
@@ -370,8 +368,7 @@ impl Block<'_> {
     /// What is multiplied at a time: once in any case.
     fn depths(&self) -> impl Iterator<Item = Range<usize>> + use<> {
         let k = self.matrix.k;
-        let most = if self.rows.len() <= FEW { k } else { DEPTH };
-        (0..k.max(1)).step_by(most.max(1)).map(move |from| from..(from + most).min(k))
+        (0..k.max(1)).step_by(DEPTH).map(move |from| from..(from + DEPTH).min(k))
     }
 
     /// Writes rows tile by tile: `[depth, HEIGHT]` for each, as the innermost loop reads them.
@@ -601,10 +598,10 @@ mod tests {
                 (2, 17, 3),
                 (3, 31, 64),
                 (5, 7, 11),
-                (6, 32, 383),
-                (7, 33, 384),
-                (13, 48, 385),
-                (29, 5, 769),
+                (6, 32, 1535),
+                (7, 33, 1536),
+                (13, 48, 1537),
+                (29, 5, 3079),
                 (145, 96, 100),
                 (301, 67, 29),
             ]
