@@ -378,21 +378,15 @@ impl Block<'_> {
         depth: &Range<usize>,
         packed: &mut [f32],
     ) {
-        const RUN: usize = 8;
         let tiles = packed.as_chunks_mut::<HEIGHT>().0.chunks_exact_mut(depth.len().max(1));
         for (row, tile) in rows.step_by(HEIGHT).zip(tiles) {
-            let x: [&[f32]; HEIGHT] = std::array::from_fn(|i| self.x.part(row + i, depth));
-            let runs = x.map(|row| row.as_chunks::<RUN>().0);
-            let (places, rest) = tile.as_chunks_mut::<RUN>();
-            for (i, places) in places.iter_mut().enumerate() {
-                let run = runs.map(|runs| runs[i]);
-                for (j, place) in places.iter_mut().enumerate() {
-                    *place = run.map(|run| run[j]);
+            let x: [&[f32]; HEIGHT] =
+                std::array::from_fn(|i| &self.x.part(row + i, depth)[..tile.len()]);
+            for (j, place) in tile.iter_mut().enumerate() {
+                for i in 0..HEIGHT {
+                    // SAFETY: each row was cut to the length of the tile, of which `j` is an index.
+                    place[i] = unsafe { *x[i].get_unchecked(j) };
                 }
-            }
-            let done = places.len() * RUN;
-            for (j, place) in rest.iter_mut().enumerate() {
-                *place = x.map(|row| row[done + j]);
             }
         }
     }
