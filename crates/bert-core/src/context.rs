@@ -154,6 +154,13 @@ impl ForwardContext {
         }
     }
 
+    /// Whether the pass that was begun is asked for its result only, and draws nothing.
+    pub(crate) fn keeps_nothing(&self) -> bool {
+        let Kept { past_key_values, hidden_states, attentions, cross_attentions, .. } = &self.kept;
+        let unseen = attentions.is_none() && cross_attentions.is_none();
+        unseen && hidden_states.is_none() && past_key_values.is_none() && self.dropout.is_none()
+    }
+
     /// Whether the pass that was begun can do without padding.
     pub(crate) fn can_pack(&self) -> bool {
         let Kept { past_key_values, attentions, cross_attentions, encoder, .. } = &self.kept;

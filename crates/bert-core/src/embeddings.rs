@@ -1,6 +1,6 @@
 //! The sum of three embeddings.
 
-use bert_kernels::{EmbeddingWeights, LayerNormWeights, embedding, layer_norm};
+use bert_kernels::{EmbeddingWeights, LayerNormWeights, Lookup, embeddings_layer_norm};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
@@ -70,16 +70,21 @@ impl BertEmbeddings {
         input: &CheckedInput,
         context: &mut ForwardContext,
     ) -> Result<Tensor> {
-        let words = match &input.words {
-            Words::Ids(ids) => embedding(&self.word_embeddings, ids)?,
-            Words::Embeds(embeds) => embeds.clone(),
-        }; // [B, S, H]
-        let mut x =
-            words.broadcast_add(&embedding(&self.token_type_embeddings, &input.token_type_ids)?)?;
+        let mut lookups = Vec::new();
+        let embeds = match &input.words {
+            Words::Ids(ids) => {
+                lookups.push(Lookup { table: &self.word_embeddings, ids });
+                None
+            }
+            Words::Embeds(embeds) => Some(embeds),
+        };
+        let ids = &input.token_type_ids;
+        lookups.push(Lookup { table: &self.token_type_embeddings, ids });
         if self.config.position_embedding_type == PositionEmbeddingType::Absolute {
-            x = x.broadcast_add(&embedding(&self.position_embeddings, &input.position_ids)?)?;
+            lookups.push(Lookup { table: &self.position_embeddings, ids: &input.position_ids });
         }
-        context.dropout(&layer_norm(&x, &self.norm)?, self.config.hidden_dropout_prob)
+        let x = embeddings_layer_norm(embeds, &lookups, &self.norm)?; // [B, S, H]
+        context.dropout(&x, self.config.hidden_dropout_prob)
     }
 
     /// `[V, H]`.

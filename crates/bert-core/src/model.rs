@@ -16,6 +16,7 @@ use crate::mask::{AttentionMask, check_device};
 use crate::names;
 use crate::outputs::{
     BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPoolingAndCrossAttentions,
+    LayerOutputs,
 };
 use crate::packing::{PackedInput, Packing};
 use crate::parameters::{Model, named, refuse_trainable};
@@ -122,15 +123,18 @@ impl BertModel {
         input: &BertInput,
         context: &mut ForwardContext,
     ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
-        together(|| self.pass(input, context))
+        together(|| {
+            let begun = self.begin(input, context)?;
+            self.run(begun, context)
+        })
     }
 
-    fn pass(
+    /// The pass that was begun.
+    fn run(
         &self,
-        input: &BertInput,
+        Begun { checked, mask, packing }: Begun,
         context: &mut ForwardContext,
     ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
-        let Begun { checked, mask, packing } = self.begin(input, context)?;
         let embedding_output = self.embeddings.embed(&checked, context)?;
         let mut encoded = self.encoder.encode(&embedding_output, &mask, context)?;
         if let Some(packing) = packing {
@@ -179,7 +183,7 @@ impl BertModel {
             self.encoder.begin((1, checked.sequence), &mask, None, self.device(), context)?;
             if !self.can_pack(context) {
                 let (padded, packing) = input.padded(&sequences)?;
-                let mut padded = context.with_all_states(|it| self.pass(&padded, it))?;
+                let mut padded = context.with_all_states(|it| self.forward_with(&padded, it))?;
                 let select = |x: &Tensor| Ok::<_, Error>(packing.select(x)?.squeeze(0)?);
                 padded.last_hidden_state = select(&padded.last_hidden_state)?;
                 let states = padded.hidden_states;
@@ -206,22 +210,33 @@ impl BertModel {
     /// # Errors
     /// As [`BertModel::forward`]; [`Error::NoPooler`] without a pooler.
     pub fn pooled(&self, input: &BertInput) -> Result<Tensor> {
+        let mut nothing =
+            ForwardContext::new().with_hidden_states(Layers::None).with_attentions(Layers::None);
+        Ok(self.pooled_with(input, &mut nothing)?.pooler_output)
+    }
+
+    /// The pooled output and what the context asks for: of the last layer the first token only, where
+    /// nothing needs the others.
+    pub(crate) fn pooled_with(
+        &self,
+        input: &BertInput,
+        context: &mut ForwardContext,
+    ) -> Result<Pooled> {
         let pooler = self.pooler.as_ref().ok_or(Error::NoPooler)?;
-        let config = &self.config;
-        let relative = config.position_embedding_type != PositionEmbeddingType::Absolute;
-        if config.is_decoder || relative || config.chunk_size_feed_forward > 0 {
-            let output = self.forward(input)?;
-            return pooler.forward(&output.last_hidden_state);
-        }
         together(|| {
-            let context = &mut ForwardContext::new().with_hidden_states(Layers::None);
-            let Begun { checked, mask, packing } = self.begin(input, context)?;
+            let begun = self.begin(input, context)?;
+            if !self.is_plain() || !context.keeps_nothing() {
+                let output = self.run(begun, context)?;
+                let pooler_output = output.pooler_output.ok_or(Error::NoPooler)?;
+                let (hidden_states, attentions) = (output.hidden_states, output.attentions);
+                return Ok(Pooled { pooler_output, hidden_states, attentions });
+            }
+            let Begun { checked, mask, packing } = begun;
             let embedding_output = self.embeddings.embed(&checked, context)?;
             let first = self.encoder.encode_first(&embedding_output, &mask, context)?;
-            match packing {
-                Some(_) => pooler.forward(&first.transpose(0, 1)?),
-                None => pooler.forward(&first),
-            }
+            let first = if packing.is_some() { first.transpose(0, 1)? } else { first }; // [B, 1, H]
+            let pooler_output = pooler.forward(&first)?;
+            Ok(Pooled { pooler_output, hidden_states: None, attentions: None })
         })
     }
 
@@ -245,11 +260,15 @@ impl BertModel {
 
     /// Whether a pass that was begun can, and had better, do without padding.
     fn can_pack(&self, context: &ForwardContext) -> bool {
+        let frozen = prefers_sequences(self.embeddings.word_embeddings());
+        self.is_plain() && frozen && context.can_pack()
+    }
+
+    /// Whether a token's place among the others matters to its position embedding only.
+    fn is_plain(&self) -> bool {
         let config = &self.config;
         let absolute = config.position_embedding_type == PositionEmbeddingType::Absolute;
-        let whole = config.chunk_size_feed_forward == 0 && !config.is_decoder;
-        let frozen = prefers_sequences(self.embeddings.word_embeddings());
-        absolute && whole && frozen && context.can_pack()
+        absolute && config.chunk_size_feed_forward == 0 && !config.is_decoder
     }
 
     /// The configuration the model was loaded with.
@@ -373,6 +392,14 @@ impl BertModel {
             None => Ok(AttentionMask::all_visible()),
         }
     }
+}
+
+/// What heads read that look at the first token only.
+pub(crate) struct Pooled {
+    /// `[B, H]`.
+    pub(crate) pooler_output: Tensor,
+    pub(crate) hidden_states: Option<LayerOutputs>,
+    pub(crate) attentions: Option<LayerOutputs>,
 }
 
 /// A pass that can go through the layers.

@@ -1,6 +1,12 @@
-//! Rows of an embedding table.
+//! Rows of embedding tables, alone and added up.
 
-use candle_core::{Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::cpu::norm::{LayerNorm, Term};
+use crate::cpu::shared::Output;
+use crate::cpu::simd::arch;
+use crate::floats::floats_of;
+use crate::layer_norm::{LayerNormWeights, layer_norm};
 
 /// Parameters of [`embedding`].
 #[derive(Clone, Debug)]
@@ -30,10 +36,136 @@ pub fn embedding(weights: &EmbeddingWeights, ids: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// Ids and the table they are looked up in.
+#[derive(Clone, Copy, Debug)]
+pub struct Lookup<'a> {
+    /// `[V, H]`.
+    pub table: &'a EmbeddingWeights,
+    /// `[B or 1, S]`, U32, each below `V`.
+    pub ids: &'a Tensor,
+}
+
+/// `LayerNorm(x + Σ embedding)`: the sum of Devlin et al. 2018, Figure 2, and what follows it.
+///
+/// `x`: `[B, S, H]`, if there is one; otherwise the first lookup has `B` rows → `[B, S, H]`.
+///
+/// # Errors
+/// As [`embedding`] and [`layer_norm`].
+pub fn embeddings_layer_norm(
+    x: Option<&Tensor>,
+    lookups: &[Lookup],
+    norm: &LayerNormWeights,
+) -> Result<Tensor> {
+    if let Some(y) = fused(x, lookups, norm)? {
+        return Ok(y);
+    }
+    let mut sum = x.cloned();
+    for Lookup { table, ids } in lookups {
+        let rows = embedding(table, ids)?;
+        sum = Some(match sum {
+            Some(sum) => sum.broadcast_add(&rows)?,
+            None => rows,
+        });
+    }
+    match sum {
+        Some(sum) => layer_norm(&sum, norm),
+        None => candle_core::bail!("embeddings: nothing to add up"),
+    }
+}
+
+/// The same without storing the sums, where the CPU has a kernel and no gradient is wanted.
+fn fused(
+    x: Option<&Tensor>,
+    lookups: &[Lookup],
+    LayerNormWeights { gamma, beta, eps }: &LayerNormWeights,
+) -> Result<Option<Tensor>> {
+    let h = gamma.elem_count();
+    let (b, s) = match (x, lookups) {
+        (Some(x), _) => (x.dims3()?.0, x.dims3()?.1),
+        (None, [first, ..]) => first.ids.dims2()?,
+        (None, []) => return Ok(None),
+    };
+    let rows_fit = lookups.iter().all(|Lookup { table, ids }| {
+        let (dims, shape) = (ids.dims(), table.weight.dims());
+        (dims == [b, s] || dims == [1, s]) && shape.len() == 2 && shape[1] == h
+    });
+    let fits = beta.dims() == gamma.dims() && x.is_none_or(|x| x.dims() == [b, s, h]);
+    let on_cpu = lookups.iter().all(|it| it.ids.device().is_cpu() && it.ids.dtype() == DType::U32);
+    if !rows_fit || !fits || !on_cpu || b * s * h == 0 {
+        return Ok(None);
+    }
+    let x = x.map(Tensor::contiguous).transpose()?;
+    let ids: Vec<Vec<u32>> =
+        lookups.iter().map(|it| it.ids.flatten_all()?.to_vec1()).collect::<Result<_>>()?;
+    for (ids, Lookup { table, .. }) in ids.iter().zip(lookups) {
+        let v = table.weight.dim(0)?;
+        if let Some(id) = ids.iter().find(|id| **id as usize >= v) {
+            candle_core::bail!("embeddings: id {id} of a table of {v} rows");
+        }
+    }
+    let floats = x.iter().chain(lookups.iter().map(|it| &it.table.weight)).map(floats_of);
+    let (Some(floats), Some(gamma), Some(beta)) =
+        (floats.collect::<Option<Vec<_>>>(), floats_of(gamma), floats_of(beta))
+    else {
+        return Ok(None);
+    };
+    let rows = x.iter().map(|_| None).chain(ids.iter().map(|ids| Some(ids.as_slice())));
+    let terms: Vec<Term> =
+        floats.iter().zip(rows).map(|(floats, rows)| Term { data: floats.slice(), rows }).collect();
+    let (gamma, beta, eps) = (gamma.slice(), beta.slice(), *eps as f32);
+    let mut output = Output::new(b * s, h);
+    LayerNorm { terms: &terms, gamma, beta, eps }.run(arch(), b * s, output.rows());
+    Ok(Some(Tensor::from_vec(output.into_vec(), (b, s, h), &Device::Cpu)?))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{Device, Var};
+    use candle_core::Var;
+
+    #[test]
+    fn sums_of_rows_are_normalized_with_and_without_a_kernel() -> Result<()> {
+        let wave = |rows: usize, factor: f64, dtype| {
+            let x = Tensor::arange(0f32, (rows * 5) as f32, &Device::Cpu)?.affine(factor, 0.3)?;
+            x.sin()?.reshape((rows, 5))?.to_dtype(dtype)
+        };
+        let ids = Tensor::new(&[[3u32, 0], [1, 3], [2, 2]], &Device::Cpu)?;
+        let places = Tensor::new(&[[0u32, 1]], &Device::Cpu)?;
+        let mut results = Vec::new();
+        for dtype in [DType::F32, DType::F64] {
+            let table = |rows, factor| {
+                Ok::<_, candle_core::Error>(EmbeddingWeights {
+                    weight: wave(rows, factor, dtype)?,
+                    padding: None,
+                })
+            };
+            let (words, positions) = (table(4, 1.7)?, table(2, 0.9)?);
+            let norm = LayerNormWeights {
+                gamma: wave(1, 0.2, dtype)?.flatten_all()?,
+                beta: wave(1, 0.4, dtype)?.flatten_all()?,
+                eps: 1e-12,
+            };
+            let [words, positions] =
+                [(&words, &ids), (&positions, &places)].map(|(table, ids)| Lookup { table, ids });
+            let from_ids = embeddings_layer_norm(None, &[words, positions], &norm)?;
+            let vectors = embedding(words.table, &ids)?;
+            let from_vectors = embeddings_layer_norm(Some(&vectors), &[positions], &norm)?;
+            let alone =
+                layer_norm(&vectors.broadcast_add(&embedding(positions.table, &places)?)?, &norm)?;
+            for y in [&from_ids, &from_vectors, &alone] {
+                results.push(y.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?);
+            }
+            let beyond = Tensor::new(&[[4u32, 0]], &Device::Cpu)?;
+            let beyond = Lookup { table: words.table, ids: &beyond };
+            assert!(embeddings_layer_norm(None, &[beyond, positions], &norm).is_err());
+        }
+        for result in &results {
+            for (got, expected) in result.iter().zip(&results[3]) {
+                assert!((got - expected).abs() < 1e-5, "{got}, expected {expected}");
+            }
+        }
+        Ok(())
+    }
 
     #[test]
     fn ids_select_rows_in_order() -> Result<()> {

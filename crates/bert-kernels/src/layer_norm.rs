@@ -2,7 +2,7 @@
 
 use candle_core::{D, Device, Result, Tensor};
 
-use crate::cpu::norm::LayerNorm;
+use crate::cpu::norm::{LayerNorm, Term};
 use crate::cpu::shared::Output;
 use crate::cpu::simd::arch;
 use crate::floats::floats_of;
@@ -83,15 +83,12 @@ fn fused(
     else {
         return Ok(None);
     };
-    let h = gamma.slice().len();
-    let mut output = Output::new(x.elem_count() / h.max(1), h);
-    let norm = LayerNorm {
-        residual: residual.as_ref().map(|residual| residual.slice()),
-        gamma: gamma.slice(),
-        beta: beta.slice(),
-        eps: *eps as f32,
-    };
-    norm.run(arch(), rows.slice(), output.rows());
+    let terms = [Some(rows.slice()), residual.as_ref().map(|residual| residual.slice())];
+    let terms: Vec<Term> =
+        terms.into_iter().flatten().map(|data| Term { data, rows: None }).collect();
+    let (gamma, beta, eps) = (gamma.slice(), beta.slice(), *eps as f32);
+    let mut output = Output::new(x.elem_count() / h, h);
+    LayerNorm { terms: &terms, gamma, beta, eps }.run(arch(), x.elem_count() / h, output.rows());
     Ok(Some(Tensor::from_vec(output.into_vec(), x.shape(), &Device::Cpu)?))
 }
 

@@ -8,6 +8,7 @@
 //! | operation | computes | shapes |
 //! |---|---|---|
 //! | [`embedding`] | rows of a table | `[V, H]`, `[B, S]` → `[B, S, H]` |
+//! | [`embeddings_layer_norm`] | LayerNorm of a sum of them | `[V, H]`, `[B, S]` → `[B, S, H]` |
 //! | [`linear`], [`linears`] | `x Wᵀ + b`, for one map or several | `[…, I]` → `[…, O]` |
 //! | [`linear_activation`] | `activation(x Wᵀ + b)` | `[…, I]` → `[…, O]` |
 //! | [`feed_forward`] | `activation(x W₁ᵀ + b₁) W₂ᵀ + b₂` | `[…, H]` → `[…, H]` |
@@ -15,6 +16,8 @@
 //! | [`layer_norm`] | LayerNorm | `[…, H]` → `[…, H]` |
 //! | [`add_layer_norm`] | LayerNorm of a sum | `[…, H]`, `[…, H]` → `[…, H]` |
 //! | [`attention`] | scaled dot-product attention | `[B, Q, H]`, `[B, K, H]` → `[B, Q, H]` |
+//!
+//! [`together`] keeps threads ready for the operations of a whole pass.
 //!
 //! Dtypes: F32, F64, F16 and BF16. For F16 and BF16 tensors, activations, softmax and LayerNorm
 //! compute in F32 and round their result; products accumulate as the backend does, and sums of two
@@ -36,7 +39,7 @@ pub use attention::{
     prefers_sequences,
 };
 pub use cpu::team::together;
-pub use embedding::{EmbeddingWeights, embedding};
+pub use embedding::{EmbeddingWeights, Lookup, embedding, embeddings_layer_norm};
 pub use feed_forward::feed_forward;
 pub use layer_norm::{LayerNormWeights, add_layer_norm, layer_norm};
 pub use linear::{LinearWeights, linear, linear_activation, linears};

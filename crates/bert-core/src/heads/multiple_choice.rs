@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use super::classifier::Classifier;
 use crate::config::BertConfig;
 use crate::context::ForwardContext;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::input::BertInput;
 use crate::loss::classification;
 use crate::model::BertModel;
@@ -55,11 +55,10 @@ impl BertForMultipleChoice {
         context: &mut ForwardContext,
     ) -> Result<MultipleChoiceModelOutput> {
         let (b, c, flat) = input.flatten_choices()?;
-        let output = self.bert.forward_with(&flat, context)?;
-        let pooled = output.pooler_output.as_ref().ok_or(Error::NoPooler)?; // [B·C, H]
+        let output = self.bert.pooled_with(&flat, context)?;
         Ok(MultipleChoiceModelOutput {
             loss: None,
-            logits: self.classifier.forward(pooled, context)?.reshape((b, c))?,
+            logits: self.classifier.forward(&output.pooler_output, context)?.reshape((b, c))?,
             hidden_states: output.hidden_states,
             attentions: output.attentions,
         })
@@ -70,8 +69,8 @@ impl BertForMultipleChoice {
     /// `labels`: `[B]`, the right choice of each question, of an integer dtype.
     ///
     /// # Errors
-    /// As [`BertModel::forward_with`]; [`Error::Shape`], [`Error::DType`],
-    /// [`Error::LabelOutOfRange`] and [`Error::NoLabels`] for labels that do not fit.
+    /// As [`BertModel::forward_with`]; [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType),
+    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) and [`Error::NoLabels`](crate::Error::NoLabels) for labels that do not fit.
     pub fn forward_with_labels(
         &self,
         input: &BertInput,

@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 
 use crate::config::BertConfig;
 use crate::context::ForwardContext;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::input::BertInput;
 use crate::loss::classification;
 use crate::model::BertModel;
@@ -54,11 +54,10 @@ impl BertForNextSentencePrediction {
         input: &BertInput,
         context: &mut ForwardContext,
     ) -> Result<NextSentencePredictorOutput> {
-        let output = self.bert.forward_with(input, context)?;
-        let pooled = output.pooler_output.as_ref().ok_or(Error::NoPooler)?;
+        let output = self.bert.pooled_with(input, context)?;
         Ok(NextSentencePredictorOutput {
             loss: None,
-            logits: linear(pooled, &self.seq_relationship)?,
+            logits: linear(&output.pooler_output, &self.seq_relationship)?,
             hidden_states: output.hidden_states,
             attentions: output.attentions,
         })
@@ -69,8 +68,8 @@ impl BertForNextSentencePrediction {
     /// `labels`: `[B]`, 0 where the second text follows and 1 where it does not, of an integer dtype.
     ///
     /// # Errors
-    /// As [`BertModel::forward_with`]; [`Error::Shape`], [`Error::DType`],
-    /// [`Error::LabelOutOfRange`] and [`Error::NoLabels`] for labels that do not fit.
+    /// As [`BertModel::forward_with`]; [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType),
+    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) and [`Error::NoLabels`](crate::Error::NoLabels) for labels that do not fit.
     pub fn forward_with_labels(
         &self,
         input: &BertInput,

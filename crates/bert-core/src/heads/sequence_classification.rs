@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use super::classifier::Classifier;
 use crate::config::{BertConfig, ProblemType};
 use crate::context::ForwardContext;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::input::BertInput;
 use crate::loss::{binary_cross_entropy, check_shape, classification, mean_squared_error};
 use crate::model::BertModel;
@@ -53,11 +53,10 @@ impl BertForSequenceClassification {
         input: &BertInput,
         context: &mut ForwardContext,
     ) -> Result<SequenceClassifierOutput> {
-        let output = self.bert.forward_with(input, context)?;
-        let pooled = output.pooler_output.as_ref().ok_or(Error::NoPooler)?;
+        let output = self.bert.pooled_with(input, context)?;
         Ok(SequenceClassifierOutput {
             loss: None,
-            logits: self.classifier.forward(pooled, context)?,
+            logits: self.classifier.forward(&output.pooler_output, context)?,
             hidden_states: output.hidden_states,
             attentions: output.attentions,
         })
@@ -71,8 +70,8 @@ impl BertForSequenceClassification {
     /// Without a `problem_type`, C = 1 means regression, and otherwise the labels' dtype decides.
     ///
     /// # Errors
-    /// As [`BertModel::forward_with`]; [`Error::Shape`], [`Error::DType`],
-    /// [`Error::LabelOutOfRange`] and [`Error::NoLabels`] for labels that do not fit.
+    /// As [`BertModel::forward_with`]; [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType),
+    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) and [`Error::NoLabels`](crate::Error::NoLabels) for labels that do not fit.
     pub fn forward_with_labels(
         &self,
         input: &BertInput,

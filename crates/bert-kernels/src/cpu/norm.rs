@@ -1,5 +1,7 @@
 //! LayerNorm of rows, in two passes over each.
 
+use std::ops::Range;
+
 use pulp::{Arch, Simd, WithSimd};
 
 use super::shared::SharedRows;
@@ -8,35 +10,48 @@ use super::team;
 /// Elements that one thread works on at a time: fewer are not worth a second thread.
 const CHUNK: usize = 1 << 14;
 
-/// `γ (x + r − mean) / √(variance + eps) + β` of each row.
+/// `γ (x − mean) / √(variance + eps) + β` of each row, where `x` is a sum.
 #[derive(Clone, Copy)]
 pub(crate) struct LayerNorm<'a> {
-    /// `r`: as many rows as `x`, or none.
-    pub(crate) residual: Option<&'a [f32]>,
+    /// What is added up: at least one.
+    pub(crate) terms: &'a [Term<'a>],
     pub(crate) gamma: &'a [f32],
     pub(crate) beta: &'a [f32],
     pub(crate) eps: f32,
 }
 
+/// Rows of `H` floats.
+#[derive(Clone, Copy)]
+pub(crate) struct Term<'a> {
+    pub(crate) data: &'a [f32],
+    /// Which of them come one after the other, and again from the first; all in order if absent.
+    pub(crate) rows: Option<&'a [u32]>,
+}
+
+impl<'a> Term<'a> {
+    #[inline(always)]
+    fn row(&self, row: usize, h: usize) -> &'a [f32] {
+        let row = self.rows.map_or(row, |rows| rows[row % rows.len()] as usize);
+        &self.data[row * h..][..h]
+    }
+}
+
 impl LayerNorm<'_> {
-    /// `x`, `out`: `[T, H]`.
-    pub(crate) fn run(self, arch: Arch, x: &[f32], out: SharedRows) {
-        let h = self.gamma.len().max(1);
-        let (rows, chunk) = (x.len() / h, (CHUNK / h).max(1));
+    /// `out`: `rows` rows of `H` floats.
+    pub(crate) fn run(self, arch: Arch, rows: usize, out: SharedRows) {
+        let chunk = (CHUNK / self.gamma.len().max(1)).max(1);
         team::for_each(rows.div_ceil(chunk), |i| {
             let rows = i * chunk..((i + 1) * chunk).min(rows);
-            let x = &x[rows.start * h..rows.end * h];
-            let residual = self.residual.map(|r| &r[rows.start * h..rows.end * h]);
             // SAFETY: the chunks do not overlap.
-            let out = unsafe { out.cut(rows).whole() };
-            arch.dispatch(Chunk { norm: LayerNorm { residual, ..self }, x, out });
+            let out = unsafe { out.cut(rows.clone()).whole() };
+            arch.dispatch(Chunk { norm: self, rows, out });
         });
     }
 }
 
 struct Chunk<'a> {
     norm: LayerNorm<'a>,
-    x: &'a [f32],
+    rows: Range<usize>,
     out: &'a mut [f32],
 }
 
@@ -45,12 +60,14 @@ impl WithSimd for Chunk<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { norm, x, out } = self;
+        let Self { norm, rows, out } = self;
         let h = norm.gamma.len().max(1);
-        for (i, (x, out)) in x.chunks_exact(h).zip(out.chunks_exact_mut(h)).enumerate() {
-            match norm.residual {
-                Some(residual) => add(simd, x, &residual[i * h..][..h], out),
-                None => out.copy_from_slice(x),
+        for (row, out) in rows.zip(out.chunks_exact_mut(h)) {
+            for (i, term) in norm.terms.iter().enumerate() {
+                match i {
+                    0 => out.copy_from_slice(term.row(row, h)),
+                    _ => add(simd, term.row(row, h), out),
+                }
             }
             normalize(simd, out, norm);
         }
@@ -58,14 +75,13 @@ impl WithSimd for Chunk<'_> {
 }
 
 #[inline(always)]
-fn add<S: Simd>(simd: S, x: &[f32], residual: &[f32], out: &mut [f32]) {
-    let ((x, x_rest), (r, r_rest)) = (S::as_simd_f32s(x), S::as_simd_f32s(residual));
-    let (out, out_rest) = S::as_mut_simd_f32s(out);
-    for ((out, x), r) in out.iter_mut().zip(x).zip(r) {
-        *out = simd.add_f32s(*x, *r);
+fn add<S: Simd>(simd: S, x: &[f32], out: &mut [f32]) {
+    let ((x, x_rest), (out, out_rest)) = (S::as_simd_f32s(x), S::as_mut_simd_f32s(out));
+    for (out, x) in out.iter_mut().zip(x) {
+        *out = simd.add_f32s(*out, *x);
     }
-    for ((out, x), r) in out_rest.iter_mut().zip(x_rest).zip(r_rest) {
-        *out = x + r;
+    for (out, x) in out_rest.iter_mut().zip(x_rest) {
+        *out += x;
     }
 }
 
@@ -116,13 +132,24 @@ mod tests {
                 let offset = 10.;
                 let x: Vec<f32> = numbers(rows * h, 1).iter().map(|x| x + offset).collect();
                 let residual = numbers(rows * h, 2);
+                let (table, ids) = (numbers(7 * h, 5), [6, 0, 3]);
                 let (gamma, beta) = (numbers(h, 3), numbers(h, 4));
-                for residual in [None, Some(residual.as_slice())] {
-                    let norm = LayerNorm { residual, gamma: &gamma, beta: &beta, eps: 1e-5 };
+                let terms = [
+                    Term { data: &x, rows: None },
+                    Term { data: &residual, rows: None },
+                    Term { data: &table, rows: Some(&ids) },
+                ];
+                for count in 1..=terms.len() {
+                    let terms = &terms[..count];
+                    let norm = LayerNorm { terms, gamma: &gamma, beta: &beta, eps: 1e-5 };
                     let mut out = vec![f32::NAN; rows * h];
-                    norm.run(arch, &x, SharedRows::new(&mut out, h));
+                    norm.run(arch, rows, SharedRows::new(&mut out, h));
                     let sums: Vec<f64> = (0..rows * h)
-                        .map(|i| f64::from(x[i] + residual.map_or(0., |residual| residual[i])))
+                        .map(|i| {
+                            let looked_up = table[ids[i / h % 3] as usize * h + i % h];
+                            let each = [x[i], residual[i], looked_up];
+                            each[..count].iter().map(|x| f64::from(*x)).sum()
+                        })
                         .collect();
                     let expected: Vec<f64> = sums
                         .chunks_exact(h)

@@ -1,12 +1,17 @@
 //! Threads that compute a pass together.
 //!
 //! A pass is some hundred short jobs. A pool whose threads sleep in between would spend longer to wake
-//! them than a small job takes, so that the threads of a team stay awake until the pass is over.
+//! them than a small job takes, so that the threads of a team stay awake for a while.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// How long a thread waits for the next job before it goes back to the pool, whose other work it keeps
+/// waiting: longer than what lies between two jobs of a pass.
+const PATIENCE: Duration = Duration::from_millis(1);
 
 /// Work of which each index is done once, by whoever comes first.
 struct Job {
@@ -48,6 +53,8 @@ struct Team {
     job: Mutex<Option<Arc<Job>>>,
     /// How many jobs there were.
     jobs: AtomicUsize,
+    /// How many threads help, or are about to come.
+    helpers: AtomicUsize,
     over: AtomicBool,
 }
 
@@ -56,21 +63,15 @@ thread_local! {
     static TEAM: RefCell<Option<Arc<Team>>> = const { RefCell::new(None) };
 }
 
-/// Runs `work` with threads of Rayon's pool at its side, which wait for what it wants computed.
+/// Runs `work`, whose kernels share threads of Rayon's pool that stay from one to the next.
 ///
 /// Kernels that are called outside do the same, each by itself. Threads that are busy otherwise come
 /// later or not at all; the work is done all the same.
 pub fn together<R>(work: impl FnOnce() -> R) -> R {
-    let helpers = rayon::current_num_threads() - 1;
-    if helpers == 0 || TEAM.with_borrow(Option::is_some) {
+    if TEAM.with_borrow(Option::is_some) {
         return work();
     }
-    let team = Arc::new(Team::default());
-    for _ in 0..helpers {
-        let team = team.clone();
-        rayon::spawn(move || team.wait());
-    }
-    TEAM.set(Some(team));
+    TEAM.set(Some(Arc::new(Team::default())));
     // However it ends.
     let _over = Over;
     work()
@@ -87,13 +88,26 @@ impl Drop for Over {
 }
 
 impl Team {
-    fn wait(&self) {
+    /// Has the job done by every thread that there is.
+    fn publish(self: &Arc<Self>, job: &Arc<Job>) {
+        *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job.clone());
+        self.jobs.fetch_add(1, Ordering::Release);
+        // Those who lost their patience are called again.
+        let wanted = rayon::current_num_threads() - 1;
+        for _ in self.helpers.load(Ordering::Relaxed)..wanted {
+            self.helpers.fetch_add(1, Ordering::Relaxed);
+            let team = self.clone();
+            rayon::spawn(move || team.help());
+        }
+    }
+
+    fn help(&self) {
         let mut seen = 0;
         loop {
-            wait_for(|| {
-                self.over.load(Ordering::Acquire) || self.jobs.load(Ordering::Acquire) != seen
-            });
-            if self.over.load(Ordering::Acquire) {
+            let called =
+                || self.over.load(Ordering::Acquire) || self.jobs.load(Ordering::Acquire) != seen;
+            if !wait_for(called, Some(PATIENCE)) || self.over.load(Ordering::Acquire) {
+                self.helpers.fetch_sub(1, Ordering::Relaxed);
                 return;
             }
             seen = self.jobs.load(Ordering::Acquire);
@@ -119,31 +133,35 @@ pub(crate) fn for_each(count: usize, work: impl Fn(usize) + Sync) {
         let job = Arc::new(Job { work, count, next, done, failed: AtomicBool::new(false) });
         TEAM.with_borrow(|team| {
             if let Some(team) = team {
-                let mut place = team.job.lock().unwrap_or_else(PoisonError::into_inner);
-                *place = Some(job.clone());
-                team.jobs.fetch_add(1, Ordering::Release);
+                team.publish(&job);
             }
         });
         job.help();
-        wait_for(|| job.done.load(Ordering::Acquire) == count);
+        wait_for(|| job.done.load(Ordering::Acquire) == count, None);
         if job.failed.load(Ordering::Relaxed) {
             resume_unwind(Box::new("a thread of the team panicked"));
         }
     });
 }
 
-/// Waits without going to sleep; lets others have the processor if it takes long.
-fn wait_for(ready: impl Fn() -> bool) {
+/// Waits without going to sleep, for so long at most; lets others have the processor if it takes a
+/// while. Whether it is ready.
+fn wait_for(ready: impl Fn() -> bool, at_most: Option<Duration>) -> bool {
     const SPINS: usize = 1000;
     for _ in 0..SPINS {
         if ready() {
-            return;
+            return true;
         }
         std::hint::spin_loop();
     }
+    let start = Instant::now();
     while !ready() {
+        if at_most.is_some_and(|most| start.elapsed() > most) {
+            return ready();
+        }
         std::thread::yield_now();
     }
+    true
 }
 
 #[cfg(test)]
