@@ -6,6 +6,9 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use bert::BertConfig;
+
+use crate::peak::peak;
 
 /// An engine's name, then with what it batches rows of unequal lengths.
 const ENGINES: [&str; 9] = [
@@ -23,12 +26,17 @@ const ENGINES: [&str; 9] = [
 const REFERENCE: &str = "pytorch";
 /// How far an F32 engine may be from it in any state.
 const TOLERANCE: f32 = 1e-3;
-/// Threads of other engines may spin for a while after they are done.
-const REST: Duration = Duration::from_millis(100);
+/// An engine wakes up for so long, and for one short pass that does not count, before it is measured;
+/// the others are stopped meanwhile: threads of some of them spin when they have nothing to do.
+const REST: Duration = Duration::from_millis(50);
+
+/// Seconds of a pass that does not need another one before it.
+const LONG: f64 = 1.;
 
 /// What to compare.
 pub struct Plan {
     pub folder: PathBuf,
+    pub config: BertConfig,
     pub python: PathBuf,
     pub threads: usize,
     pub turns: usize,
@@ -127,6 +135,14 @@ impl Worker {
         self.line()
     }
 
+    /// Stops the process, or lets it go on.
+    fn signal(&self, signal: &str) -> Result<()> {
+        let id = self.process.id().to_string();
+        let status = Command::new("kill").args([signal, &id]).status()?;
+        ensure!(status.success(), "kill {signal} {id} failed");
+        Ok(())
+    }
+
     /// Seconds of one pass.
     fn run(&mut self) -> Result<f64> {
         let answer = self.ask("run")?;
@@ -156,28 +172,35 @@ pub fn compare(plan: &Plan) -> Result<()> {
     }
     let folder = plan.record.parent().context("the record has no folder")?;
     std::fs::create_dir_all(folder)?;
-    let mut csv = String::from("threads,shape,tokens,engine,median_s,min_s,max_s,tokens_per_s\n");
+    let columns =
+        "threads,shape,tokens,engine,median_s,min_s,max_s,tokens_per_s,ratio,peak_share\n";
+    // Other numbers of threads are in the same file.
+    let mut csv = std::fs::read_to_string(&plan.record).unwrap_or_else(|_| columns.to_owned());
     for shape in shapes() {
         let tokens: usize = shape.rows.iter().map(Vec::len).sum();
-        let times = measure(&mut workers, &shape, plan.turns)?;
-        println!("\n{}, {tokens} tokens, {} threads", shape.name, plan.threads);
-        let median = |times: &[f64]| times[times.len() / 2];
-        let ours = median(&times[0]);
-        for (worker, times) in workers.iter().zip(&times) {
-            let (min, max) = (times[0], times[times.len() - 1]);
-            let speed = tokens as f64 / median(times);
+        let (times, peak) = measure(&mut workers, &shape, plan.turns)?;
+        println!(
+            "\n{}, {tokens} tokens, {} threads, multiply-adds in registers: {:.0} GFLOP/s",
+            shape.name,
+            plan.threads,
+            peak / 1e9
+        );
+        let flops = flops(&plan.config, &shape.rows);
+        for (worker, engine) in workers.iter().zip(&times) {
+            let ratio = median(engine.iter().zip(&times[0]).map(|(theirs, ours)| theirs / ours));
+            let middle = median(engine.iter().copied());
+            let min = engine.iter().copied().fold(f64::MAX, f64::min);
+            let max = engine.iter().copied().fold(0., f64::max);
+            let (speed, share) = (tokens as f64 / middle, flops / middle / peak);
             println!(
-                "  {:<26} {speed:>7.0} tokens/s, spread {:>3.0} %, ours is {:.2} x",
+                "  {:<26} {speed:>7.0} tokens/s, spread {:>3.0} %, {:>3.0} % of the peak, ours is {ratio:.2} x",
                 worker.name,
-                100. * (max - min) / median(times),
-                median(times) / ours
+                100. * (max - min) / middle,
+                100. * share,
             );
             csv += &format!(
-                "{},{},{tokens},{},{},{min},{max},{speed}\n",
-                plan.threads,
-                shape.name,
-                worker.name,
-                median(times)
+                "{},{},{tokens},{},{middle},{min},{max},{speed},{ratio},{share}\n",
+                plan.threads, shape.name, worker.name,
             );
         }
     }
@@ -186,15 +209,31 @@ pub fn compare(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
-/// Sorted seconds of each engine, after its answer was compared with the reference's.
-fn measure(workers: &mut [Worker], shape: &Shape, turns: usize) -> Result<Vec<Vec<f64>>> {
+fn median(numbers: impl Iterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<f64> = numbers.collect();
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}
+
+/// What the products of a pass without padding cost: two for each multiply-add.
+fn flops(config: &BertConfig, rows: &[Vec<u32>]) -> f64 {
+    let (h, f) = (config.hidden_size, config.intermediate_size);
+    let of_row = |row: &Vec<u32>| row.len() * (4 * h * h + 2 * h * f + 2 * row.len() * h);
+    2. * (config.num_hidden_layers * rows.iter().map(of_row).sum::<usize>()) as f64
+}
+
+/// Seconds of each engine, turn by turn, after its answer was compared with the reference's; and the
+/// median of what registers alone multiply and add in a second, measured in the same turns.
+fn measure(workers: &mut [Worker], shape: &Shape, turns: usize) -> Result<(Vec<Vec<f64>>, f64)> {
     let rows = serde_json::to_string(&shape.rows)?;
     let file = std::env::temp_dir().join(format!("bert-bench-{}", std::process::id()));
     let mut answers = Vec::new();
     for worker in workers.iter_mut() {
+        worker.signal("-CONT")?;
         worker.ask(&rows)?;
         worker.run()?;
         answers.push(worker.states(&file)?);
+        worker.signal("-STOP")?;
     }
     std::fs::remove_file(&file)?;
     let reference = workers.iter().position(|worker| worker.name == REFERENCE);
@@ -208,6 +247,7 @@ fn measure(workers: &mut [Worker], shape: &Shape, turns: usize) -> Result<Vec<Ve
         }
     }
     let mut times = vec![Vec::new(); workers.len()];
+    let mut peaks = Vec::new();
     let (start, long) = (Instant::now(), Duration::from_secs(240));
     for turn in 0..turns {
         // At least three turns, and then as many as there is time for.
@@ -215,10 +255,17 @@ fn measure(workers: &mut [Worker], shape: &Shape, turns: usize) -> Result<Vec<Ve
             break;
         }
         for (worker, times) in workers.iter_mut().zip(&mut times) {
-            times.push(worker.run()?);
+            worker.signal("-CONT")?;
             std::thread::sleep(REST);
+            let mut time = worker.run()?;
+            // A long pass has woken its threads by itself.
+            if time < LONG {
+                time = worker.run()?;
+            }
+            times.push(time);
+            worker.signal("-STOP")?;
         }
+        peaks.push(peak());
     }
-    times.iter_mut().for_each(|times| times.sort_by(f64::total_cmp));
-    Ok(times)
+    Ok((times, median(peaks.into_iter())))
 }

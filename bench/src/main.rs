@@ -4,6 +4,8 @@
 //! writes a folder with bert-base's sizes and random weights.
 
 mod compare;
+mod peak;
+mod plot;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -19,6 +21,7 @@ use candle_nn::{VarBuilder, VarMap};
 use clap::{Parser, Subcommand};
 
 use crate::compare::{Plan, compare};
+use crate::plot::plot;
 use crate::worker::{candle_model, serve};
 
 #[derive(Parser)]
@@ -51,6 +54,15 @@ enum What {
         #[arg(long)]
         record: PathBuf,
     },
+    /// Draws a record
+    Plot {
+        record: PathBuf,
+        #[arg(long)]
+        threads: usize,
+        /// The SVG file
+        #[arg(long)]
+        picture: PathBuf,
+    },
     /// Runs an engine as peers.py does: commands on standard input, answers on standard output
     Worker { engine: String, folder: PathBuf },
     /// One engine (ours, pretraining or candle-transformers), in this process: prints seconds, peak
@@ -65,8 +77,12 @@ fn main() -> Result<()> {
         What::Make { folder } => make(&folder),
         What::Load { folder, turns } => load(&folder, turns),
         What::Compare { folder, python, threads, turns, record } => {
-            compare(&Plan { folder, python, threads, turns, record })
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
+            let config =
+                BertConfig::from_json(&std::fs::read_to_string(folder.join("config.json"))?)?;
+            compare(&Plan { folder, config, python, threads, turns, record })
         }
+        What::Plot { record, threads, picture } => plot(&record, threads, &picture),
         What::Worker { engine, folder } => serve(&engine, &folder),
         What::One { engine, folder } => one(&engine, &folder),
     }

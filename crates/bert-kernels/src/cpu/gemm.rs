@@ -7,8 +7,7 @@
 use std::ops::Range;
 
 use candle_core::Result;
-use memmap2::MmapMut;
-use pulp::{Arch, Simd, WithSimd, bytemuck};
+use pulp::{Arch, Simd, WithSimd};
 
 use super::shared::{SharedRows, with_scratch};
 use super::simd::{Fused, prefetch};
@@ -35,35 +34,51 @@ pub(crate) struct PackedMatrix {
     width: usize,
     parts: Vec<Part>,
     /// Panel after panel: `[K, width]` each, zero beyond a matrix's last column.
-    panels: Pages,
+    panels: Aligned,
     /// `[width]` for each panel.
     bias: Vec<f32>,
 }
 
-/// Floats in memory of their own, in large pages where the system has them: reading a matrix from
-/// beginning to end then needs few translations of addresses.
+/// Floats that begin where a line of the cache does, so that no vector lies in two.
 #[derive(Debug)]
-struct Pages(MmapMut);
+struct Aligned {
+    buffer: Vec<f32>,
+    range: Range<usize>,
+}
 
-impl Pages {
-    fn zeros(len: usize) -> Result<Self> {
-        let pages = MmapMut::map_anon((len * size_of::<f32>()).max(1))?;
-        #[cfg(target_os = "linux")]
-        if let Err(error) = pages.advise(memmap2::Advice::HugePage) {
-            // A kernel without them: slower, not wrong.
-            let _ = error;
+impl Aligned {
+    fn zeros(len: usize) -> Self {
+        const LINE: usize = 64;
+        let buffer = vec![0.; len + LINE / size_of::<f32>()];
+        let start = buffer.as_ptr().align_offset(LINE).min(buffer.len() - len);
+        Self { buffer, range: start..start + len }
+    }
+
+    /// Moves the floats to large pages where the system has them (Linux from 6.1 on), since reading
+    /// them from beginning to end then needs few translations of addresses.
+    fn settle(&self) {
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        {
+            const LARGE: usize = 2 << 20;
+            let start = self.buffer.as_ptr();
+            let skip = start.cast::<u8>().align_offset(LARGE);
+            let len = (size_of_val(&*self.buffer).saturating_sub(skip)) / LARGE * LARGE;
+            if len > 0 {
+                // SAFETY: the range lies in the buffer, and its contents stay what they are.
+                unsafe {
+                    let start = start.cast::<u8>().add(skip).cast_mut();
+                    libc::madvise(start.cast(), len, libc::MADV_COLLAPSE);
+                }
+            }
         }
-        Ok(Self(pages))
     }
 
     fn floats(&self) -> &[f32] {
-        let whole = self.0.len() / size_of::<f32>() * size_of::<f32>();
-        bytemuck::cast_slice(&self.0[..whole])
+        &self.buffer[self.range.clone()]
     }
 
     fn floats_mut(&mut self) -> &mut [f32] {
-        let whole = self.0.len() / size_of::<f32>() * size_of::<f32>();
-        bytemuck::cast_slice_mut(&mut self.0[..whole])
+        &mut self.buffer[self.range.clone()]
     }
 }
 
@@ -88,7 +103,7 @@ impl PackedMatrix {
             count = panels.end;
             parts.push(Part { panels, n: bias.len() });
         }
-        let panels = Pages::zeros(count * width * k)?;
+        let panels = Aligned::zeros(count * width * k);
         let mut packed = Self { k, height, width, parts, panels, bias: vec![0.; count * width] };
         let panels = SharedRows::new(packed.panels.floats_mut(), width * k);
         for (part, (weight, bias)) in packed.parts.iter().zip(weights) {
@@ -107,6 +122,7 @@ impl PackedMatrix {
                 }
             });
         }
+        packed.panels.settle();
         Ok(packed)
     }
 
