@@ -21,6 +21,7 @@ use candle_nn::{VarBuilder, VarMap};
 use clap::{Parser, Subcommand};
 
 use crate::compare::{Plan, compare};
+use crate::peak::peak;
 use crate::plot::plot;
 use crate::worker::{candle_model, serve};
 
@@ -54,6 +55,8 @@ enum What {
         #[arg(long)]
         record: PathBuf,
     },
+    /// Prints what multiply-adds in registers reach, in GFLOP/s
+    Peak,
     /// Draws a record
     Plot {
         record: PathBuf,
@@ -81,6 +84,10 @@ fn main() -> Result<()> {
             let config =
                 BertConfig::from_json(&std::fs::read_to_string(folder.join("config.json"))?)?;
             compare(&Plan { folder, config, python, threads, turns, record })
+        }
+        What::Peak => {
+            println!("{:.1}", peak() / 1e9);
+            Ok(())
         }
         What::Plot { record, threads, picture } => plot(&record, threads, &picture),
         What::Worker { engine, folder } => serve(&engine, &folder),
