@@ -137,7 +137,7 @@ impl LinearWeights {
         let Some(maps) = maps else { return Ok(()) };
         let maps: Vec<_> =
             maps.iter().map(|(weight, bias)| (weight.slice(), bias.slice())).collect();
-        let packed = PackedMatrix::new(arch(), i, &maps)?;
+        let packed = PackedMatrix::new(arch(), i, &maps);
         self.form = Form::Packed(Arc::new(packed));
         Ok(())
     }

@@ -6,7 +6,6 @@
 
 use std::ops::Range;
 
-use candle_core::Result;
 use pulp::{Arch, Simd, WithSimd};
 
 use super::shared::{SharedRows, with_scratch};
@@ -91,10 +90,7 @@ struct Part {
 
 impl PackedMatrix {
     /// Packs the transposes of `weights`, `[N, K]` each, and their biases, `[N]` each.
-    ///
-    /// # Errors
-    /// When there is no memory for it.
-    pub(crate) fn new(arch: Arch, k: usize, weights: &[(&[f32], &[f32])]) -> Result<Self> {
+    pub(crate) fn new(arch: Arch, k: usize, weights: &[(&[f32], &[f32])]) -> Self {
         let (height, width) = tile_size(arch);
         let mut parts = Vec::new();
         let mut count = 0;
@@ -123,7 +119,7 @@ impl PackedMatrix {
             });
         }
         packed.panels.settle();
-        Ok(packed)
+        packed
     }
 
     /// `K`.
@@ -600,7 +596,7 @@ mod tests {
     }
 
     #[test]
-    fn products_of_every_shape_are_right_on_every_instruction_set() -> Result<()> {
+    fn products_of_every_shape_are_right_on_every_instruction_set() {
         for arch in archs() {
             for (seed, (m, n, k)) in [
                 (1, 1, 1),
@@ -621,7 +617,7 @@ mod tests {
                 let seed = seed as u64;
                 let (x, weight, bias) =
                     (numbers(m * k, seed), numbers(n * k, seed + 100), numbers(n, seed + 200));
-                let packed = PackedMatrix::new(arch, k, &[(&weight, &bias)])?;
+                let packed = PackedMatrix::new(arch, k, &[(&weight, &bias)]);
                 // A poisoned output shows what is not written.
                 let mut out = vec![f32::NAN; m * n];
                 let x_rows = Rows { data: &x, count: m };
@@ -643,18 +639,37 @@ mod tests {
                 assert_eq!(packed.unpack(0), (weight, bias), "{what}: unpacked");
             }
         }
-        Ok(())
     }
 
     #[test]
-    fn matrices_side_by_side_have_an_output_each() -> Result<()> {
+    fn a_row_has_the_same_bits_whatever_rows_are_beside_it() {
+        for arch in archs() {
+            let (k, n) = (1600, 35);
+            let (x, weight, bias) = (numbers(150 * k, 1), numbers(n * k, 2), numbers(n, 3));
+            let packed = PackedMatrix::new(arch, k, &[(&weight, &bias)]);
+            let product = |rows: Range<usize>| {
+                let mut out = vec![f32::NAN; rows.len() * n];
+                let x = Rows { data: &x[rows.start * k..rows.end * k], count: rows.len() };
+                multiply(arch, x, &packed, 0..1, Fused::Gelu, &[SharedRows::new(&mut out, n)]);
+                out
+            };
+            let together = product(0..150);
+            for rows in [0..1, 7..9, 20..25, 71..74, 100..107, 5..150] {
+                let expected = &together[rows.start * n..rows.end * n];
+                assert_eq!(product(rows.clone()), expected, "{arch:?} rows {rows:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn matrices_side_by_side_have_an_output_each() {
         for arch in archs() {
             let (m, k, sizes) = (9, 20, [17usize, 40, 1]);
             let x = numbers(m * k, 1);
             let maps: Vec<_> =
                 sizes.iter().map(|n| (numbers(n * k, *n as u64), numbers(*n, 7))).collect();
             let slices: Vec<_> = maps.iter().map(|(w, b)| (w.as_slice(), b.as_slice())).collect();
-            let packed = PackedMatrix::new(arch, k, &slices)?;
+            let packed = PackedMatrix::new(arch, k, &slices);
             let mut outs: Vec<_> = sizes[1..].iter().map(|n| vec![f32::NAN; m * n]).collect();
             let shared: Vec<_> =
                 outs.iter_mut().zip(&sizes[1..]).map(|(out, n)| SharedRows::new(out, *n)).collect();
@@ -666,24 +681,22 @@ mod tests {
                 assert_eq!(packed.unpack(i + 1), (weight.clone(), bias.clone()));
             }
         }
-        Ok(())
     }
 
     #[test]
-    fn no_rows_give_no_rows() -> Result<()> {
+    fn no_rows_give_no_rows() {
         let arch = crate::cpu::simd::arch();
-        let packed = PackedMatrix::new(arch, 2, &[(&[1., 2.], &[3.]), (&[], &[])])?;
+        let packed = PackedMatrix::new(arch, 2, &[(&[1., 2.], &[3.]), (&[], &[])]);
         let none = Rows { data: &[], count: 0 };
         let empty = [SharedRows::new(&mut [], 1), SharedRows::new(&mut [], 0)];
         multiply(arch, none, &packed, 0..2, Fused::Linear, &empty);
         let one = Rows { data: &[1., 1.], count: 1 };
         multiply(arch, one, &packed, 1..2, Fused::Linear, &empty[1..]);
-        let deep = PackedMatrix::new(arch, 0, &[(&[], &[3., 4.])])?;
+        let deep = PackedMatrix::new(arch, 0, &[(&[], &[3., 4.])]);
         let mut bias = [0.; 4];
         let rows = Rows { data: &[], count: 2 };
         multiply(arch, rows, &deep, 0..1, Fused::Linear, &[SharedRows::new(&mut bias, 2)]);
         assert_eq!(bias, [3., 4., 3., 4.]);
         assert_eq!(deep.unpack(0), (vec![], vec![3., 4.]));
-        Ok(())
     }
 }
