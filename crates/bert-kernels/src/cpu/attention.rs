@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd};
 
-use super::gemm::{InTiles, TALLEST, Tiled, tile_size};
+use super::gemm::{InTiles, TALLEST, Tiled, step, tile_size};
 use super::shared::{SharedRows, with_scratch};
 use super::simd::exp;
 use super::team;
@@ -229,18 +229,22 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
 
     #[inline(always)]
     fn call(self) -> Self::Output {
+        /// Steps in a row without a jump.
+        const STEPS: usize = 8;
         let Self { simd, x, values } = self;
         let x = x.map(|row| &row[..values.len()]);
         let mut sums = [[simd.splat_f32s(0.); WIDTH]; HEIGHT];
-        for (p, values) in values.iter().enumerate() {
-            for i in 0..HEIGHT {
-                // SAFETY: each row was cut to the length of `values`, of which `p` is an index. The
-                // compiler would check it again at each step (bench/LOG.md, CPU kernels, step 4).
-                let factor = simd.splat_f32s(unsafe { *x[i].get_unchecked(p) });
-                for j in 0..WIDTH {
-                    sums[i][j] = simd.mul_add_e_f32s(factor, values[j], sums[i][j]);
-                }
+        // SAFETY: each row was cut to the length of `values`, of which `p` is an index. The compiler
+        // would check it again at each step (bench/LOG.md, CPU kernels, step 4).
+        let factors = |p: usize| std::array::from_fn(|i| unsafe { *x[i].get_unchecked(p) });
+        let (chunks, rest) = values.as_chunks::<STEPS>();
+        for (chunk, values) in chunks.iter().enumerate() {
+            for (p, values) in values.iter().enumerate() {
+                step(simd, &mut sums, &factors(chunk * STEPS + p), values);
             }
+        }
+        for (p, values) in rest.iter().enumerate() {
+            step(simd, &mut sums, &factors(chunks.len() * STEPS + p), values);
         }
         sums
     }

@@ -201,7 +201,8 @@ pub(crate) fn multiply(
             let pieces = enough.div_ceil(blocks.len()).min(panels.len());
             team::for_each(blocks.len() * pieces, |i| {
                 let piece = |i: usize| panels.start + i * panels.len() / pieces;
-                let panels = piece(i % pieces)..piece(i % pieces + 1);
+                let place = in_stretches(i % pieces, pieces);
+                let panels = piece(place)..piece(place + 1);
                 let (block, at) = block(i / pieces);
                 let multiply = Multiply { block, packed: &packed[at], panels };
                 arch.dispatch(InTiles(multiply));
@@ -216,6 +217,14 @@ pub(crate) fn runs(rows: usize, width: usize) -> impl Iterator<Item = Range<usiz
     let most = RUN.div_ceil(width.max(1)).next_multiple_of(ROWS);
     let count = rows.div_ceil(most);
     (0..count).map(move |i| i * most..((i + 1) * most).min(rows))
+}
+
+/// An order in which threads that take pieces by turns each walk along a stretch of them, so that a
+/// piece's end asks for what the same thread reads next.
+fn in_stretches(i: usize, pieces: usize) -> usize {
+    let threads = rayon::current_num_threads();
+    let (thread, turn) = (i % threads, i / threads);
+    thread * (pieces / threads) + thread.min(pieces % threads) + turn
 }
 
 /// Cuts rows into blocks of whole tiles that fit the cache, as high as each other.
@@ -330,8 +339,7 @@ impl Tiled for Multiply<'_, '_> {
             let packed;
             (packed, left) = left.split_at(block.rows.len() * depth.len());
             for panel in panels.clone() {
-                let next = panel + 1..panels.end.min(panel + 2);
-                let strip = Strip { block: &block, panel, next, depth: &depth };
+                let strip = Strip { block: &block, panel, depth: &depth };
                 let mut packed = packed;
                 for (rows, height) in groups(block.rows.clone(), HEIGHT) {
                     let x;
@@ -366,7 +374,8 @@ fn groups(rows: Range<usize>, tallest: usize) -> impl Iterator<Item = (Range<usi
             _ => left,
         };
         let count = match left % tallest {
-            _ if height < tallest => height,
+            // Eight rows are two tiles of four.
+            _ if height < tallest => left / height * height,
             1 | 2 => left - left % tallest - tallest,
             rest => left - rest,
         };
@@ -408,18 +417,17 @@ impl Block<'_> {
 struct Strip<'a> {
     block: &'a Block<'a>,
     panel: usize,
-    /// What comes after it, if anything.
-    next: Range<usize>,
     depth: &'a Range<usize>,
 }
 
 impl<'a> Strip<'a> {
-    /// The panel's part, or that of a later one: `[depth, width]`.
+    /// A panel's part, `[depth, width]`; nothing beyond the last panel.
     #[inline(always)]
     fn values(&self, panel: usize) -> &'a [f32] {
         let PackedMatrix { k, width, panels, .. } = self.block.matrix;
         let first = panel * width * k;
-        &panels.floats()[first + self.depth.start * width..first + self.depth.end * width]
+        let part = first + self.depth.start * width..first + self.depth.end * width;
+        panels.floats().get(part).unwrap_or(&[])
     }
 
     /// Adds products to rows, which begin with the bias. `x`: `[depth, HEIGHT]` for each tile.
@@ -430,7 +438,7 @@ impl<'a> Strip<'a> {
         rows: Range<usize>,
         x: &[f32],
     ) {
-        let Self { block, panel, ref next, depth } = *self;
+        let Self { block, panel, depth } = *self;
         let matrix = block.matrix;
         let Some(Output { part, out }) =
             block.parts.iter().find(|output| output.part.panels.contains(&panel))
@@ -445,7 +453,7 @@ impl<'a> Strip<'a> {
             x: x.as_chunks().0,
             values: S::as_simd_f32s(self.values(panel)).0.as_chunks().0,
             bias: if depth.start == 0 { Some(S::as_simd_f32s(bias).0) } else { None },
-            next: if next.is_empty() { &[] } else { self.values(next.start) },
+            next: if rows.start == block.rows.start { self.values(panel + 1) } else { &[] },
             out: *out,
             rows: rows.clone(),
             column: start,
@@ -510,7 +518,8 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
 
     #[inline(always)]
     fn call(self) {
-        const STEPS: usize = 32;
+        /// Steps in a row without a jump.
+        const STEPS: usize = 16;
         const LINE: usize = 64 / size_of::<f32>();
         let Self { simd, x, values, bias, next, out, rows, column } = self;
         let columns = column..column + S::F32_LANES * WIDTH;
@@ -518,36 +527,62 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
         for tile in 0..tiles {
             // What comes next is asked for little by little.
             let next = &next[tile * next.len() / tiles..(tile + 1) * next.len() / tiles];
-            let mut next = next.chunks(next.len().div_ceil(depth.div_ceil(STEPS).max(1)).max(LINE));
+            let lines = next.len().div_ceil(LINE).div_ceil((depth / STEPS).max(1));
+            let mut next = next.as_ptr();
             let row = rows.start + tile * HEIGHT;
             let mut sums = [[simd.splat_f32s(0.); WIDTH]; HEIGHT];
             for (i, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: each block has rows and panels of its own, and a thread uses one at a time.
                 let out = unsafe { out.part(row + i, columns.clone()) };
                 let start = match bias {
-                    Some(bias) => bias,
+                    Some(bias) => {
+                        // Written at the end.
+                        out.iter().step_by(LINE).for_each(|place| prefetch(place));
+                        bias
+                    }
                     None => S::as_simd_f32s(out).0,
                 };
                 sums.copy_from_slice(&start[..WIDTH]);
             }
-            for (x, values) in x[tile * depth..][..depth].chunks(STEPS).zip(values.chunks(STEPS)) {
-                if let Some(next) = next.next() {
+            let (x, x_rest) = x[tile * depth..][..depth].as_chunks::<STEPS>();
+            let (values, rest) = values.as_chunks::<STEPS>();
+            for (x, values) in x.iter().zip(values) {
+                for _ in 0..lines {
                     prefetch(next);
+                    next = next.wrapping_add(LINE);
                 }
-                for (x, values) in x.iter().zip(values) {
-                    for i in 0..HEIGHT {
-                        let factor = simd.splat_f32s(x[i]);
-                        for j in 0..WIDTH {
-                            sums[i][j] = simd.mul_add_e_f32s(factor, values[j], sums[i][j]);
-                        }
-                    }
+                // Two loops, each short enough for the compiler to unroll.
+                for p in 0..STEPS / 2 {
+                    step(simd, &mut sums, &x[p], &values[p]);
                 }
+                for p in STEPS / 2..STEPS {
+                    step(simd, &mut sums, &x[p], &values[p]);
+                }
+            }
+            for (x, values) in x_rest.iter().zip(rest) {
+                step(simd, &mut sums, x, values);
             }
             for (i, sums) in sums.iter().enumerate() {
                 // SAFETY: as above.
                 let out = unsafe { out.part(row + i, columns.clone()) };
                 S::as_mut_simd_f32s(out).0.copy_from_slice(sums);
             }
+        }
+    }
+}
+
+/// Adds the product of a column of `x` and a row of `values` to a tile.
+#[inline(always)]
+pub(crate) fn step<S: Simd, const HEIGHT: usize, const WIDTH: usize>(
+    simd: S,
+    sums: &mut [[S::f32s; WIDTH]; HEIGHT],
+    x: &[f32; HEIGHT],
+    values: &[S::f32s; WIDTH],
+) {
+    for i in 0..HEIGHT {
+        let factor = simd.splat_f32s(x[i]);
+        for j in 0..WIDTH {
+            sums[i][j] = simd.mul_add_e_f32s(factor, values[j], sums[i][j]);
         }
     }
 }

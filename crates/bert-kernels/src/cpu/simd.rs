@@ -32,16 +32,15 @@ pub(crate) fn archs() -> Vec<Arch> {
 
 /// Asks for what will be read soon.
 #[inline(always)]
-pub(crate) fn prefetch(data: &[f32]) {
-    const LINE: usize = 64 / size_of::<f32>();
+pub(crate) fn prefetch(place: *const f32) {
     #[cfg(target_arch = "x86_64")]
-    for line in data.chunks(LINE) {
+    {
         use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         // SAFETY: every x86-64 has the instruction, which reads nothing itself.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(place.cast()) };
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = (data, LINE);
+    let _ = place;
 }
 
 /// `eˣ` with a relative error below 3e-7; 0 below −87, where results would be denormal,
