@@ -8,9 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use bert::BertConfig;
 
-use crate::peak::peak;
+use crate::peak::{Limits, limits};
+use crate::peak_bytes;
 
-/// An engine's name, then with what it batches rows of unequal lengths.
+/// An engine's name, then how it batches rows of unequal lengths, where that is another measurement.
 const ENGINES: [&str; 9] = [
     "ours",
     "pytorch",
@@ -24,17 +25,20 @@ const ENGINES: [&str; 9] = [
 ];
 /// The engine whose answers the others must give.
 const REFERENCE: &str = "pytorch";
+/// What comes after the names of engines that only differ where lengths do.
+const SORTED: &str = "+sorted";
 /// How far an F32 engine may be from it in any state.
 const TOLERANCE: f32 = 1e-3;
-/// An engine wakes up for so long, and for one short pass that does not count, before it is measured;
-/// the others are stopped meanwhile: threads of some of them spin when they have nothing to do.
+/// An engine wakes up for so long, and for one pass that does not count if it is a short one, before it
+/// is measured; the others are stopped meanwhile: threads of some of them spin when they have nothing
+/// to do.
 const REST: Duration = Duration::from_millis(50);
-
-/// Seconds of a pass that does not need another one before it.
-const LONG: f64 = 1.;
+/// Seconds of an engine's passes in a turn, at least.
+const TURN: f64 = 1.;
 
 /// What to compare.
 pub struct Plan {
+    /// The model, which the record calls by the folder's name.
     pub folder: PathBuf,
     pub config: BertConfig,
     pub python: PathBuf,
@@ -149,6 +153,11 @@ impl Worker {
         answer.parse().with_context(|| format!("{} answered {answer:?}", self.name))
     }
 
+    /// The most memory that the process has had.
+    fn peak_bytes(&self) -> Result<u64> {
+        peak_bytes(&self.process.id().to_string())
+    }
+
     fn states(&mut self, file: &Path) -> Result<Vec<f32>> {
         self.ask(&format!("write {}", file.display()))?;
         let bytes = std::fs::read(file)?;
@@ -165,48 +174,99 @@ impl Drop for Worker {
 }
 
 pub fn compare(plan: &Plan) -> Result<()> {
+    let model = plan.folder.file_name().context("the model's folder has no name")?;
+    let model = model.to_string_lossy();
+    let columns = "model,threads,shape,tokens,engine,median_s,min_s,max_s,tokens_per_s,ratio,\
+                   register_share,tile_share,peak_bytes\n";
+    // Other models and numbers of threads are in the same file.
+    let mut csv = std::fs::read_to_string(&plan.record).unwrap_or_else(|_| columns.to_owned());
     let mut workers = Vec::new();
     for name in ENGINES {
         eprintln!("starting {name}");
         workers.push(Worker::start(name, plan)?);
     }
-    let folder = plan.record.parent().context("the record has no folder")?;
-    std::fs::create_dir_all(folder)?;
-    let columns =
-        "threads,shape,tokens,engine,median_s,min_s,max_s,tokens_per_s,ratio,peak_share\n";
-    // Other numbers of threads are in the same file.
-    let mut csv = std::fs::read_to_string(&plan.record).unwrap_or_else(|_| columns.to_owned());
     for shape in shapes() {
         let tokens: usize = shape.rows.iter().map(Vec::len).sum();
-        let (times, peak) = measure(&mut workers, &shape, plan.turns)?;
+        let (measured, limits) = measure(&mut workers, &shape, plan.turns)?;
         println!(
-            "\n{}, {tokens} tokens, {} threads, multiply-adds in registers: {:.0} GFLOP/s",
+            "\n{model}, {}, {tokens} tokens, {} threads; multiply-adds in registers {:.0}, in a tile \
+             {:.0} GFLOP/s",
             shape.name,
             plan.threads,
-            peak / 1e9
+            limits.registers / 1e9,
+            limits.tile / 1e9
         );
         let flops = flops(&plan.config, &shape.rows);
-        for (worker, engine) in workers.iter().zip(&times) {
-            let ratio = median(engine.iter().zip(&times[0]).map(|(theirs, ours)| theirs / ours));
-            let middle = median(engine.iter().copied());
-            let min = engine.iter().copied().fold(f64::MAX, f64::min);
-            let max = engine.iter().copied().fold(0., f64::max);
-            let (speed, share) = (tokens as f64 / middle, flops / middle / peak);
+        for (worker, times) in &measured {
+            let ratio =
+                median(times.iter().zip(&measured[0].1).map(|(theirs, ours)| theirs / ours));
+            let (middle, min, max) = spread(times);
+            let speed = tokens as f64 / middle;
+            let [registers, tile] =
+                [limits.registers, limits.tile].map(|limit| flops / middle / limit);
             println!(
-                "  {:<26} {speed:>7.0} tokens/s, spread {:>3.0} %, {:>3.0} % of the peak, ours is {ratio:.2} x",
+                "  {:<26} {speed:>7.0} tokens/s, spread {:>3.0} %, {:>3.0} % of the tile, ours is \
+                 {ratio:.2} x",
                 worker.name,
                 100. * (max - min) / middle,
-                100. * share,
+                100. * tile,
             );
             csv += &format!(
-                "{},{},{tokens},{},{middle},{min},{max},{speed},{ratio},{share}\n",
-                plan.threads, shape.name, worker.name,
+                "{model},{},{},{tokens},{},{middle},{min},{max},{speed},{ratio},{registers},{tile},{}\n",
+                plan.threads,
+                shape.name,
+                worker.name,
+                worker.peak_bytes()?,
             );
         }
     }
+    drop(workers);
+    csv += &loads(plan, &model)?;
+    let folder = plan.record.parent().context("the record has no folder")?;
+    std::fs::create_dir_all(folder)?;
     std::fs::write(&plan.record, csv)?;
     println!("\nwritten to {}", plan.record.display());
     Ok(())
+}
+
+/// Time from a process's start to its first states for eight tokens, and its memory then.
+fn loads(plan: &Plan, model: &str) -> Result<String> {
+    const TURNS: usize = 5;
+    let engines = ENGINES.iter().filter(|name| !name.ends_with(SORTED));
+    let row: Vec<u32> = (5..13).collect();
+    let mut measured: Vec<_> = engines.map(|name| (*name, Vec::new(), 0)).collect();
+    for _ in 0..TURNS {
+        for (name, times, peak) in &mut measured {
+            let start = Instant::now();
+            let mut worker = Worker::start(name, plan)?;
+            worker.ask(&serde_json::to_string(&[&row])?)?;
+            worker.run()?;
+            times.push(start.elapsed().as_secs_f64());
+            *peak = worker.peak_bytes()?;
+        }
+    }
+    let weights = std::fs::metadata(plan.folder.join("model.safetensors"))?.len() as f64;
+    println!(
+        "\n{model}, from the start of a process to its first states, {} threads",
+        plan.threads
+    );
+    let mut csv = String::new();
+    for (name, times, peak) in &measured {
+        let ratio = median(times.iter().zip(&measured[0].1).map(|(theirs, ours)| theirs / ours));
+        let (middle, min, max) = spread(times);
+        println!("  {name:<26} {middle:>7.2} s, {:.2} x the weights", *peak as f64 / weights);
+        csv += &format!(
+            "{model},{},load,8,{name},{middle},{min},{max},,{ratio},,,{peak}\n",
+            plan.threads
+        );
+    }
+    Ok(csv)
+}
+
+/// Median, least and most.
+fn spread(times: &[f64]) -> (f64, f64, f64) {
+    let min = times.iter().copied().fold(f64::MAX, f64::min);
+    (median(times.iter().copied()), min, times.iter().copied().fold(0., f64::max))
 }
 
 fn median(numbers: impl Iterator<Item = f64>) -> f64 {
@@ -222,13 +282,23 @@ fn flops(config: &BertConfig, rows: &[Vec<u32>]) -> f64 {
     2. * (config.num_hidden_layers * rows.iter().map(of_row).sum::<usize>()) as f64
 }
 
+/// An engine and the seconds of its passes.
+type Measured<'a> = (&'a Worker, Vec<f64>);
+
 /// Seconds of each engine, turn by turn, after its answer was compared with the reference's; and the
-/// median of what registers alone multiply and add in a second, measured in the same turns.
-fn measure(workers: &mut [Worker], shape: &Shape, turns: usize) -> Result<(Vec<Vec<f64>>, f64)> {
+/// medians of the machine's limits, measured in the same turns.
+fn measure<'a>(
+    workers: &'a mut [Worker],
+    shape: &Shape,
+    turns: usize,
+) -> Result<(Vec<Measured<'a>>, Limits)> {
+    let even = shape.rows.iter().all(|row| row.len() == shape.rows[0].len());
+    let mut workers: Vec<&mut Worker> =
+        workers.iter_mut().filter(|worker| !even || !worker.name.ends_with(SORTED)).collect();
     let rows = serde_json::to_string(&shape.rows)?;
     let file = std::env::temp_dir().join(format!("bert-bench-{}", std::process::id()));
     let mut answers = Vec::new();
-    for worker in workers.iter_mut() {
+    for worker in &mut workers {
         worker.signal("-CONT")?;
         worker.ask(&rows)?;
         worker.run()?;
@@ -242,12 +312,12 @@ fn measure(workers: &mut [Worker], shape: &Shape, turns: usize) -> Result<(Vec<V
         let differences = got.iter().zip(expected).map(|(a, b)| (a - b).abs());
         // NaN is larger than anything.
         let worst = differences.fold(0f32, |a, b| if a >= b { a } else { b });
-        if got.len() != expected.len() || !(worst <= TOLERANCE) {
+        if got.len() != expected.len() || worst.is_nan() || worst > TOLERANCE {
             bail!("{}: {} gives another answer, off by {worst}", shape.name, worker.name);
         }
     }
     let mut times = vec![Vec::new(); workers.len()];
-    let mut peaks = Vec::new();
+    let (mut registers, mut tiles) = (Vec::new(), Vec::new());
     let (start, long) = (Instant::now(), Duration::from_secs(240));
     for turn in 0..turns {
         // At least three turns, and then as many as there is time for.
@@ -257,15 +327,19 @@ fn measure(workers: &mut [Worker], shape: &Shape, turns: usize) -> Result<(Vec<V
         for (worker, times) in workers.iter_mut().zip(&mut times) {
             worker.signal("-CONT")?;
             std::thread::sleep(REST);
-            let mut time = worker.run()?;
-            // A long pass has woken its threads by itself.
-            if time < LONG {
-                time = worker.run()?;
-            }
+            let first = worker.run()?;
+            // A long pass has woken its threads by itself; of short ones the middle counts.
+            let passes = (TURN / first) as usize;
+            let more: Vec<f64> = (0..passes.min(9)).map(|_| worker.run()).collect::<Result<_>>()?;
+            let time = if more.is_empty() { first } else { median(more.into_iter()) };
             times.push(time);
             worker.signal("-STOP")?;
         }
-        peaks.push(peak());
+        let limits = limits();
+        registers.push(limits.registers);
+        tiles.push(limits.tile);
     }
-    Ok((times, median(peaks.into_iter())))
+    let limits =
+        Limits { registers: median(registers.into_iter()), tile: median(tiles.into_iter()) };
+    Ok((workers.into_iter().map(|worker| &*worker).zip(times).collect(), limits))
 }

@@ -21,7 +21,7 @@ use candle_nn::{VarBuilder, VarMap};
 use clap::{Parser, Subcommand};
 
 use crate::compare::{Plan, compare};
-use crate::peak::peak;
+use crate::peak::limits;
 use crate::plot::plot;
 use crate::worker::{candle_model, serve};
 
@@ -33,8 +33,14 @@ struct Args {
 
 #[derive(Subcommand)]
 enum What {
-    /// Writes a random bert-base
-    Make { folder: PathBuf },
+    /// Writes a random bert-base, or a model of other sizes
+    Make {
+        folder: PathBuf,
+        #[arg(long, default_value_t = 768)]
+        hidden_size: usize,
+        #[arg(long, default_value_t = 12)]
+        num_hidden_layers: usize,
+    },
     /// Measures loading it, engine by engine, in turns
     Load {
         folder: PathBuf,
@@ -55,11 +61,14 @@ enum What {
         #[arg(long)]
         record: PathBuf,
     },
-    /// Prints what multiply-adds in registers reach, in GFLOP/s
+    /// Prints what multiply-adds reach in registers and in a tile, in GFLOP/s
     Peak,
     /// Draws a record
     Plot {
         record: PathBuf,
+        /// The name of the model's folder
+        #[arg(long)]
+        model: String,
         #[arg(long)]
         threads: usize,
         /// The SVG file
@@ -77,7 +86,12 @@ const ENGINES: [&str; 2] = ["ours", "candle-transformers"];
 
 fn main() -> Result<()> {
     match Args::parse().command {
-        What::Make { folder } => make(&folder),
+        What::Make { folder, hidden_size, num_hidden_layers } => {
+            let mut sizes = BertConfig::default();
+            (sizes.hidden_size, sizes.num_hidden_layers) = (hidden_size, num_hidden_layers);
+            sizes.intermediate_size = 4 * hidden_size;
+            make(&folder, &sizes)
+        }
         What::Load { folder, turns } => load(&folder, turns),
         What::Compare { folder, python, threads, turns, record } => {
             rayon::ThreadPoolBuilder::new().num_threads(threads).build_global()?;
@@ -86,20 +100,20 @@ fn main() -> Result<()> {
             compare(&Plan { folder, config, python, threads, turns, record })
         }
         What::Peak => {
-            println!("{:.1}", peak() / 1e9);
+            let limits = limits();
+            println!("{:.1} {:.1}", limits.registers / 1e9, limits.tile / 1e9);
             Ok(())
         }
-        What::Plot { record, threads, picture } => plot(&record, threads, &picture),
+        What::Plot { record, model, threads, picture } => plot(&record, &model, threads, &picture),
         What::Worker { engine, folder } => serve(&engine, &folder),
         What::One { engine, folder } => one(&engine, &folder),
     }
 }
 
-fn make(folder: &Path) -> Result<()> {
+fn make(folder: &Path, config: &BertConfig) -> Result<()> {
     std::fs::create_dir_all(folder)?;
-    let config = BertConfig::default();
     let vars = VarMap::new();
-    BertModel::load(VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu), &config)?;
+    BertModel::load(VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu), config)?;
     vars.save(folder.join("model.safetensors"))?;
     std::fs::write(folder.join("config.json"), config.to_json()?)?;
     Ok(())
@@ -129,12 +143,13 @@ fn one(engine: &str, folder: &Path) -> Result<()> {
         other => bail!("no engine is called {other}"),
     };
     let sum = output.abs()?.sum_all()?.to_scalar::<f32>()?;
-    println!("{} {} {sum}", start.elapsed().as_secs_f64(), peak_bytes()?);
+    println!("{} {} {sum}", start.elapsed().as_secs_f64(), peak_bytes("self")?);
     Ok(())
 }
 
-fn peak_bytes() -> Result<u64> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
+/// The most memory that a process, or "self", has had.
+fn peak_bytes(process: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status"))?;
     let line = status.lines().find(|line| line.starts_with("VmHWM:")).context("no VmHWM")?;
     let kib: u64 = line.split_whitespace().nth(1).context("no number")?.parse()?;
     Ok(kib << 10)

@@ -24,13 +24,17 @@ const COLORS: [RGBColor; 6] = [
 
 /// Draws the engines' speeds on each shape, as parts of the fastest one's; those that never come near
 /// are left to the record.
-pub fn plot(record: &Path, threads: usize, picture: &Path) -> Result<()> {
-    let rows = read(record, threads)?;
+pub fn plot(record: &Path, model: &str, threads: usize, picture: &Path) -> Result<()> {
+    let rows = read(record, model, threads)?;
     let mut shapes: Vec<&str> = rows.iter().map(|row| row.shape.as_str()).collect();
     shapes.dedup();
     let engines =
         ["ours", "pytorch", "onnxruntime", "onnxruntime-fused", "openvino", "ctranslate2"];
-    ensure!(!shapes.is_empty(), "{} has nothing for {threads} threads", record.display());
+    ensure!(
+        !shapes.is_empty(),
+        "{} has nothing for {model} on {threads} threads",
+        record.display()
+    );
 
     let root = SVGBackend::new(picture, (900, 360)).into_drawing_area();
     root.fill(&WHITE)?;
@@ -74,18 +78,27 @@ pub fn plot(record: &Path, threads: usize, picture: &Path) -> Result<()> {
     Ok(())
 }
 
-fn read(record: &Path, threads: usize) -> Result<Vec<Row>> {
+fn read(record: &Path, model: &str, threads: usize) -> Result<Vec<Row>> {
     let mut reader = csv::Reader::from_path(record)?;
     let columns = reader.headers()?.clone();
     let column = |name: &str| {
         columns.iter().position(|it| it == name).with_context(|| format!("no column {name}"))
     };
-    let [all, shape, engine, speed] =
-        [column("threads")?, column("shape")?, column("engine")?, column("tokens_per_s")?];
+    let [of_model, of_threads, shape, engine, speed] = [
+        column("model")?,
+        column("threads")?,
+        column("shape")?,
+        column("engine")?,
+        column("tokens_per_s")?,
+    ];
     let mut rows = Vec::new();
     for line in reader.records() {
         let line = line?;
-        if line[all].parse() == Ok(threads) {
+        // Loading has no speed.
+        if &line[of_model] == model
+            && line[of_threads].parse() == Ok(threads)
+            && !line[speed].is_empty()
+        {
             let (shape, engine) = (line[shape].to_owned(), line[engine].to_owned());
             rows.push(Row { shape, engine, speed: line[speed].parse()? });
         }

@@ -11,15 +11,17 @@ use candle_transformers::models::bert as candle_bert;
 
 /// What both engines do.
 enum Engine {
-    Ours(BertModel),
-    Candle(candle_bert::BertModel),
+    Ours(Box<BertModel>),
+    Candle(Box<candle_bert::BertModel>),
 }
 
 impl Engine {
     fn load(name: &str, folder: &Path) -> Result<Self> {
         Ok(match name {
-            "ours" => Self::Ours(AutoModel::from_pretrained(folder, &LoadOptions::new())?),
-            "candle-transformers" => Self::Candle(candle_model(folder)?),
+            "ours" => {
+                Self::Ours(Box::new(AutoModel::from_pretrained(folder, &LoadOptions::new())?))
+            }
+            "candle-transformers" => Self::Candle(Box::new(candle_model(folder)?)),
             other => bail!("no engine is called {other}"),
         })
     }
