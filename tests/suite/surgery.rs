@@ -63,6 +63,31 @@ fn a_smaller_vocabulary_cuts_the_last_words_but_never_the_padding() {
 }
 
 #[test]
+fn a_frozen_decoder_gives_the_scores_of_the_matrix_that_is_there_now() {
+    let check = |model: &BertForMaskedLM| {
+        let input = BertInput::from_ids(ids(&[&[3, 1, 5]]));
+        let mut trained = model.clone();
+        trained.set_trainable(|_| true).unwrap();
+        let expected = trained.forward(&input).unwrap().logits;
+        assert_close("scores", &model.forward(&input).unwrap().logits, &expected, 1e-5);
+    };
+    let mut model = load::<BertForMaskedLM>("heads/masked_lm");
+    check(&model);
+    model.resize_token_embeddings(64).unwrap();
+    check(&model);
+    model.set_input_embeddings((model.get_input_embeddings() * 2.).unwrap()).unwrap();
+    check(&model);
+    model.set_output_embeddings((model.get_input_embeddings() * -1.).unwrap()).unwrap();
+    check(&model);
+    let vars = model.set_trainable(|name| name.ends_with("predictions.bias")).unwrap();
+    let bias = vars.all_vars().remove(0);
+    bias.set(&(bias.as_tensor() + 1.).unwrap()).unwrap();
+    check(&model);
+    model.freeze().unwrap();
+    check(&model);
+}
+
+#[test]
 fn embeddings_can_be_replaced_and_untied() {
     let mut model = load::<BertForMaskedLM>("heads/masked_lm");
     let input = BertInput::from_ids(ids(&[&[3, 1, 5]]));

@@ -366,6 +366,9 @@ pub trait Parameters: Model {
     /// numbers are what they were, whatever becomes of the variables. `from_pretrained` gives frozen
     /// models; only those are fast.
     ///
+    /// The decoder over the vocabulary is copied for it, since it is the word embeddings as well or has
+    /// a place in the checkpoint: 4 V H bytes, 94 MB in bert-base.
+    ///
     /// # Errors
     /// When memory for the parameters cannot be had.
     fn freeze(&mut self) -> Result<()>
@@ -375,7 +378,8 @@ pub trait Parameters: Model {
         if self.num_trainable_parameters() > 0 {
             self.set_trainable(|_| false)?;
         }
-        self.pack()
+        self.pack()?;
+        pack_decoder(self, |_| true)
     }
 
     /// The word embeddings: `[V, H]`. Hugging Face: `get_input_embeddings`.
@@ -395,7 +399,8 @@ pub trait Parameters: Model {
     {
         refuse_trainable(self, "set_input_embeddings")?;
         check_table("input embeddings", &table, self.get_input_embeddings())?;
-        self.base_mut().set_word_embeddings(untracked(table)?)
+        self.base_mut().set_word_embeddings(untracked(table)?)?;
+        pack_decoder(self, PredictionHead::is_packed)
     }
 
     /// The matrix of the decoder over the vocabulary, `[V, H]`: the word embeddings where it is tied
@@ -419,7 +424,7 @@ pub trait Parameters: Model {
         let head = self.predictions_mut().ok_or(Error::NoDecoder)?;
         head.set_decoder(untracked(decoder)?);
         self.base_mut().config_mut().tie_word_embeddings = false;
-        Ok(())
+        pack_decoder(self, PredictionHead::is_packed)
     }
 
     /// Changes the size of the vocabulary. New words get the mean of the old ones' embeddings (Hewitt
@@ -445,11 +450,21 @@ pub trait Parameters: Model {
             *place = head;
         }
         *self.base_mut().config_mut() = config;
-        self.base_mut().set_word_embeddings(table)
+        self.base_mut().set_word_embeddings(table)?;
+        pack_decoder(self, PredictionHead::is_packed)
     }
 }
 
 impl<M: Model> Parameters for M {}
+
+/// Packs the decoder over the vocabulary where there is one that is `wanted`.
+fn pack_decoder(model: &mut impl Model, wanted: fn(&PredictionHead) -> bool) -> Result<()> {
+    let words = model.base().embeddings.word_embeddings().clone();
+    match model.predictions_mut() {
+        Some(head) if wanted(head) => head.pack_decoder(&words),
+        _ => Ok(()),
+    }
+}
 
 fn count(model: &impl Named, counts: fn(&Parameter) -> bool) -> usize {
     let mut count = 0;

@@ -4,7 +4,7 @@ use bert_kernels::{
     Activation, EmbeddingWeights, LayerNormWeights, LinearWeights, layer_norm, linear,
     linear_activation,
 };
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Tensor, TensorId};
 use candle_nn::{Init, VarBuilder};
 
 use crate::config::BertConfig;
@@ -25,6 +25,15 @@ pub struct PredictionHead {
     decoder: Option<EmbeddingWeights>,
     /// `[V]`.
     bias: Tensor,
+    packed: Option<PackedDecoder>,
+}
+
+/// A packed copy of a decoder's matrix and bias, and which ones it was made of: it counts as long as
+/// they are the head's.
+#[derive(Clone, Debug)]
+struct PackedDecoder {
+    of: [TensorId; 2],
+    weights: LinearWeights,
 }
 
 impl PredictionHead {
@@ -75,6 +84,7 @@ impl PredictionHead {
             norm: names::layer_norm(vb.pp("transform.LayerNorm"), config)?,
             decoder,
             bias,
+            packed: None,
         })
     }
 
@@ -87,8 +97,32 @@ impl PredictionHead {
     pub(crate) fn forward(&self, x: &Tensor, words: &Tensor) -> Result<Tensor> {
         self.check(words)?;
         let transformed = linear_activation(x, &self.transform, self.activation)?;
-        let decoder = LinearWeights::new(self.decoder(words).clone(), self.bias.clone());
-        Ok(linear(&layer_norm(&transformed, &self.norm)?, &decoder)?)
+        let normed = layer_norm(&transformed, &self.norm)?;
+        let decoder = self.decoder(words);
+        match &self.packed {
+            // Gradients go through the matrix itself.
+            Some(packed) if packed.of == [decoder.id(), self.bias.id()] && !normed.track_op() => {
+                Ok(linear(&normed, &packed.weights)?)
+            }
+            _ => Ok(linear(&normed, &LinearWeights::new(decoder.clone(), self.bias.clone()))?),
+        }
+    }
+
+    /// Whether the copy of the decoder that the CPU's products read has been made, perhaps of another
+    /// matrix.
+    pub(crate) fn is_packed(&self) -> bool {
+        self.packed.is_some()
+    }
+
+    /// Makes that copy.
+    pub(crate) fn pack_decoder(&mut self, words: &Tensor) -> Result<()> {
+        self.check(words)?;
+        let decoder = self.decoder(words);
+        let of = [decoder.id(), self.bias.id()];
+        let mut weights = LinearWeights::new(decoder.clone(), self.bias.clone());
+        weights.pack()?;
+        self.packed = weights.tensors(0).is_none().then_some(PackedDecoder { of, weights });
+        Ok(())
     }
 
     /// Refuses word embeddings that were resized without the head.
