@@ -12,14 +12,16 @@ use crate::peak::{Limits, limits};
 use crate::peak_bytes;
 
 /// An engine's name, then how it batches rows of unequal lengths, where that is another measurement.
-const ENGINES: [&str; 9] = [
+const ENGINES: [&str; 11] = [
     "ours",
     "pytorch",
     "pytorch+sorted",
     "onnxruntime",
+    "onnxruntime+sorted",
     "onnxruntime-fused",
     "onnxruntime-fused+sorted",
     "openvino",
+    "openvino+sorted",
     "ctranslate2",
     "candle-transformers",
 ];
@@ -29,11 +31,12 @@ const REFERENCE: &str = "pytorch";
 const SORTED: &str = "+sorted";
 /// How far an F32 engine may be from it in any state.
 const TOLERANCE: f32 = 1e-3;
-/// An engine wakes up for so long, and for one pass that does not count if it is a short one, before it
-/// is measured; the others are stopped meanwhile: threads of some of them spin when they have nothing
-/// to do.
+/// An engine wakes up for so long, and for one pass that does not count, before it is measured; the
+/// others are stopped meanwhile: threads of some of them spin when they have nothing to do.
 const REST: Duration = Duration::from_millis(50);
-/// Seconds of an engine's passes in a turn, at least.
+/// Seconds of a pass that counts without another one before it.
+const LONG: f64 = 3.;
+/// Seconds of an engine's passes in a turn: of up to nine the middle one counts.
 const TURN: f64 = 1.;
 
 /// What to compare.
@@ -153,7 +156,12 @@ impl Worker {
         answer.parse().with_context(|| format!("{} answered {answer:?}", self.name))
     }
 
-    /// The most memory that the process has had.
+    /// Forgets how much memory the process has had.
+    fn forget_peak(&self) -> Result<()> {
+        Ok(std::fs::write(format!("/proc/{}/clear_refs", self.process.id()), "5")?)
+    }
+
+    /// The most memory that the process has had since.
     fn peak_bytes(&self) -> Result<u64> {
         peak_bytes(&self.process.id().to_string())
     }
@@ -180,10 +188,16 @@ pub fn compare(plan: &Plan) -> Result<()> {
                    register_share,tile_share,peak_bytes\n";
     // Other models and numbers of threads are in the same file.
     let mut csv = std::fs::read_to_string(&plan.record).unwrap_or_else(|_| columns.to_owned());
+    let folder = plan.record.parent().context("the record has no folder")?;
+    std::fs::create_dir_all(folder)?;
     let mut workers = Vec::new();
     for name in ENGINES {
         eprintln!("starting {name}");
-        workers.push(Worker::start(name, plan)?);
+        // The first time some write files of their own.
+        drop(Worker::start(name, plan)?);
+        let worker = Worker::start(name, plan)?;
+        worker.signal("-STOP")?;
+        workers.push(worker);
     }
     for shape in shapes() {
         let tokens: usize = shape.rows.iter().map(Vec::len).sum();
@@ -221,9 +235,8 @@ pub fn compare(plan: &Plan) -> Result<()> {
         }
     }
     drop(workers);
+    std::fs::write(&plan.record, &csv)?;
     csv += &loads(plan, &model)?;
-    let folder = plan.record.parent().context("the record has no folder")?;
-    std::fs::create_dir_all(folder)?;
     std::fs::write(&plan.record, csv)?;
     println!("\nwritten to {}", plan.record.display());
     Ok(())
@@ -269,8 +282,8 @@ fn spread(times: &[f64]) -> (f64, f64, f64) {
     (median(times.iter().copied()), min, times.iter().copied().fold(0., f64::max))
 }
 
-fn median(numbers: impl Iterator<Item = f64>) -> f64 {
-    let mut numbers: Vec<f64> = numbers.collect();
+fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
+    let mut numbers: Vec<f64> = numbers.into_iter().collect();
     numbers.sort_by(f64::total_cmp);
     numbers[numbers.len() / 2]
 }
@@ -300,6 +313,7 @@ fn measure<'a>(
     let mut answers = Vec::new();
     for worker in &mut workers {
         worker.signal("-CONT")?;
+        worker.forget_peak()?;
         worker.ask(&rows)?;
         worker.run()?;
         answers.push(worker.states(&file)?);
@@ -310,8 +324,7 @@ fn measure<'a>(
     let expected = &answers[reference.context("no reference")?];
     for (worker, got) in workers.iter().zip(&answers) {
         let differences = got.iter().zip(expected).map(|(a, b)| (a - b).abs());
-        // NaN is larger than anything.
-        let worst = differences.fold(0f32, |a, b| if a >= b { a } else { b });
+        let worst = differences.fold(0f32, |a, b| if a.is_nan() || a > b { a } else { b });
         if got.len() != expected.len() || worst.is_nan() || worst > TOLERANCE {
             bail!("{}: {} gives another answer, off by {worst}", shape.name, worker.name);
         }
@@ -328,18 +341,17 @@ fn measure<'a>(
             worker.signal("-CONT")?;
             std::thread::sleep(REST);
             let first = worker.run()?;
-            // A long pass has woken its threads by itself; of short ones the middle counts.
-            let passes = (TURN / first) as usize;
-            let more: Vec<f64> = (0..passes.min(9)).map(|_| worker.run()).collect::<Result<_>>()?;
-            let time = if more.is_empty() { first } else { median(more.into_iter()) };
-            times.push(time);
+            let passes = ((TURN / first) as usize).clamp(1, 9);
+            times.push(match first {
+                LONG.. => first,
+                _ => median((0..passes).map(|_| worker.run()).collect::<Result<Vec<_>>>()?),
+            });
             worker.signal("-STOP")?;
         }
         let limits = limits();
         registers.push(limits.registers);
         tiles.push(limits.tile);
     }
-    let limits =
-        Limits { registers: median(registers.into_iter()), tile: median(tiles.into_iter()) };
+    let limits = Limits { registers: median(registers), tile: median(tiles) };
     Ok((workers.into_iter().map(|worker| &*worker).zip(times).collect(), limits))
 }

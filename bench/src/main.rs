@@ -1,7 +1,8 @@
-//! Time from a checkpoint on disk to the first output, and the memory it takes.
+//! Engines against each other: speed, loading and memory.
 //!
-//! `load DIR` runs each engine in a process of its own, in turns, on the same folder; `make DIR`
-//! writes a folder with bert-base's sizes and random weights.
+//! `make DIR` writes a folder with bert-base's sizes, or others, and random weights; `compare DIR` runs
+//! every engine on it, in turns, and writes a record, which `plot` draws; `load DIR` only loads, ours
+//! and candle-transformers; `peak` prints the limits of the machine.
 
 mod compare;
 mod peak;

@@ -11,14 +11,14 @@ pub struct Limits {
     /// Of multiply-adds that never leave their registers.
     pub registers: f64,
     /// Of the tile in which products are made, with all that it reads in the first-level cache: six
-    /// rows (AVX-512: fourteen) by two vectors, 240 deep.
+    /// rows (AVX-512: fourteen) by two vectors (NEON: eight by three), 120 deep.
     pub tile: f64,
 }
 
 pub fn limits() -> Limits {
     Limits {
         registers: on_all_threads(|arch| arch.dispatch(Registers(50_000_000))),
-        tile: on_all_threads(|arch| arch.dispatch(Tile(200_000))),
+        tile: on_all_threads(|arch| arch.dispatch(Tile(400_000))),
     }
 }
 
@@ -82,38 +82,41 @@ impl WithSimd for Tile {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f64 {
-        match S::REGISTER_COUNT {
-            32 => self.products::<S, 14>(simd),
-            _ => self.products::<S, 6>(simd),
+        match (S::F32_LANES, S::REGISTER_COUNT >= 32) {
+            (16, true) => self.products::<S, 14, 2>(simd),
+            (4, true) => self.products::<S, 8, 3>(simd),
+            _ => self.products::<S, 6, 2>(simd),
         }
     }
 }
 
 impl Tile {
     #[inline(always)]
-    fn products<S: Simd, const HEIGHT: usize>(self, simd: S) -> f64 {
-        const DEPTH: usize = 240;
+    fn products<S: Simd, const HEIGHT: usize, const WIDTH: usize>(self, simd: S) -> f64 {
+        const DEPTH: usize = 120;
         // Small, so that sums stay finite.
         let x = std::hint::black_box(vec![[1e-3f32; HEIGHT]; DEPTH]);
-        let values = std::hint::black_box(vec![[simd.splat_f32s(1e-3); 2]; DEPTH]);
-        let mut sums = [[simd.splat_f32s(0.); 2]; HEIGHT];
+        let values = std::hint::black_box(vec![[simd.splat_f32s(1e-3); WIDTH]; DEPTH]);
+        let mut sums = [[simd.splat_f32s(0.); WIDTH]; HEIGHT];
         for _ in 0..self.0 {
             simd.vectorize(Product { simd, x: &x, values: &values, sums: &mut sums });
         }
         std::hint::black_box(sums.map(|row| row.map(|sum| simd.reduce_sum_f32s(sum))));
-        (self.0 * DEPTH * HEIGHT * 2 * 2 * S::F32_LANES) as f64
+        (self.0 * DEPTH * HEIGHT * WIDTH * 2 * S::F32_LANES) as f64
     }
 }
 
 /// One product of the tile.
-struct Product<'a, S: Simd, const HEIGHT: usize> {
+struct Product<'a, S: Simd, const HEIGHT: usize, const WIDTH: usize> {
     simd: S,
     x: &'a [[f32; HEIGHT]],
-    values: &'a [[S::f32s; 2]],
-    sums: &'a mut [[S::f32s; 2]; HEIGHT],
+    values: &'a [[S::f32s; WIDTH]],
+    sums: &'a mut [[S::f32s; WIDTH]; HEIGHT],
 }
 
-impl<S: Simd, const HEIGHT: usize> NullaryFnOnce for Product<'_, S, HEIGHT> {
+impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> NullaryFnOnce
+    for Product<'_, S, HEIGHT, WIDTH>
+{
     type Output = ();
 
     #[inline(always)]
@@ -124,7 +127,7 @@ impl<S: Simd, const HEIGHT: usize> NullaryFnOnce for Product<'_, S, HEIGHT> {
             for p in 0..8 {
                 for i in 0..HEIGHT {
                     let factor = simd.splat_f32s(x[p][i]);
-                    for j in 0..2 {
+                    for j in 0..WIDTH {
                         local[i][j] = simd.mul_add_e_f32s(factor, values[p][j], local[i][j]);
                     }
                 }

@@ -347,6 +347,9 @@ pub trait Parameters: Model {
         let vars = VarMap::new();
         // What the built-in checkpoint says of itself is no longer true.
         self.base_mut().config_mut().other.remove("untrained");
+        if let Some(head) = self.predictions_mut() {
+            head.unpack_decoder();
+        }
         self.visit_mut("", &mut |name, parameter| {
             if chosen(name) {
                 let var = Var::from_tensor(parameter)?;
@@ -366,8 +369,10 @@ pub trait Parameters: Model {
     /// numbers are what they were, whatever becomes of the variables. `from_pretrained` gives frozen
     /// models; only those are fast.
     ///
-    /// The decoder over the vocabulary is copied for it, since it is the word embeddings as well or has
-    /// a place in the checkpoint: 4 V H bytes, 94 MB in bert-base.
+    /// There, a decoder over the vocabulary is copied for them, because
+    /// [`get_output_embeddings`](Parameters::get_output_embeddings) lends the matrix itself: 4 V H
+    /// bytes, 94 MB in bert-base. Put another one in its place with the `set_` functions; what is
+    /// written into a tensor that a frozen model holds does not count.
     ///
     /// # Errors
     /// When memory for the parameters cannot be had.
@@ -498,9 +503,9 @@ fn check_table(name: &'static str, got: &Tensor, old: &Tensor) -> Result<()> {
     crate::mask::check_device(name, got, old.device())
 }
 
-/// A table that no variable and no graph belongs to.
+/// A copy to which no variable and no graph belongs, and which nobody else can write into.
 fn untracked(table: Tensor) -> Result<Tensor> {
-    Ok(if table.track_op() { table.detach().copy()? } else { table })
+    Ok(table.detach().copy()?)
 }
 
 /// The first `rows` rows of `[V]` or `[V, H]`, and the mean of all of them where there are no more.

@@ -197,11 +197,12 @@ pub(crate) fn multiply(
             });
             let packed = &*scratch;
             // Enough pieces for threads to share evenly, even if one of them is slower.
-            let enough = PIECES * rayon::current_num_threads();
+            let threads = rayon::current_num_threads();
+            let enough = PIECES * threads;
             let pieces = enough.div_ceil(blocks.len()).min(panels.len());
             team::for_each(blocks.len() * pieces, |i| {
                 let piece = |i: usize| panels.start + i * panels.len() / pieces;
-                let place = in_stretches(i % pieces, pieces);
+                let place = in_stretches(i % pieces, pieces, threads);
                 let panels = piece(place)..piece(place + 1);
                 let (block, at) = block(i / pieces);
                 let multiply = Multiply { block, packed: &packed[at], panels };
@@ -221,8 +222,7 @@ pub(crate) fn runs(rows: usize, width: usize) -> impl Iterator<Item = Range<usiz
 
 /// An order in which threads that take pieces by turns each walk along a stretch of them, so that a
 /// piece's end asks for what the same thread reads next.
-fn in_stretches(i: usize, pieces: usize) -> usize {
-    let threads = rayon::current_num_threads();
+fn in_stretches(i: usize, pieces: usize, threads: usize) -> usize {
     let (thread, turn) = (i % threads, i / threads);
     thread * (pieces / threads) + thread.min(pieces % threads) + turn
 }
@@ -374,8 +374,9 @@ fn groups(rows: Range<usize>, tallest: usize) -> impl Iterator<Item = (Range<usi
             _ => left,
         };
         let count = match left % tallest {
-            // Eight rows are two tiles of four.
-            _ if height < tallest => left / height * height,
+            // Two of a height are one group.
+            _ if left == 2 * height => left,
+            _ if height < tallest => height,
             1 | 2 => left - left % tallest - tallest,
             rest => left - rest,
         };
@@ -421,13 +422,12 @@ struct Strip<'a> {
 }
 
 impl<'a> Strip<'a> {
-    /// A panel's part, `[depth, width]`; nothing beyond the last panel.
+    /// Where the panels hold a panel's part: `[depth, width]`.
     #[inline(always)]
-    fn values(&self, panel: usize) -> &'a [f32] {
-        let PackedMatrix { k, width, panels, .. } = self.block.matrix;
+    fn place(&self, panel: usize) -> Range<usize> {
+        let PackedMatrix { k, width, .. } = self.block.matrix;
         let first = panel * width * k;
-        let part = first + self.depth.start * width..first + self.depth.end * width;
-        panels.floats().get(part).unwrap_or(&[])
+        first + self.depth.start * width..first + self.depth.end * width
     }
 
     /// Adds products to rows, which begin with the bias. `x`: `[depth, HEIGHT]` for each tile.
@@ -448,12 +448,15 @@ impl<'a> Strip<'a> {
         let start = (panel - part.panels.start) * matrix.width;
         let columns = start..(start + matrix.width).min(part.n);
         let bias = &matrix.bias[panel * matrix.width..][..matrix.width];
+        let panels = matrix.panels.floats();
+        // The first rows ask for it, where there is a next panel.
+        let next = panels.get(self.place(panel + 1)).filter(|_| rows.start == block.rows.start);
         let tiles = Tiles::<S, HEIGHT, WIDTH> {
             simd,
             x: x.as_chunks().0,
-            values: S::as_simd_f32s(self.values(panel)).0.as_chunks().0,
+            values: S::as_simd_f32s(&panels[self.place(panel)]).0.as_chunks().0,
             bias: if depth.start == 0 { Some(S::as_simd_f32s(bias).0) } else { None },
-            next: if rows.start == block.rows.start { self.values(panel + 1) } else { &[] },
+            next: next.unwrap_or(&[]),
             out: *out,
             rows: rows.clone(),
             column: start,
@@ -479,7 +482,8 @@ impl<'a> Strip<'a> {
             {
                 let out = SharedRows::new(whole, matrix.width);
                 let x = &tiles.x[tile * depth.len()..][..depth.len()];
-                simd.vectorize(Tiles { x, out, rows: 0..HEIGHT, column: 0, ..tiles });
+                let next = if tile == 0 { tiles.next } else { &[] };
+                simd.vectorize(Tiles { x, next, out, rows: 0..HEIGHT, column: 0, ..tiles });
                 if let Some(activation) = activation {
                     let (rows, columns) = (0..HEIGHT, 0..matrix.width);
                     simd.vectorize(Activate { simd, activation, out, rows, columns });
@@ -536,8 +540,9 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
                 let out = unsafe { out.part(row + i, columns.clone()) };
                 let start = match bias {
                     Some(bias) => {
-                        // Written at the end.
+                        // Written at the end. It may begin in the middle of a line.
                         out.iter().step_by(LINE).for_each(|place| prefetch(place));
+                        out.last().into_iter().for_each(|place| prefetch(place));
                         bias
                     }
                     None => S::as_simd_f32s(out).0,
@@ -673,6 +678,16 @@ mod tests {
                 assert_near(&what, &out, &expected, 2e-6 * (k as f64).sqrt());
                 assert_eq!(packed.unpack(0), (weight, bias), "{what}: unpacked");
             }
+        }
+    }
+
+    #[test]
+    fn stretches_hold_each_piece_once() {
+        for (pieces, threads) in [(1, 2), (16, 2), (17, 2), (5, 3), (48, 7), (3, 64)] {
+            let mut places: Vec<_> =
+                (0..pieces).map(|i| in_stretches(i, pieces, threads)).collect();
+            places.sort_unstable();
+            assert_eq!(places, Vec::from_iter(0..pieces), "{pieces} pieces, {threads} threads");
         }
     }
 
