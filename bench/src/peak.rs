@@ -98,37 +98,39 @@ impl Tile {
         let x = std::hint::black_box(vec![[1e-3f32; HEIGHT]; DEPTH]);
         let values = std::hint::black_box(vec![[simd.splat_f32s(1e-3); WIDTH]; DEPTH]);
         let mut sums = [[simd.splat_f32s(0.); WIDTH]; HEIGHT];
-        for _ in 0..self.0 {
-            simd.vectorize(Product { simd, x: &x, values: &values, sums: &mut sums });
-        }
+        let (times, sums_here) = (self.0, &mut sums);
+        simd.vectorize(Products { simd, times, x: &x, values: &values, sums: sums_here });
         std::hint::black_box(sums.map(|row| row.map(|sum| simd.reduce_sum_f32s(sum))));
         (self.0 * DEPTH * HEIGHT * WIDTH * 2 * S::F32_LANES) as f64
     }
 }
 
-/// One product of the tile.
-struct Product<'a, S: Simd, const HEIGHT: usize, const WIDTH: usize> {
+/// The products, added up.
+struct Products<'a, S: Simd, const HEIGHT: usize, const WIDTH: usize> {
     simd: S,
+    times: usize,
     x: &'a [[f32; HEIGHT]],
     values: &'a [[S::f32s; WIDTH]],
     sums: &'a mut [[S::f32s; WIDTH]; HEIGHT],
 }
 
 impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> NullaryFnOnce
-    for Product<'_, S, HEIGHT, WIDTH>
+    for Products<'_, S, HEIGHT, WIDTH>
 {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        let Self { simd, x, values, sums } = self;
+        let Self { simd, times, x, values, sums } = self;
         let mut local = *sums;
-        for (x, values) in x.as_chunks::<8>().0.iter().zip(values.as_chunks::<8>().0) {
-            for p in 0..8 {
-                for i in 0..HEIGHT {
-                    let factor = simd.splat_f32s(x[p][i]);
-                    for j in 0..WIDTH {
-                        local[i][j] = simd.mul_add_e_f32s(factor, values[p][j], local[i][j]);
+        for _ in 0..times {
+            for (x, values) in x.as_chunks::<8>().0.iter().zip(values.as_chunks::<8>().0) {
+                for p in 0..8 {
+                    for i in 0..HEIGHT {
+                        let factor = simd.splat_f32s(x[p][i]);
+                        for j in 0..WIDTH {
+                            local[i][j] = simd.mul_add_e_f32s(factor, values[p][j], local[i][j]);
+                        }
                     }
                 }
             }
