@@ -20,6 +20,9 @@ const ROWS: usize = 72;
 const DEPTH: usize = 1536;
 /// Pieces of a product for each thread.
 const PIECES: usize = 8;
+/// Floats of panels that are multiplied with all blocks of rows before others are, at most, so that they
+/// stay in the last-level cache: 1 MB.
+const PIECE: usize = 1 << 18;
 /// Floats that are packed at a time: 16 MB.
 const RUN: usize = 1 << 22;
 
@@ -199,12 +202,16 @@ pub(crate) fn multiply(
             // Enough pieces for threads to share evenly, even if one of them is slower.
             let threads = rayon::current_num_threads();
             let enough = PIECES * threads;
-            let pieces = enough.div_ceil(blocks.len()).min(panels.len());
+            let large = (panels.len() * matrix.width * k).div_ceil(PIECE);
+            let pieces = enough.div_ceil(blocks.len()).max(large).min(panels.len());
             team::for_each(blocks.len() * pieces, |i| {
                 let piece = |i: usize| panels.start + i * panels.len() / pieces;
-                let place = in_stretches(i % pieces, pieces, threads);
+                let place = match blocks.len() {
+                    1 => in_stretches(i, pieces, threads),
+                    count => i / count,
+                };
                 let panels = piece(place)..piece(place + 1);
-                let (block, at) = block(i / pieces);
+                let (block, at) = block(i % blocks.len());
                 let multiply = Multiply { block, packed: &packed[at], panels };
                 arch.dispatch(InTiles(multiply));
             });
