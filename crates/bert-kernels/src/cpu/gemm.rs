@@ -206,6 +206,7 @@ pub(crate) fn multiply(
             let pieces = enough.div_ceil(blocks.len()).max(large).min(panels.len());
             team::for_each(blocks.len() * pieces, |i| {
                 let piece = |i: usize| panels.start + i * panels.len() / pieces;
+                // A piece meets all blocks before the next piece; a single one reads each once.
                 let place = match blocks.len() {
                     1 => in_stretches(i, pieces, threads),
                     count => i / count,
