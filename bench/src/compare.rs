@@ -277,7 +277,7 @@ fn loads(plan: &Plan, model: &str) -> Result<String> {
 }
 
 /// Median, least and most.
-fn spread(times: &[f64]) -> (f64, f64, f64) {
+pub fn spread(times: &[f64]) -> (f64, f64, f64) {
     let min = times.iter().copied().fold(f64::MAX, f64::min);
     (median(times.iter().copied()), min, times.iter().copied().fold(0., f64::max))
 }

@@ -21,7 +21,7 @@ use bert::{
 use candle_nn::{VarBuilder, VarMap};
 use clap::{Parser, Subcommand};
 
-use crate::compare::{Plan, compare};
+use crate::compare::{Plan, compare, spread};
 use crate::peak::limits;
 use crate::plot::plot;
 use crate::worker::{candle_model, serve};
@@ -183,13 +183,9 @@ fn load(folder: &Path, turns: usize) -> Result<()> {
         bail!("the engines disagree: sums over the output are {sums:?}");
     }
     for (i, engine) in ENGINES.iter().enumerate() {
-        seconds[i].sort_by(f64::total_cmp);
-        let times = &seconds[i];
+        let (median, min, max) = spread(&seconds[i]);
         println!(
-            "{engine}: median {:.3} s ({:.3} to {:.3}), peak memory {:.2} x the weights",
-            times[times.len() / 2],
-            times[0],
-            times[times.len() - 1],
+            "{engine}: median {median:.3} s ({min:.3} to {max:.3}), peak memory {:.2} x the weights",
             peaks[i] / weights
         );
     }

@@ -121,8 +121,8 @@ impl PredictionHead {
 
     /// Makes it, unless the matrix and the bias do not fit, of which the next pass complains.
     pub(crate) fn pack_decoder(&mut self, words: &Tensor) -> Result<()> {
-        let decoder = self.decoder(words);
-        let of = [decoder.id(), self.bias.id()];
+        let (decoder, bias) = (self.decoder(words).clone(), self.bias.clone());
+        let of = [decoder.id(), bias.id()];
         if self.packed.as_ref().is_some_and(|packed| packed.of == of) {
             return Ok(());
         }
@@ -131,8 +131,7 @@ impl PredictionHead {
         if self.check(words).is_err() {
             return Ok(());
         }
-        let decoder = self.decoder(words);
-        let mut weights = LinearWeights::new(decoder.clone(), self.bias.clone());
+        let mut weights = LinearWeights::new(decoder, bias);
         weights.pack()?;
         self.packed = weights.tensors(0).is_none().then_some(PackedDecoder { of, weights });
         Ok(())
