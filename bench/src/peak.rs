@@ -3,7 +3,8 @@
 use std::time::Instant;
 
 use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
-use rayon::prelude::*;
+
+use crate::compare::median;
 
 /// Floating-point operations per second, on all threads of the pool.
 #[derive(Clone, Copy)]
@@ -17,18 +18,23 @@ pub struct Limits {
 
 pub fn limits() -> Limits {
     Limits {
-        registers: on_all_threads(|arch| arch.dispatch(Registers(50_000_000))),
-        tile: on_all_threads(|arch| arch.dispatch(Tile(400_000))),
+        registers: on_all_threads(|arch| arch.dispatch(Registers(1_000_000))),
+        tile: on_all_threads(|arch| arch.dispatch(Tile(8_000))),
     }
 }
 
-/// `work` returns its operations.
+/// `work` returns its operations and is done many times on each thread, of which the middle one counts.
 fn on_all_threads(work: impl Fn(Arch) -> f64 + Sync) -> f64 {
-    let (arch, threads) = (Arch::new(), rayon::current_num_threads());
-    let start = Instant::now();
-    let operations = (0..threads).into_par_iter().with_max_len(1).map(|_| work(arch));
-    let operations: f64 = operations.sum();
-    operations / start.elapsed().as_secs_f64()
+    const TIMES: usize = 41;
+    let arch = Arch::new();
+    let speeds = rayon::broadcast(|_| {
+        let speed = |_| {
+            let start = Instant::now();
+            work(arch) / start.elapsed().as_secs_f64()
+        };
+        median((0..TIMES).map(speed))
+    });
+    speeds.into_iter().sum()
 }
 
 /// So many steps of twelve multiply-adds that do not wait for each other.
@@ -96,7 +102,7 @@ impl Tile {
         const DEPTH: usize = 120;
         // Small, so that sums stay finite.
         let x = std::hint::black_box(vec![[1e-3f32; HEIGHT]; DEPTH]);
-        let values = std::hint::black_box(vec![[simd.splat_f32s(1e-3); WIDTH]; DEPTH]);
+        let values = std::hint::black_box(vec![Line([simd.splat_f32s(1e-3); WIDTH]); DEPTH]);
         let mut sums = [[simd.splat_f32s(0.); WIDTH]; HEIGHT];
         let (times, sums_here) = (self.0, &mut sums);
         simd.vectorize(Products { simd, times, x: &x, values: &values, sums: sums_here });
@@ -105,12 +111,17 @@ impl Tile {
     }
 }
 
+/// Vectors that begin where a line of the cache does, so that none lies in two.
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+struct Line<V, const WIDTH: usize>([V; WIDTH]);
+
 /// The products, added up.
 struct Products<'a, S: Simd, const HEIGHT: usize, const WIDTH: usize> {
     simd: S,
     times: usize,
     x: &'a [[f32; HEIGHT]],
-    values: &'a [[S::f32s; WIDTH]],
+    values: &'a [Line<S::f32s, WIDTH>],
     sums: &'a mut [[S::f32s; WIDTH]; HEIGHT],
 }
 
@@ -129,7 +140,7 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> NullaryFnOnce
                     for i in 0..HEIGHT {
                         let factor = simd.splat_f32s(x[p][i]);
                         for j in 0..WIDTH {
-                            local[i][j] = simd.mul_add_e_f32s(factor, values[p][j], local[i][j]);
+                            local[i][j] = simd.mul_add_e_f32s(factor, values[p].0[j], local[i][j]);
                         }
                     }
                 }
