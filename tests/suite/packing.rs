@@ -137,6 +137,49 @@ fn a_text_has_the_same_numbers_alone_padded_packed_and_sorted() {
 }
 
 #[test]
+fn a_batch_too_large_for_one_go_has_the_numbers_of_its_texts_alone() {
+    // States of 768 numbers: 1024 tokens go through the layers together.
+    let config = BertConfig::from_json(
+        r#"{"vocab_size": 40, "hidden_size": 768, "num_hidden_layers": 1, "num_attention_heads": 2,
+            "intermediate_size": 16, "max_position_embeddings": 160}"#,
+    )
+    .unwrap();
+    let vars = candle_nn::VarMap::new();
+    let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    let mut model = BertModel::load(vb, &config).unwrap();
+    model.freeze().unwrap();
+    let lengths = [150, 160, 1, 160, 155, 7, 160, 145, 100];
+    let text = |(row, length)| (0..length).map(|i| ((7 * row + 11 * i) % 39) as u32 + 1).collect();
+    let texts: Vec<Vec<u32>> = lengths.into_iter().enumerate().map(text).collect();
+    let one_row = model.forward_packed(&packed(&texts)).unwrap();
+    let batch = padded(&texts, 160);
+    let whole = model.forward_with(&batch, &mut kept()).unwrap();
+    let unmasked = BertInput { attention_mask: None, ..batch.clone() };
+    let unmasked = model.forward(&unmasked).unwrap();
+    let batch_alone = model.forward(&batch).unwrap();
+    let pooled = model.pooled(&batch).unwrap();
+    let mut start = 0;
+    for (row, (states, pooled_alone)) in alone(&model, &texts).iter().enumerate() {
+        let length = lengths[row];
+        let part = one_row.last_hidden_state.narrow(0, start, length).unwrap();
+        assert_close(&format!("text {row} packed"), &part, states, 5e-6);
+        for output in [&whole, &batch_alone] {
+            let part = output.last_hidden_state.get(row).unwrap().narrow(0, 0, length).unwrap();
+            assert_close(&format!("text {row} padded"), &part, states, 5e-6);
+        }
+        if length == 160 {
+            let full = unmasked.last_hidden_state.get(row).unwrap();
+            assert_close(&format!("text {row} without a mask"), &full, states, 5e-6);
+        }
+        for all in [one_row.pooler_output.as_ref().unwrap(), &pooled] {
+            let part = all.narrow(0, row, 1).unwrap();
+            assert_close(&format!("text {row} pooled"), &part, pooled_alone, 5e-6);
+        }
+        start += length;
+    }
+}
+
+#[test]
 fn padding_is_zero_unless_its_states_are_asked_for() {
     let (model, texts) = (model("base", DType::F32), texts());
     let input = padded(&texts, 24);

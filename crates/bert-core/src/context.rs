@@ -154,11 +154,14 @@ impl ForwardContext {
         }
     }
 
-    /// Whether the pass that was begun is asked for its result only, and draws nothing.
+    /// Whether the pass that was begun is asked for its result only, draws nothing and sees no other
+    /// encoder's states.
     pub(crate) fn keeps_nothing(&self) -> bool {
-        let Kept { past_key_values, hidden_states, attentions, cross_attentions, .. } = &self.kept;
+        let Kept { past_key_values, hidden_states, attentions, cross_attentions, encoder } =
+            &self.kept;
         let unseen = attentions.is_none() && cross_attentions.is_none();
-        unseen && hidden_states.is_none() && past_key_values.is_none() && self.dropout.is_none()
+        let alone = past_key_values.is_none() && encoder.is_none() && self.dropout.is_none();
+        alone && unseen && hidden_states.is_none()
     }
 
     /// Whether the pass that was begun can do without padding.

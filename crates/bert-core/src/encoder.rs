@@ -1,5 +1,6 @@
 //! The stack of layers.
 
+use bert_kernels::tokens_at_a_time;
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 
@@ -97,16 +98,19 @@ impl BertEncoder {
         mask: &AttentionMask,
         context: &mut ForwardContext,
     ) -> Result<BaseModelOutputWithPastAndCrossAttentions> {
-        let mut x = x.clone();
-        context.keep_hidden_state(0, &x);
-        for (l, layer) in self.layer.iter().enumerate() {
-            context.enter_layer(l);
-            x = layer.forward(&x, mask, context)?;
-            context.keep_hidden_state(l + 1, &x);
-        }
+        let last_hidden_state = in_parts(x, mask, context, |x, mask, context| {
+            let mut x = x.clone();
+            context.keep_hidden_state(0, &x);
+            for (l, layer) in self.layer.iter().enumerate() {
+                context.enter_layer(l);
+                x = layer.forward(&x, mask, context)?;
+                context.keep_hidden_state(l + 1, &x);
+            }
+            Ok(x)
+        })?;
         let kept = context.finish();
         Ok(BaseModelOutputWithPastAndCrossAttentions {
-            last_hidden_state: x,
+            last_hidden_state,
             past_key_values: kept.past_key_values,
             hidden_states: kept.hidden_states,
             attentions: kept.attentions,
@@ -122,17 +126,38 @@ impl BertEncoder {
         mask: &AttentionMask,
         context: &mut ForwardContext,
     ) -> Result<Tensor> {
-        let Some((last, others)) = self.layer.split_last() else {
-            return Ok(mask.first_tokens(x)?.0);
-        };
-        let mut x = x.clone();
-        for (l, layer) in others.iter().enumerate() {
-            context.enter_layer(l);
-            x = layer.forward(&x, mask, context)?;
-        }
-        context.enter_layer(others.len());
-        last.forward_first(&x, mask, context)
+        in_parts(x, mask, context, |x, mask, context| {
+            let Some((last, others)) = self.layer.split_last() else {
+                return Ok(mask.first_tokens(x)?.0);
+            };
+            let mut x = x.clone();
+            for (l, layer) in others.iter().enumerate() {
+                context.enter_layer(l);
+                x = layer.forward(&x, mask, context)?;
+            }
+            context.enter_layer(others.len());
+            last.forward_first(&x, mask, context)
+        })
     }
+}
+
+/// What `layers` make of `x`, some sequences after the others where a batch is large and nothing but
+/// the result is kept: sequences do not see each other.
+fn in_parts(
+    x: &Tensor,
+    mask: &AttentionMask,
+    context: &mut ForwardContext,
+    layers: impl Fn(&Tensor, &AttentionMask, &mut ForwardContext) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let parts = match context.keeps_nothing() {
+        true => mask.parts(x, tokens_at_a_time(x))?,
+        false => Vec::new(),
+    };
+    if parts.len() <= 1 {
+        return layers(x, mask, context);
+    }
+    let states = parts.iter().map(|(x, mask)| layers(x, mask, context));
+    Ok(Tensor::cat(&states.collect::<Result<Vec<_>>>()?, mask.axis())?)
 }
 
 named!(BertEncoder { "layer" => layer });

@@ -1,5 +1,6 @@
 //! Which tokens see which.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use bert_kernels::{MASKED, Sequence};
@@ -125,6 +126,48 @@ impl AttentionMask {
             None => None,
         };
         Ok((x.narrow(1, 0, 1)?, Self { bias, ..self.clone() }))
+    }
+
+    /// The dimension along which sequences lie.
+    pub(crate) fn axis(&self) -> usize {
+        usize::from(self.sequences.is_some())
+    }
+
+    /// Some sequences after the others, each part with its mask: as few parts as hold about `tokens`
+    /// each.
+    pub(crate) fn parts(&self, x: &Tensor, tokens: usize) -> Result<Vec<(Tensor, Self)>> {
+        let (b, s, _) = x.dims3()?;
+        let starts: Vec<usize> = match &self.sequences {
+            Some(sequences) => sequences.iter().map(|it| it.queries.start).collect(),
+            None => (0..b).map(|row| row * s).collect(),
+        };
+        let count = (b * s).div_ceil(tokens.max(1));
+        let part = |start: usize| start * count / (b * s).max(1);
+        let (mut parts, mut from) = (Vec::new(), 0);
+        for group in starts.chunk_by(|a, b| part(*a) == part(*b)) {
+            let to = from + group.len();
+            let end = starts.get(to).copied().unwrap_or(b * s);
+            parts.push(match &self.sequences {
+                Some(sequences) => {
+                    let first = group[0];
+                    let here = |rows: &Range<usize>| rows.start - first..rows.end - first;
+                    let moved = sequences[from..to].iter().map(|Sequence { queries, keys }| {
+                        Sequence { queries: here(queries), keys: here(keys) }
+                    });
+                    (x.narrow(1, first, end - first)?, Self::packed(moved.collect()))
+                }
+                None => {
+                    let bias = match &self.bias {
+                        Some(bias) if bias.dim(0)? > 1 => Some(bias.narrow(0, from, to - from)?),
+                        bias => bias.clone(),
+                    };
+                    let mask = Self { bias, ..Self::all_visible() };
+                    (x.narrow(0, from, to - from)?, mask)
+                }
+            });
+            from = to;
+        }
+        Ok(parts)
     }
 
     /// Which tokens are seen, row by row of `[B, S]`, if the same by every query of their sequence

@@ -51,6 +51,18 @@ pub fn prefers_sequences(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32 && !x.track_op()
 }
 
+/// Of a large batch, how many tokens are best taken through all layers before others are: on the CPU in
+/// F32 as many as lie in the last-level cache with what is computed from them, elsewhere any number.
+/// `x`: `[…, H]`.
+pub fn tokens_at_a_time(x: &Tensor) -> usize {
+    /// 3 MB.
+    const FLOATS: usize = 3 << 18;
+    match x.dims().last() {
+        Some(&width) if prefers_sequences(x) => FLOATS / width.max(1),
+        _ => usize::MAX,
+    }
+}
+
 /// Learned embeddings of distances. Shaw et al. 2018; Huang et al. 2020, method 4.
 #[derive(Clone, Copy, Debug)]
 pub struct RelativePositions<'a> {

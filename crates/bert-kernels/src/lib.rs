@@ -36,7 +36,7 @@ mod precision;
 pub use activation::{Activation, activate};
 pub use attention::{
     AttentionArgs, MASKED, RelativePositions, Sequence, attention, attention_with_weights,
-    prefers_sequences,
+    prefers_sequences, tokens_at_a_time,
 };
 pub use cpu::team::together;
 pub use embedding::{EmbeddingWeights, Lookup, embedding, embeddings_layer_norm};
