@@ -139,8 +139,8 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> NullaryFnOnce
                 for p in 0..8 {
                     for i in 0..HEIGHT {
                         let factor = simd.splat_f32s(x[p][i]);
-                        for j in 0..WIDTH {
-                            local[i][j] = simd.mul_add_e_f32s(factor, values[p].0[j], local[i][j]);
+                        for (sum, value) in local[i].iter_mut().zip(values[p].0) {
+                            *sum = simd.mul_add_e_f32s(factor, value, *sum);
                         }
                     }
                 }
