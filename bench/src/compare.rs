@@ -10,6 +10,7 @@ use bert::BertConfig;
 
 use crate::peak::{Limits, limits};
 use crate::peak_bytes;
+use crate::statistics::{median, spread};
 
 /// An engine's name, then how it batches rows of unequal lengths, where that is another measurement.
 const ENGINES: [&str; 11] = [
@@ -274,18 +275,6 @@ fn loads(plan: &Plan, model: &str) -> Result<String> {
         );
     }
     Ok(csv)
-}
-
-/// Median, least and most.
-pub fn spread(times: &[f64]) -> (f64, f64, f64) {
-    let min = times.iter().copied().fold(f64::MAX, f64::min);
-    (median(times.iter().copied()), min, times.iter().copied().fold(0., f64::max))
-}
-
-pub fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
-    let mut numbers: Vec<f64> = numbers.into_iter().collect();
-    numbers.sort_by(f64::total_cmp);
-    numbers[numbers.len() / 2]
 }
 
 /// What the products of a pass without padding cost: two for each multiply-add.

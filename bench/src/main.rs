@@ -7,6 +7,7 @@
 mod compare;
 mod peak;
 mod plot;
+mod statistics;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -21,9 +22,10 @@ use bert::{
 use candle_nn::{VarBuilder, VarMap};
 use clap::{Parser, Subcommand};
 
-use crate::compare::{Plan, compare, spread};
+use crate::compare::{Plan, compare};
 use crate::peak::limits;
 use crate::plot::plot;
+use crate::statistics::spread;
 use crate::worker::{candle_model, serve};
 
 #[derive(Parser)]

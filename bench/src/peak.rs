@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use pulp::{Arch, NullaryFnOnce, Simd, WithSimd};
 
-use crate::compare::median;
+use crate::statistics::median;
 
 /// Floating-point operations per second, on all threads of the pool.
 #[derive(Clone, Copy)]

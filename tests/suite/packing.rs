@@ -138,7 +138,7 @@ fn a_text_has_the_same_numbers_alone_padded_packed_and_sorted() {
 
 #[test]
 fn a_batch_too_large_for_one_go_has_the_numbers_of_its_texts_alone() {
-    // States of 768 numbers: 1024 tokens go through the layers together.
+    // States of 768 numbers: on two threads 1024 tokens go through the layers together.
     let config = BertConfig::from_json(
         r#"{"vocab_size": 40, "hidden_size": 768, "num_hidden_layers": 1, "num_attention_heads": 2,
             "intermediate_size": 16, "max_position_embeddings": 160}"#,

@@ -156,20 +156,22 @@ impl ForwardContext {
 
     /// Whether the pass that was begun is asked for its result only, draws nothing and sees no other
     /// encoder's states.
-    pub(crate) fn keeps_nothing(&self) -> bool {
-        let Kept { past_key_values, hidden_states, attentions, cross_attentions, encoder } =
-            &self.kept;
-        let unseen = attentions.is_none() && cross_attentions.is_none();
-        let alone = past_key_values.is_none() && encoder.is_none() && self.dropout.is_none();
-        alone && unseen && hidden_states.is_none()
+    pub(crate) fn wants_result_only(&self) -> bool {
+        self.sees_batch_only() && self.kept.hidden_states.is_none()
     }
 
     /// Whether the pass that was begun can do without padding.
     pub(crate) fn can_pack(&self) -> bool {
+        let asked = self.padding != Some(PaddingStates::Kept);
+        self.sees_batch_only() && self.head_mask.is_none() && asked
+    }
+
+    /// Whether the pass that was begun keeps no attentions, draws nothing and sees nothing but the
+    /// batch.
+    fn sees_batch_only(&self) -> bool {
         let Kept { past_key_values, attentions, cross_attentions, encoder, .. } = &self.kept;
-        let plain = past_key_values.is_none() && encoder.is_none() && self.head_mask.is_none();
         let unseen = attentions.is_none() && cross_attentions.is_none();
-        plain && unseen && self.dropout.is_none() && self.padding != Some(PaddingStates::Kept)
+        unseen && past_key_values.is_none() && encoder.is_none() && self.dropout.is_none()
     }
 
     pub(crate) fn check_cache(&self, dtype: DType, device: &Device) -> Result<()> {

@@ -4,7 +4,7 @@ use bert_kernels::tokens_at_a_time;
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::config::BertConfig;
+use crate::config::{BertConfig, PositionEmbeddingType};
 use crate::context::{EncoderStates, ForwardContext, Pass};
 use crate::error::{Error, Result};
 use crate::layer::BertLayer;
@@ -98,7 +98,8 @@ impl BertEncoder {
         mask: &AttentionMask,
         context: &mut ForwardContext,
     ) -> Result<BaseModelOutputWithPastAndCrossAttentions> {
-        let last_hidden_state = in_parts(x, mask, context, |x, mask, context| {
+        let tokens = self.tokens_at_a_time(x, context);
+        let last_hidden_state = in_parts(x, mask, tokens, |x, mask| {
             let mut x = x.clone();
             context.keep_hidden_state(0, &x);
             for (l, layer) in self.layer.iter().enumerate() {
@@ -126,7 +127,8 @@ impl BertEncoder {
         mask: &AttentionMask,
         context: &mut ForwardContext,
     ) -> Result<Tensor> {
-        in_parts(x, mask, context, |x, mask, context| {
+        let tokens = self.tokens_at_a_time(x, context);
+        in_parts(x, mask, tokens, |x, mask| {
             let Some((last, others)) = self.layer.split_last() else {
                 return Ok(mask.first_tokens(x)?.0);
             };
@@ -139,25 +141,144 @@ impl BertEncoder {
             last.forward_first(&x, mask, context)
         })
     }
+
+    /// Of a large batch, how many tokens go through all layers before others do. Relative positions
+    /// are looked up once for a whole batch.
+    fn tokens_at_a_time(&self, x: &Tensor, context: &ForwardContext) -> usize {
+        let absolute = self.config.position_embedding_type == PositionEmbeddingType::Absolute;
+        match absolute && context.wants_result_only() {
+            true => tokens_at_a_time(x),
+            false => usize::MAX,
+        }
+    }
 }
 
-/// What `layers` make of `x`, some sequences after the others where a batch is large and nothing but
-/// the result is kept: sequences do not see each other.
+/// What `layers` make of `x`, part by part of about so many tokens: sequences do not see each other.
 fn in_parts(
     x: &Tensor,
     mask: &AttentionMask,
-    context: &mut ForwardContext,
-    layers: impl Fn(&Tensor, &AttentionMask, &mut ForwardContext) -> Result<Tensor>,
+    tokens: usize,
+    mut layers: impl FnMut(&Tensor, &AttentionMask) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let parts = match context.keeps_nothing() {
-        true => mask.parts(x, tokens_at_a_time(x))?,
-        false => Vec::new(),
-    };
-    if parts.len() <= 1 {
-        return layers(x, mask, context);
+    let parts = mask.parts(x, tokens)?;
+    if let [(x, mask)] = &parts[..] {
+        return layers(x, mask);
     }
-    let states = parts.iter().map(|(x, mask)| layers(x, mask, context));
-    Ok(Tensor::cat(&states.collect::<Result<Vec<_>>>()?, mask.axis())?)
+    let states = parts.iter().map(|(x, mask)| layers(x, mask)).collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::cat(&states, mask.axis())?)
 }
 
 named!(BertEncoder { "layer" => layer });
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bert_kernels::Sequence;
+    use candle_core::{DType, IndexOp};
+
+    use super::*;
+
+    const HEADS: usize = 2;
+    const WIDTH: usize = 8;
+
+    fn encoder() -> Result<BertEncoder> {
+        let config = BertConfig::from_json(
+            r#"{"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 2, "intermediate_size": 16,
+                "num_attention_heads": 2, "max_position_embeddings": 16}"#,
+        )?;
+        let vars = candle_nn::VarMap::new();
+        BertEncoder::load(VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu), &config)
+    }
+
+    /// What the layers make of `x` whole and in parts of about `tokens`: all states, then the first
+    /// ones; and how many parts there were.
+    fn whole_and_cut(
+        x: &Tensor,
+        mask: &AttentionMask,
+        tokens: usize,
+    ) -> Result<(Vec<[Tensor; 2]>, usize)> {
+        let encoder = encoder()?;
+        let mut context = ForwardContext::new();
+        let (b, s, _) = x.dims3()?;
+        encoder.begin((b, s), mask, None, x.device(), &mut context)?;
+        let mut results = Vec::new();
+        for first in [false, true] {
+            let mut layers = |x: &Tensor, mask: &AttentionMask| {
+                let mut x = x.clone();
+                for layer in &encoder.layer[..1] {
+                    x = layer.forward(&x, mask, &mut context)?;
+                }
+                match first {
+                    true => encoder.layer[1].forward_first(&x, mask, &mut context),
+                    false => encoder.layer[1].forward(&x, mask, &mut context),
+                }
+            };
+            let whole = in_parts(x, mask, usize::MAX, &mut layers)?;
+            results.push([whole, in_parts(x, mask, tokens, &mut layers)?]);
+        }
+        Ok((results, mask.parts(x, tokens)?.len()))
+    }
+
+    fn assert_equal(what: &str, results: &[[Tensor; 2]]) -> Result<()> {
+        for [whole, cut] in results {
+            assert_eq!(whole.dims(), cut.dims(), "{what}");
+            let difference = (whole - cut)?.abs()?.flatten_all()?.max(0)?.to_scalar::<f32>()?;
+            assert!(difference < 1e-6, "{what}: {difference}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn parts_of_a_batch_have_the_numbers_of_the_whole_under_every_mask() -> Result<()> {
+        let (b, s) = (5, 4);
+        let x = Tensor::randn(0f32, 1., (b, s, WIDTH), &Device::Cpu)?;
+        let ones = |dims: &[usize]| {
+            let seen = (0..dims.iter().product()).map(|i: usize| u32::from(i % 3 != 1));
+            AttentionMask::new(&Tensor::from_vec(seen.collect::<Vec<_>>(), dims, &Device::Cpu)?)
+        };
+        let masks = [
+            ("none", AttentionMask::all_visible()),
+            ("[B, S]", ones(&[b, s])?),
+            ("[B, S, S]", ones(&[b, s, s])?),
+            ("[1, 1, 1, S]", ones(&[1, 1, 1, s])?),
+            ("[B, N, S, S]", ones(&[b, HEADS, s, s])?),
+            ("causal", AttentionMask::causal(None, 0, (b, s), &Device::Cpu)?),
+        ];
+        for (what, mask) in masks {
+            let (results, parts) = whole_and_cut(&x, &mask, 8)?;
+            assert_eq!(parts, 3, "{what}");
+            assert_equal(what, &results)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn parts_of_packed_sequences_are_about_as_large_as_each_other() -> Result<()> {
+        for (lengths, tokens, parts) in [
+            (vec![3, 1, 2, 5, 1, 4], 6, vec![6, 5, 5]),
+            (vec![4, 4, 1], 8, vec![4, 5]),
+            (vec![1, 9, 1], 4, vec![1, 9, 1]),
+        ] {
+            let mut start = 0;
+            let sequences: Arc<[Sequence]> = lengths
+                .iter()
+                .map(|length| {
+                    let rows = start..start + length;
+                    start = rows.end;
+                    Sequence { queries: rows.clone(), keys: rows }
+                })
+                .collect();
+            let x = Tensor::randn(0f32, 1., (1, start, WIDTH), &Device::Cpu)?;
+            let mask = AttentionMask::packed(sequences);
+            let cut = mask.parts(&x, tokens)?;
+            let got: Vec<usize> =
+                cut.iter().map(|(x, _)| x.dim(1)).collect::<candle_core::Result<_>>()?;
+            assert_eq!(got, parts, "{lengths:?}");
+            let first = cut[0].0.i((0, 0))?.to_vec1::<f32>()?;
+            assert_eq!(first, x.i((0, 0))?.to_vec1::<f32>()?);
+            assert_equal(&format!("{lengths:?}"), &whole_and_cut(&x, &mask, tokens)?.0)?;
+        }
+        Ok(())
+    }
+}

@@ -133,41 +133,39 @@ impl AttentionMask {
         usize::from(self.sequences.is_some())
     }
 
-    /// Some sequences after the others, each part with its mask: as few parts as hold about `tokens`
-    /// each.
+    /// A batch cut between sequences into as few parts as hold about `tokens` each, with their masks.
     pub(crate) fn parts(&self, x: &Tensor, tokens: usize) -> Result<Vec<(Tensor, Self)>> {
         let (b, s, _) = x.dims3()?;
-        let starts: Vec<usize> = match &self.sequences {
-            Some(sequences) => sequences.iter().map(|it| it.queries.start).collect(),
-            None => (0..b).map(|row| row * s).collect(),
-        };
         let count = (b * s).div_ceil(tokens.max(1));
-        let part = |start: usize| start * count / (b * s).max(1);
-        let (mut parts, mut from) = (Vec::new(), 0);
-        for group in starts.chunk_by(|a, b| part(*a) == part(*b)) {
-            let to = from + group.len();
-            let end = starts.get(to).copied().unwrap_or(b * s);
-            parts.push(match &self.sequences {
-                Some(sequences) => {
-                    let first = group[0];
-                    let here = |rows: &Range<usize>| rows.start - first..rows.end - first;
-                    let moved = sequences[from..to].iter().map(|Sequence { queries, keys }| {
-                        Sequence { queries: here(queries), keys: here(keys) }
-                    });
-                    (x.narrow(1, first, end - first)?, Self::packed(moved.collect()))
-                }
-                None => {
-                    let bias = match &self.bias {
-                        Some(bias) if bias.dim(0)? > 1 => Some(bias.narrow(0, from, to - from)?),
-                        bias => bias.clone(),
-                    };
-                    let mask = Self { bias, ..Self::all_visible() };
-                    (x.narrow(0, from, to - from)?, mask)
-                }
-            });
-            from = to;
+        if count <= 1 {
+            return Ok(vec![(x.clone(), self.clone())]);
         }
-        Ok(parts)
+        let rows = |i: usize| match &self.sequences {
+            Some(sequences) => sequences[i].queries.clone(),
+            None => i * s..(i + 1) * s,
+        };
+        let middle = |i: usize| usize::midpoint(rows(i).start, rows(i).end);
+        let part = |i: usize| middle(i) * count / (b * s);
+        let all: Vec<usize> = (0..self.sequences.as_ref().map_or(b, |it| it.len())).collect();
+        let groups = all.chunk_by(|i, j| part(*i) == part(*j));
+        let cut = groups.map(|group| {
+            let (first, len) = (group[0], group.len());
+            if let Some(sequences) = &self.sequences {
+                let start = rows(first).start;
+                let here = |rows: &Range<usize>| rows.start - start..rows.end - start;
+                let moved = sequences[first..first + len]
+                    .iter()
+                    .map(|it| Sequence { queries: here(&it.queries), keys: here(&it.keys) });
+                let x = x.narrow(1, start, rows(first + len - 1).end - start)?;
+                return Ok((x, Self::packed(moved.collect())));
+            }
+            let bias = match &self.bias {
+                Some(bias) if bias.dim(0)? > 1 => Some(bias.narrow(0, first, len)?),
+                bias => bias.clone(),
+            };
+            Ok((x.narrow(0, first, len)?, Self { bias, ..Self::all_visible() }))
+        });
+        cut.collect()
     }
 
     /// Which tokens are seen, row by row of `[B, S]`, if the same by every query of their sequence

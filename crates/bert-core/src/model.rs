@@ -225,7 +225,7 @@ impl BertModel {
         let pooler = self.pooler.as_ref().ok_or(Error::NoPooler)?;
         together(|| {
             let begun = self.begin(input, context)?;
-            if !self.is_plain() || !context.keeps_nothing() {
+            if !self.is_plain() || !context.wants_result_only() {
                 let output = self.run(begun, context)?;
                 let pooler_output = output.pooler_output.ok_or(Error::NoPooler)?;
                 let (hidden_states, attentions) = (output.hidden_states, output.attentions);

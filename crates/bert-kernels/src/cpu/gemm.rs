@@ -408,7 +408,7 @@ impl Block<'_> {
         depth: &Range<usize>,
         packed: &mut [f32],
     ) {
-        /// Columns that are turned at a time, in registers.
+        /// Columns that are transposed at a time.
         const COLUMNS: usize = 8;
         let tiles = packed.as_chunks_mut::<HEIGHT>().0.chunks_exact_mut(depth.len().max(1));
         for (row, tile) in rows.step_by(HEIGHT).zip(tiles) {
