@@ -68,8 +68,10 @@ impl BertForNextSentencePrediction {
     /// `labels`: `[B]`, 0 where the second text follows and 1 where it does not, of an integer dtype.
     ///
     /// # Errors
-    /// As [`BertModel::forward_with`]; [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType),
-    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) and [`Error::NoLabels`](crate::Error::NoLabels) for labels that do not fit.
+    /// As [`BertModel::forward_with`]; for labels that do not fit
+    /// [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType),
+    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) and
+    /// [`Error::NoLabels`](crate::Error::NoLabels).
     pub fn forward_with_labels(
         &self,
         input: &BertInput,

@@ -70,8 +70,10 @@ impl BertForSequenceClassification {
     /// Without a `problem_type`, C = 1 means regression, and otherwise the labels' dtype decides.
     ///
     /// # Errors
-    /// As [`BertModel::forward_with`]; [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType),
-    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) and [`Error::NoLabels`](crate::Error::NoLabels) for labels that do not fit.
+    /// As [`BertModel::forward_with`]; for labels that do not fit
+    /// [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType),
+    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) and
+    /// [`Error::NoLabels`](crate::Error::NoLabels).
     pub fn forward_with_labels(
         &self,
         input: &BertInput,

@@ -67,10 +67,10 @@ impl BertForTokenClassification {
     /// `labels`: `[B, S]` class ids, of an integer dtype; −100 where a token does not count.
     ///
     /// # Errors
-    /// As [`BertModel::forward_with`]; [`Error::Shape`](crate::Error::Shape),
-    /// [`Error::DType`](crate::Error::DType),
+    /// As [`BertModel::forward_with`]; for labels that do not fit
+    /// [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType),
     /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) and
-    /// [`Error::NoLabels`](crate::Error::NoLabels) for labels that do not fit.
+    /// [`Error::NoLabels`](crate::Error::NoLabels).
     pub fn forward_with_labels(
         &self,
         input: &BertInput,
