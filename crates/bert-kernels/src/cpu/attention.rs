@@ -120,7 +120,7 @@ impl Tiled for TaskIn<'_, '_> {
     #[inline(always)]
     fn compute<S: Simd, const HEIGHT: usize, const WIDTH: usize>(mut self, simd: S) {
         let Self { task, room } = &mut self;
-        task.pack(room);
+        task.pack::<S, WIDTH>(simd, room);
         let mut query = task.queries.start;
         while query < task.queries.end {
             query += match task.queries.end - query {
@@ -134,7 +134,8 @@ impl Tiled for TaskIn<'_, '_> {
 }
 
 impl Task<'_> {
-    fn pack(&self, room: &mut Room) {
+    #[inline(always)]
+    fn pack<S: Simd, const WIDTH: usize>(&self, simd: S, room: &mut Room) {
         let Attention { k, v, heads, head_size: d, scale, .. } = self.attention;
         let (h, width) = (heads * d, room.width);
         let column = self.head * d;
@@ -151,10 +152,20 @@ impl Task<'_> {
             room.values.chunks_exact_mut((count * width).max(1)).zip((0..d).step_by(width))
         {
             let columns = from..(from + width).min(d);
-            for (place, row) in panel.chunks_exact_mut(width).zip(self.keys.clone()) {
+            let places = S::as_mut_simd_f32s(panel).0.as_chunks_mut::<WIDTH>().0;
+            for (place, row) in places.iter_mut().zip(self.keys.clone()) {
                 let value = &v[row * h + column..][columns.clone()];
-                place[..value.len()].copy_from_slice(value);
-                place[value.len()..].fill(0.);
+                match S::as_simd_f32s(value).0.as_chunks().0 {
+                    // The size is known, so no function is called for each row.
+                    [whole] => *place = *whole,
+                    _ => {
+                        for (j, place) in place.iter_mut().enumerate() {
+                            let from = (j * S::F32_LANES).min(value.len());
+                            let to = (from + S::F32_LANES).min(value.len());
+                            *place = simd.partial_load_f32s(&value[from..to]);
+                        }
+                    }
+                }
             }
         }
     }

@@ -408,19 +408,15 @@ impl Block<'_> {
         depth: &Range<usize>,
         packed: &mut [f32],
     ) {
-        /// Columns that are transposed at a time.
-        const COLUMNS: usize = 8;
         let tiles = packed.as_chunks_mut::<HEIGHT>().0.chunks_exact_mut(depth.len().max(1));
         for (row, tile) in rows.step_by(HEIGHT).zip(tiles) {
-            let x: [_; HEIGHT] =
-                std::array::from_fn(|i| self.x.part(row + i, depth).as_chunks::<COLUMNS>());
-            let (chunks, rest) = tile.as_chunks_mut::<COLUMNS>();
-            for (c, places) in chunks.iter_mut().enumerate() {
-                let x = x.map(|(chunks, _)| chunks[c]);
-                *places = std::array::from_fn(|j| std::array::from_fn(|i| x[i][j]));
-            }
-            for (j, place) in rest.iter_mut().enumerate() {
-                *place = x.map(|(_, rest)| rest[j]);
+            let x: [&[f32]; HEIGHT] =
+                std::array::from_fn(|i| &self.x.part(row + i, depth)[..tile.len()]);
+            for (j, place) in tile.iter_mut().enumerate() {
+                for i in 0..HEIGHT {
+                    // SAFETY: each row was cut to the length of the tile, of which `j` is an index.
+                    place[i] = unsafe { *x[i].get_unchecked(j) };
+                }
             }
         }
     }
