@@ -85,15 +85,18 @@ struct Room<'a> {
     values: &'a mut [f32],
     /// `[queries, padded]`.
     scores: &'a mut [f32],
+    /// `[queries, D rounded up to whole panels]`.
+    sums: &'a mut [f32],
     /// Keys, rounded up to whole panels.
     padded: usize,
     width: usize,
 }
 
 impl<'a> Room<'a> {
-    fn sizes(task: &Task, width: usize) -> [usize; 3] {
-        let (d, padded) = (task.attention.head_size, task.keys.len().next_multiple_of(width));
-        [padded * d, task.keys.len() * d.next_multiple_of(width), TALLEST * padded]
+    fn sizes(task: &Task, width: usize) -> [usize; 4] {
+        let (d, count) = (task.attention.head_size, task.keys.len());
+        let [wide, padded] = [d, count].map(|columns| columns.next_multiple_of(width));
+        [padded * d, count * wide, TALLEST * padded, TALLEST * wide]
     }
 
     fn len(task: &Task, width: usize) -> usize {
@@ -103,8 +106,9 @@ impl<'a> Room<'a> {
     fn new(scratch: &'a mut [f32], task: &Task, width: usize) -> Self {
         let sizes = Self::sizes(task, width);
         let (keys, rest) = scratch.split_at_mut(sizes[0]);
-        let (values, scores) = rest.split_at_mut(sizes[1]);
-        Self { keys, values, scores, padded: task.keys.len().next_multiple_of(width), width }
+        let (values, rest) = rest.split_at_mut(sizes[1]);
+        let (scores, sums) = rest.split_at_mut(sizes[2]);
+        Self { keys, values, scores, sums, padded: task.keys.len().next_multiple_of(width), width }
     }
 }
 
@@ -181,16 +185,11 @@ impl Task<'_> {
         let Attention { q, sequences, heads, head_size: d, bias, .. } = self.attention;
         let (h, column) = (heads * d, self.head * d);
         let (count, padded, width) = (self.keys.len(), room.padded, room.width);
-        let queries = std::array::from_fn(|i| &q[(query + i) * h + column..][..d]);
-        for (panel, keys) in room.keys.chunks_exact((d * width).max(1)).enumerate() {
-            let keys = S::as_simd_f32s(keys).0.as_chunks::<WIDTH>().0;
-            let sums =
-                simd.vectorize(Products::<S, HEIGHT, WIDTH> { simd, x: queries, values: keys });
-            for (i, sums) in sums.iter().enumerate() {
-                let scores = &mut room.scores[i * padded + panel * width..][..width];
-                S::as_mut_simd_f32s(scores).0.copy_from_slice(sums);
-            }
-        }
+        let queries: [&[f32]; HEIGHT] =
+            std::array::from_fn(|i| &q[(query + i) * h + column..][..d]);
+        let values = S::as_simd_f32s(room.keys).0.as_chunks::<WIDTH>().0;
+        let out = &mut *room.scores;
+        simd.vectorize(Products { simd, x: queries, depth: d, values, out, stride: padded });
         let mut factors = [0f32; HEIGHT];
         for (i, (scores, factor)) in
             room.scores.chunks_exact_mut(padded.max(1)).zip(&mut factors).enumerate()
@@ -207,57 +206,62 @@ impl Task<'_> {
         }
         let weights: [&[f32]; HEIGHT] =
             std::array::from_fn(|i| &room.scores[i * padded..][..count]);
-        for (panel, values) in room.values.chunks_exact((count * width).max(1)).enumerate() {
-            let values = S::as_simd_f32s(values).0.as_chunks::<WIDTH>().0;
-            let sums = simd.vectorize(Products::<S, HEIGHT, WIDTH> { simd, x: weights, values });
-            for (i, sums) in sums.iter().enumerate() {
-                for (j, sum) in sums.iter().enumerate() {
-                    let from = (panel * width + j * S::F32_LANES).min(d);
-                    let to = (from + S::F32_LANES).min(d);
-                    // SAFETY: each task has queries and columns of its own.
-                    let out = unsafe { self.out.part(query + i, column + from..column + to) };
-                    let value = simd.mul_f32s(*sum, simd.splat_f32s(factors[i]));
-                    simd.partial_store_f32s(out, value);
-                }
-            }
+        let values = S::as_simd_f32s(room.values).0.as_chunks::<WIDTH>().0;
+        let (out, stride) = (&mut *room.sums, d.next_multiple_of(width));
+        simd.vectorize(Products { simd, x: weights, depth: count, values, out, stride });
+        for (i, (sums, factor)) in room.sums.chunks_exact(stride.max(1)).zip(factors).enumerate() {
+            // SAFETY: each task has queries and columns of its own.
+            let out = unsafe { self.out.part(query + i, column..column + d) };
+            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * factor);
         }
         HEIGHT
     }
 }
 
-/// The products of rows of `x` and columns of `values`, in a function of its own for each instruction
-/// set.
+/// The products of rows of `x` and the columns of some panels, in a function of its own for each
+/// instruction set.
 struct Products<'a, S: Simd, const HEIGHT: usize, const WIDTH: usize> {
     simd: S,
     x: [&'a [f32]; HEIGHT],
+    depth: usize,
+    /// `[depth]` for each panel.
     values: &'a [[S::f32s; WIDTH]],
+    /// `[HEIGHT, stride]`.
+    out: &'a mut [f32],
+    stride: usize,
 }
 
 impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
     for Products<'_, S, HEIGHT, WIDTH>
 {
-    type Output = [[S::f32s; WIDTH]; HEIGHT];
+    type Output = ();
 
     #[inline(always)]
-    fn call(self) -> Self::Output {
+    fn call(self) {
         /// Steps in a row without a jump.
-        const STEPS: usize = 8;
-        let Self { simd, x, values } = self;
-        let x = x.map(|row| &row[..values.len()]);
-        let mut sums = [[simd.splat_f32s(0.); WIDTH]; HEIGHT];
-        // SAFETY: each row was cut to the length of `values`, of which `p` is an index. The compiler
+        const STEPS: usize = 4;
+        let Self { simd, x, depth, values, out, stride } = self;
+        let x = x.map(|row| &row[..depth]);
+        // SAFETY: each row was cut to `depth`, and `p` is an index of as many values. The compiler
         // would check it again at each step (bench/LOG.md, CPU kernels, step 4).
         let factors = |p: usize| std::array::from_fn(|i| unsafe { *x[i].get_unchecked(p) });
-        let (chunks, rest) = values.as_chunks::<STEPS>();
-        for (chunk, values) in chunks.iter().enumerate() {
-            for (p, values) in values.iter().enumerate() {
-                step(simd, &mut sums, &factors(chunk * STEPS + p), values);
+        for (panel, values) in values.chunks_exact(depth.max(1)).enumerate() {
+            let mut sums = [[simd.splat_f32s(0.); WIDTH]; HEIGHT];
+            let (chunks, rest) = values.as_chunks::<STEPS>();
+            for (chunk, values) in chunks.iter().enumerate() {
+                for (p, values) in values.iter().enumerate() {
+                    step(simd, &mut sums, &factors(chunk * STEPS + p), values);
+                }
+            }
+            for (p, values) in rest.iter().enumerate() {
+                step(simd, &mut sums, &factors(chunks.len() * STEPS + p), values);
+            }
+            let columns = WIDTH * S::F32_LANES;
+            for (i, sums) in sums.iter().enumerate() {
+                let out = &mut out[i * stride + panel * columns..][..columns];
+                S::as_mut_simd_f32s(out).0.copy_from_slice(sums);
             }
         }
-        for (p, values) in rest.iter().enumerate() {
-            step(simd, &mut sums, &factors(chunks.len() * STEPS + p), values);
-        }
-        sums
     }
 }
 
