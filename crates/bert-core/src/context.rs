@@ -162,8 +162,8 @@ impl ForwardContext {
 
     /// Whether the pass that was begun can do without padding.
     pub(crate) fn can_pack(&self) -> bool {
-        let asked = self.padding != Some(PaddingStates::Kept);
-        self.sees_batch_only() && self.head_mask.is_none() && asked
+        let zeros_will_do = self.padding != Some(PaddingStates::Kept);
+        self.sees_batch_only() && self.head_mask.is_none() && zeros_will_do
     }
 
     /// Whether the pass that was begun keeps no attentions, draws nothing and sees nothing but the
