@@ -465,17 +465,13 @@ impl<'a> Strip<'a> {
             values: S::as_simd_f32s(&panels[self.place(panel)]).0.as_chunks().0,
             bias: if depth.start == 0 { Some(S::as_simd_f32s(bias).0) } else { None },
             next: next.unwrap_or(&[]),
+            activation: if depth.end == matrix.k { block.activation } else { Fused::Linear },
             out: *out,
             rows: rows.clone(),
             column: start,
         };
-        let activation = (depth.end == matrix.k).then_some(block.activation);
-        let activation = activation.filter(|activation| *activation != Fused::Linear);
         if columns.len() == matrix.width {
             simd.vectorize(tiles);
-            if let Some(activation) = activation {
-                simd.vectorize(Activate { simd, activation, out: *out, rows, columns });
-            }
             return;
         }
         // The last panel of a matrix: its tiles go through whole ones.
@@ -492,10 +488,6 @@ impl<'a> Strip<'a> {
                 let x = &tiles.x[tile * depth.len()..][..depth.len()];
                 let next = if tile == 0 { tiles.next } else { &[] };
                 simd.vectorize(Tiles { x, next, out, rows: 0..HEIGHT, column: 0, ..tiles });
-                if let Some(activation) = activation {
-                    let (rows, columns) = (0..HEIGHT, 0..matrix.width);
-                    simd.vectorize(Activate { simd, activation, out, rows, columns });
-                }
             }
             // SAFETY: as above.
             let rows = (row..row + HEIGHT).map(|row| unsafe { out.part(row, columns.clone()) });
@@ -518,6 +510,8 @@ struct Tiles<'a, S: Simd, const HEIGHT: usize, const WIDTH: usize> {
     bias: Option<&'a [S::f32s]>,
     /// What is read after this.
     next: &'a [f32],
+    /// What becomes of the sums.
+    activation: Fused,
     out: SharedRows<'a>,
     rows: Range<usize>,
     column: usize,
@@ -533,7 +527,7 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
         /// Steps in a row without a jump.
         const STEPS: usize = 16;
         const LINE: usize = 64 / size_of::<f32>();
-        let Self { simd, x, values, bias, next, out, rows, column } = self;
+        let Self { simd, x, values, bias, next, activation, out, rows, column } = self;
         let columns = column..column + S::F32_LANES * WIDTH;
         let (depth, tiles) = (values.len(), rows.len() / HEIGHT);
         for tile in 0..tiles {
@@ -575,10 +569,16 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
             for (x, values) in x_rest.iter().zip(rest) {
                 step(simd, &mut sums, x, values);
             }
-            for (i, sums) in sums.iter().enumerate() {
+            // A copy, so that the sums stay in registers until here.
+            let mut results = sums;
+            if activation != Fused::Linear {
+                let sums = results.as_flattened_mut();
+                simd.vectorize(Activate { simd, activation, sums });
+            }
+            for (i, results) in results.iter().enumerate() {
                 // SAFETY: as above.
                 let out = unsafe { out.part(row + i, columns.clone()) };
-                S::as_mut_simd_f32s(out).0.copy_from_slice(sums);
+                S::as_mut_simd_f32s(out).0.copy_from_slice(results);
             }
         }
     }
@@ -600,13 +600,11 @@ pub(crate) fn step<S: Simd, const HEIGHT: usize, const WIDTH: usize>(
     }
 }
 
-/// An activation of some sums.
+/// An activation of a tile's sums.
 struct Activate<'a, S: Simd> {
     simd: S,
     activation: Fused,
-    out: SharedRows<'a>,
-    rows: Range<usize>,
-    columns: Range<usize>,
+    sums: &'a mut [S::f32s],
 }
 
 impl<S: Simd> pulp::NullaryFnOnce for Activate<'_, S> {
@@ -614,13 +612,9 @@ impl<S: Simd> pulp::NullaryFnOnce for Activate<'_, S> {
 
     #[inline(always)]
     fn call(self) {
-        let Self { simd, activation, out, rows, columns } = self;
-        for row in rows {
-            // SAFETY: each block has rows and panels of its own, and a thread uses one at a time.
-            let out = unsafe { out.part(row, columns.clone()) };
-            for sum in S::as_mut_simd_f32s(out).0 {
-                *sum = activation.apply(simd, *sum);
-            }
+        let Self { simd, activation, sums } = self;
+        for sum in sums {
+            *sum = activation.apply(simd, *sum);
         }
     }
 }
