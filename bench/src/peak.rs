@@ -12,14 +12,14 @@ pub struct Limits {
     /// Of multiply-adds that never leave their registers.
     pub registers: f64,
     /// Of the tile in which products are made, with all that it reads in the first-level cache: six
-    /// rows (AVX-512: fourteen) by two vectors (NEON: eight by three), 120 deep.
+    /// rows (AVX-512: fourteen) by two vectors (NEON: eight by three).
     pub tile: f64,
 }
 
 pub fn limits() -> Limits {
     Limits {
         registers: on_all_threads(|arch| arch.dispatch(Registers(1_000_000))),
-        tile: on_all_threads(|arch| arch.dispatch(Tile(8_000))),
+        tile: on_all_threads(|arch| arch.dispatch(Tile(60_000))),
     }
 }
 
@@ -80,7 +80,7 @@ impl<S: Simd> NullaryFnOnce for Steps<'_, S> {
     }
 }
 
-/// So many products of one tile.
+/// So many times [`STEPS`] steps of one tile.
 struct Tile(usize);
 
 impl WithSimd for Tile {
@@ -99,17 +99,21 @@ impl WithSimd for Tile {
 impl Tile {
     #[inline(always)]
     fn products<S: Simd, const HEIGHT: usize, const WIDTH: usize>(self, simd: S) -> f64 {
-        const DEPTH: usize = 120;
         // Small, so that sums stay finite.
-        let x = std::hint::black_box(vec![[1e-3f32; HEIGHT]; DEPTH]);
-        let values = std::hint::black_box(vec![Line([simd.splat_f32s(1e-3); WIDTH]); DEPTH]);
+        let x = std::hint::black_box(Box::new([[1e-3f32; HEIGHT]; DEPTH]));
+        let values = std::hint::black_box(Box::new([Line([simd.splat_f32s(1e-3); WIDTH]); DEPTH]));
         let mut sums = [[simd.splat_f32s(0.); WIDTH]; HEIGHT];
         let (times, sums_here) = (self.0, &mut sums);
         simd.vectorize(Products { simd, times, x: &x, values: &values, sums: sums_here });
         std::hint::black_box(sums.map(|row| row.map(|sum| simd.reduce_sum_f32s(sum))));
-        (self.0 * DEPTH * HEIGHT * WIDTH * 2 * S::F32_LANES) as f64
+        (self.0 * STEPS * HEIGHT * WIDTH * 2 * S::F32_LANES) as f64
     }
 }
+
+/// How much of a tile's rows and columns lies in the cache.
+const DEPTH: usize = 128;
+/// Steps in a row without a jump.
+const STEPS: usize = 16;
 
 /// Vectors that begin where a line of the cache does, so that none lies in two.
 #[repr(align(64))]
@@ -120,8 +124,8 @@ struct Line<V, const WIDTH: usize>([V; WIDTH]);
 struct Products<'a, S: Simd, const HEIGHT: usize, const WIDTH: usize> {
     simd: S,
     times: usize,
-    x: &'a [[f32; HEIGHT]],
-    values: &'a [Line<S::f32s, WIDTH>],
+    x: &'a [[f32; HEIGHT]; DEPTH],
+    values: &'a [Line<S::f32s, WIDTH>; DEPTH],
     sums: &'a mut [[S::f32s; WIDTH]; HEIGHT],
 }
 
@@ -134,9 +138,13 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> NullaryFnOnce
     fn call(self) {
         let Self { simd, times, x, values, sums } = self;
         let mut local = *sums;
-        for _ in 0..times {
-            for (x, values) in x.as_chunks::<8>().0.iter().zip(values.as_chunks::<8>().0) {
-                for p in 0..8 {
+        let (x, values) = (x.as_chunks::<STEPS>().0, values.as_chunks::<STEPS>().0);
+        // One loop, which begins again at the front: the end of an inner one is hard to foresee.
+        for time in 0..times {
+            let (x, values) = (&x[time % (DEPTH / STEPS)], &values[time % (DEPTH / STEPS)]);
+            // Two loops, each short enough for the compiler to unroll.
+            for half in [0..STEPS / 2, STEPS / 2..STEPS] {
+                for p in half {
                     for i in 0..HEIGHT {
                         let factor = simd.splat_f32s(x[p][i]);
                         for (sum, value) in local[i].iter_mut().zip(values[p].0) {

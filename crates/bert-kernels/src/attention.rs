@@ -239,6 +239,7 @@ fn split_heads(x: &Tensor, n: usize) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::{assert_close, strided};
     use candle_core::DType;
 
     fn args(heads: usize, mask: Option<&Tensor>) -> AttentionArgs<'_> {
@@ -327,6 +328,31 @@ mod tests {
             assert!(attention(&x, &x, &x, packed).is_err(), "{sequences:?}");
         }
         Ok(())
+    }
+
+    #[test]
+    fn strided_inputs_and_masks_are_read_in_order() -> Result<()> {
+        let [q, k, v] = [1., 2., 3.].map(|seed| strided(&[2, 7, 6], seed));
+        let (q, k, v) = (q?, k?, v?);
+        let [q_f64, k_f64, v_f64] = [&q, &k, &v].map(|x| x.contiguous()?.to_dtype(DType::F64));
+        let (q_f64, k_f64, v_f64) = (q_f64?, k_f64?, v_f64?);
+        // By query and key, by key alone, and expanded.
+        let by_query = strided(&[1, 1, 7, 7], 4.)?;
+        let by_key = strided(&[2, 1, 3, 7], 5.)?.narrow(2, 1, 1)?;
+        let expanded = by_query.broadcast_as((2, 3, 7, 7))?;
+        for mask in [&by_query, &by_key, &expanded] {
+            let contiguous = mask.contiguous()?;
+            let expected =
+                attention_with_weights(&q_f64, &k_f64, &v_f64, args(3, Some(&contiguous)))?.0;
+            assert_close(&attention(&q, &k, &v, args(3, Some(mask)))?, &expected, 1e-6)?;
+        }
+        let sequences =
+            [(0..3, 0..3), (3..7, 3..7)].map(|(queries, keys)| Sequence { queries, keys });
+        let packed = AttentionArgs { sequences: Some(&sequences), ..args(3, None) };
+        let first = |x: &Tensor| x.narrow(0, 0, 1);
+        let got = attention(&first(&q)?, &first(&k)?, &first(&v)?, packed)?;
+        let expected = attention(&first(&q_f64)?, &first(&k_f64)?, &first(&v_f64)?, packed)?;
+        assert_close(&got, &expected, 1e-6)
     }
 
     #[test]

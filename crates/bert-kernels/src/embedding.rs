@@ -26,7 +26,8 @@ pub struct EmbeddingWeights {
 pub fn embedding(weights: &EmbeddingWeights, ids: &Tensor) -> Result<Tensor> {
     let (b, s) = ids.dims2()?;
     let (_, h) = weights.weight.dims2()?;
-    let rows = weights.weight.index_select(&ids.flatten_all()?, 0)?.reshape((b, s, h))?;
+    let table = weights.weight.contiguous()?;
+    let rows = table.index_select(&ids.flatten_all()?, 0)?.reshape((b, s, h))?;
     match weights.padding {
         Some(id) if rows.track_op() => {
             let is_padding = ids.eq(id)?.unsqueeze(2)?.broadcast_as((b, s, h))?;
@@ -121,6 +122,7 @@ fn fused(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::{assert_close, strided};
     use candle_core::Var;
 
     #[test]
@@ -165,6 +167,33 @@ mod tests {
             }
         }
         Ok(())
+    }
+
+    #[test]
+    fn strided_vectors_tables_and_ids_are_read_in_order() -> Result<()> {
+        let x = strided(&[2, 3, 5], 1.)?;
+        let table = EmbeddingWeights { weight: strided(&[4, 5], 2.)?, padding: None };
+        let ids = Tensor::new(&[[3u32, 0], [1, 3], [2, 2]], &Device::Cpu)?.t()?;
+        let norm = LayerNormWeights {
+            gamma: Tensor::ones(5, DType::F32, &Device::Cpu)?,
+            beta: Tensor::zeros(5, DType::F32, &Device::Cpu)?,
+            eps: 1e-12,
+        };
+        let got = embeddings_layer_norm(Some(&x), &[Lookup { table: &table, ids: &ids }], &norm)?;
+        let rows = Tensor::cat(
+            &[3, 1, 2, 0, 3, 2]
+                .map(|id| table.weight.narrow(0, id, 1))
+                .into_iter()
+                .collect::<Result<Vec<_>>>()?,
+            0,
+        )?;
+        let sum = (x.contiguous()? + rows.reshape((2, 3, 5))?)?.to_dtype(DType::F64)?;
+        let norm = LayerNormWeights {
+            gamma: norm.gamma.to_dtype(DType::F64)?,
+            beta: norm.beta.to_dtype(DType::F64)?,
+            ..norm
+        };
+        assert_close(&got, &layer_norm(&sum, &norm)?, 1e-5)
     }
 
     #[test]

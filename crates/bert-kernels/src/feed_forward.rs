@@ -49,3 +49,48 @@ pub fn feed_forward(
     let dims = [&x.dims()[..x.rank() - 1], &[o]].concat();
     Tensor::from_vec(output.into_vec(), dims, &Device::Cpu)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::tests::{assert_close, strided, wave};
+    use candle_core::DType;
+
+    /// Weights from `i` to `o`, and their F64.
+    fn weights(i: usize, o: usize, seed: f64) -> Result<[LinearWeights; 2]> {
+        let (w, b) = (wave(&[o, i], seed)?.affine(1. / i as f64, 0.)?, wave(&[o], seed + 1.)?);
+        let mut packed = LinearWeights::new(w.to_dtype(DType::F32)?, b.to_dtype(DType::F32)?);
+        packed.pack()?;
+        Ok([packed, LinearWeights::new(w, b)])
+    }
+
+    #[test]
+    fn packed_weights_give_what_the_definition_does() -> Result<()> {
+        // The last is worked on in three parts.
+        for (batch, s, h, f, o) in
+            [(1, 1, 1, 1, 1), (1, 7, 31, 65, 17), (3, 5, 16, 64, 16), (2, 225, 5, 20_000, 7)]
+        {
+            let [expand, expand_f64] = weights(h, f, 2.)?;
+            let [contract, contract_f64] = weights(f, o, 3.)?;
+            let x = wave(&[batch, s, h], 1.)?;
+            for activation in [Activation::Gelu, Activation::Relu, Activation::Mish] {
+                let expected = feed_forward(&x, &expand_f64, activation, &contract_f64)?;
+                let got = feed_forward(&x.to_dtype(DType::F32)?, &expand, activation, &contract)?;
+                assert_close(&got, &expected, 1e-5)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn strided_inputs_are_read_in_order() -> Result<()> {
+        let ([expand, _], [contract, _]) = (weights(6, 9, 2.)?, weights(9, 6, 3.)?);
+        let x = strided(&[2, 5, 6], 1.)?;
+        let got = feed_forward(&x, &expand, Activation::Gelu, &contract)?;
+        assert_close(
+            &got,
+            &feed_forward(&x.contiguous()?, &expand, Activation::Gelu, &contract)?,
+            0.,
+        )
+    }
+}

@@ -95,6 +95,7 @@ fn fused(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::{assert_close, strided};
     use candle_core::DType;
 
     fn weights(h: usize, eps: f64) -> Result<LayerNormWeights> {
@@ -137,5 +138,15 @@ mod tests {
         let expected = layer_norm(&(&x + &residual)?, &weights)?.to_vec2::<f32>()?;
         assert_eq!(add_layer_norm(&x, &residual, &weights)?.to_vec2::<f32>()?, expected);
         Ok(())
+    }
+
+    #[test]
+    fn strided_inputs_are_read_in_order() -> Result<()> {
+        let (x, residual, weights) =
+            (strided(&[2, 5, 6], 1.)?, strided(&[2, 5, 6], 2.)?, weights(6, 1e-12)?);
+        let (apart, beside) = (x.contiguous()?, residual.contiguous()?);
+        assert_close(&layer_norm(&x, &weights)?, &layer_norm(&apart, &weights)?, 0.)?;
+        let expected = add_layer_norm(&apart, &beside, &weights)?;
+        assert_close(&add_layer_norm(&x, &residual, &weights)?, &expected, 0.)
     }
 }

@@ -257,6 +257,7 @@ fn leading(x: &Tensor, i: usize) -> Result<&[usize]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::{assert_close, strided};
 
     #[test]
     fn every_row_is_mapped_in_every_dtype() -> Result<()> {
@@ -273,6 +274,20 @@ mod tests {
                 assert_eq!(y.to_dtype(DType::F32)?.to_vec3::<f32>()?, [[[16., 20.], [15., 21.]]]);
                 weights.pack()?;
             }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn strided_inputs_and_weights_are_read_in_order() -> Result<()> {
+        let (x, w) = (strided(&[2, 5, 6], 1.)?, strided(&[9, 6], 2.)?);
+        let b = Tensor::zeros(9, DType::F32, &Device::Cpu)?;
+        let expected = reference(&x.contiguous()?, &w.contiguous()?, &b)?;
+        let mut weights = LinearWeights::new(w, b);
+        for _ in 0..2 {
+            assert_close(&linear(&x, &weights)?, &expected, 1e-6)?;
+            assert_close(&linears(&x, &weights, 0..1)?[0], &expected, 1e-6)?;
+            weights.pack()?;
         }
         Ok(())
     }

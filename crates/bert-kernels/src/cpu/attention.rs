@@ -302,7 +302,7 @@ fn exponentials<S: Simd>(simd: S, scores: &mut [f32]) -> f32 {
 mod tests {
     use super::*;
     use crate::cpu::simd::archs;
-    use crate::cpu::simd::tests::{assert_near, numbers};
+    use crate::cpu::simd::tests::{Random, assert_near, numbers};
 
     /// The definition, query by query in f64; rows of no sequence are NaN.
     fn by_hand(attention: Attention, rows: usize) -> Vec<f64> {
@@ -350,40 +350,44 @@ mod tests {
         }
     }
 
+    /// Attention of sequences of so many queries and keys, with a row between two that belongs to neither.
+    fn check_lengths(heads: usize, head_size: usize, lengths: &[(usize, usize)]) {
+        let h = heads * head_size;
+        let (rows, keys) = lengths.iter().fold((0, 0), |(q, k), (a, b)| (q + a + 1, k + b));
+        let (mut query, mut key) = (0, 0);
+        let sequences: Vec<Sequence> = lengths
+            .iter()
+            .map(|(a, b)| {
+                let sequence = Sequence { queries: query..query + a, keys: key..key + b };
+                (query, key) = (query + a + 1, key + b);
+                sequence
+            })
+            .collect();
+        let [q, k, v] = [(rows, 1), (keys, 2), (keys, 3)].map(|(n, seed)| numbers(n * h, seed));
+        let sequences = &sequences[..];
+        let (q, k, v) = (&q[..], &k[..], &v[..]);
+        let attention = Attention { q, k, v, sequences, heads, head_size, scale: 2., bias: None };
+        check(attention, rows, &format!("{heads} heads of {head_size}, {lengths:?}"));
+    }
+
     #[test]
     fn sequences_of_every_length_and_head_size_are_right_on_every_instruction_set() {
         for (heads, head_size) in [(1, 8), (3, 10), (2, 64), (1, 128), (1, 1)] {
-            let h = heads * head_size;
             let lengths = [(1, 1), (7, 7), (1, 33), (16, 16), (97, 97), (5, 200)];
-            let (rows, keys) = lengths.iter().fold((0, 0), |(q, k), (a, b)| (q + a + 1, k + b));
-            let (mut query, mut key) = (0, 0);
-            let sequences: Vec<Sequence> = lengths
-                .iter()
-                .map(|(a, b)| {
-                    let sequence = Sequence { queries: query..query + a, keys: key..key + b };
-                    // One row between two sequences belongs to neither.
-                    (query, key) = (query + a + 1, key + b);
-                    sequence
-                })
-                .collect();
-            let [q, k, v] = [1, 2, 3].map(|seed| numbers(rows.max(keys) * h, seed));
-            let attention = Attention {
-                q: &q[..rows * h],
-                k: &k[..keys * h],
-                v: &v[..keys * h],
-                sequences: &sequences,
-                heads,
-                head_size,
-                scale: 2.,
-                bias: None,
-            };
-            check(attention, rows, &format!("{heads} heads of {head_size}"));
+            check_lengths(heads, head_size, &lengths);
+        }
+        let mut random = Random(1);
+        for _ in 0..40 {
+            let lengths: Vec<_> =
+                (0..random.up_to(4)).map(|_| (random.up_to(110), random.up_to(110))).collect();
+            check_lengths(random.up_to(3), 7 + random.up_to(121), &lengths);
         }
     }
 
     #[test]
     fn masks_by_sequence_head_and_query_count() {
-        let (b, heads, d, s) = (2, 3, 5, 37);
+        // So many queries are divided among threads.
+        let (b, heads, d, s) = (2, 3, 5, 203);
         let [q, k, v] = [1, 2, 3].map(|seed| numbers(b * s * heads * d, seed));
         let sequences: Vec<Sequence> = (0..b)
             .map(|i| Sequence { queries: i * s..(i + 1) * s, keys: i * s..(i + 1) * s })
@@ -411,19 +415,6 @@ mod tests {
 
     #[test]
     fn a_long_sequence_is_divided_among_threads() {
-        let (s, d) = (600, 16);
-        let [q, k, v] = [1, 2, 3].map(|seed| numbers(s * d, seed));
-        let sequences = [Sequence { queries: 0..s, keys: 0..s }];
-        let attention = Attention {
-            q: &q,
-            k: &k,
-            v: &v,
-            sequences: &sequences,
-            heads: 1,
-            head_size: d,
-            scale: 1.,
-            bias: None,
-        };
-        check(attention, s, "600 tokens");
+        check_lengths(1, 64, &[(600, 600)]);
     }
 }

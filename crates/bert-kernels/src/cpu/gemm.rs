@@ -438,7 +438,8 @@ impl<'a> Strip<'a> {
         first + self.depth.start * width..first + self.depth.end * width
     }
 
-    /// Adds products to rows, which begin with the bias. `x`: `[depth, HEIGHT]` for each tile.
+    /// Adds products to rows, which begin with the bias and end with the activation. `x`: `[depth,
+    /// HEIGHT]` for each tile.
     #[inline(always)]
     fn compute<S: Simd, const HEIGHT: usize, const WIDTH: usize>(
         &self,
@@ -479,9 +480,11 @@ impl<'a> Strip<'a> {
         let whole = &mut whole[..HEIGHT * matrix.width];
         for (tile, row) in rows.step_by(HEIGHT).enumerate() {
             // SAFETY: each block has rows and panels of its own, and a thread uses one at a time.
-            let rows = (row..row + HEIGHT).map(|row| unsafe { out.part(row, columns.clone()) });
-            for (place, row) in whole.chunks_exact_mut(matrix.width).zip(rows) {
-                place[..row.len()].copy_from_slice(row);
+            let rows = || (row..row + HEIGHT).map(|row| unsafe { out.part(row, columns.clone()) });
+            if depth.start > 0 {
+                for (place, row) in whole.chunks_exact_mut(matrix.width).zip(rows()) {
+                    place[..row.len()].copy_from_slice(row);
+                }
             }
             {
                 let out = SharedRows::new(whole, matrix.width);
@@ -489,9 +492,7 @@ impl<'a> Strip<'a> {
                 let next = if tile == 0 { tiles.next } else { &[] };
                 simd.vectorize(Tiles { x, next, out, rows: 0..HEIGHT, column: 0, ..tiles });
             }
-            // SAFETY: as above.
-            let rows = (row..row + HEIGHT).map(|row| unsafe { out.part(row, columns.clone()) });
-            for (place, row) in whole.chunks_exact(matrix.width).zip(rows) {
+            for (place, row) in whole.chunks_exact(matrix.width).zip(rows()) {
                 row.copy_from_slice(&place[..row.len()]);
             }
         }
@@ -530,11 +531,11 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
         let Self { simd, x, values, bias, next, activation, out, rows, column } = self;
         let columns = column..column + S::F32_LANES * WIDTH;
         let (depth, tiles) = (values.len(), rows.len() / HEIGHT);
+        // What comes next is asked for little by little: each tile its share.
+        let share = next.len().div_ceil(tiles.max(1));
+        let lines = share.div_ceil(LINE).div_ceil((depth / STEPS).max(1));
         for tile in 0..tiles {
-            // What comes next is asked for little by little.
-            let next = &next[tile * next.len() / tiles..(tile + 1) * next.len() / tiles];
-            let lines = next.len().div_ceil(LINE).div_ceil((depth / STEPS).max(1));
-            let mut next = next.as_ptr();
+            let mut next = next.as_ptr().wrapping_add(tile * share);
             let row = rows.start + tile * HEIGHT;
             let mut sums = [[simd.splat_f32s(0.); WIDTH]; HEIGHT];
             for (i, sums) in sums.iter_mut().enumerate() {
@@ -613,6 +614,7 @@ impl<S: Simd> pulp::NullaryFnOnce for Activate<'_, S> {
     #[inline(always)]
     fn call(self) {
         let Self { simd, activation, sums } = self;
+        // Which activation it is, the compiler asks once, before the loop.
         for sum in sums {
             *sum = activation.apply(simd, *sum);
         }
@@ -623,7 +625,7 @@ impl<S: Simd> pulp::NullaryFnOnce for Activate<'_, S> {
 mod tests {
     use super::*;
     use crate::cpu::simd::archs;
-    use crate::cpu::simd::tests::{assert_near, numbers};
+    use crate::cpu::simd::tests::{Random, assert_near, numbers};
 
     fn by_hand(x: &[f32], weight: &[f32], bias: &[f32], k: usize) -> Vec<f64> {
         let product = |row: &[f32], column: &[f32]| -> f64 {
@@ -637,50 +639,55 @@ mod tests {
         .collect()
     }
 
+    #[track_caller]
+    fn check(arch: Arch, [m, n, k]: [usize; 3], seed: u64) {
+        let (x, weight, bias) =
+            (numbers(m * k, seed), numbers(n * k, seed + 100), numbers(n, seed + 200));
+        let packed = PackedMatrix::new(arch, k, &[(&weight, &bias)]);
+        // A poisoned output shows what is not written.
+        let mut out = vec![f32::NAN; m * n];
+        let rows = Rows { data: &x, count: m };
+        multiply(arch, rows, &packed, 0..1, Fused::Linear, &[SharedRows::new(&mut out, n)]);
+        let what = format!("{arch:?} {m}×{n}×{k}");
+        let (expected, tolerance) =
+            (by_hand(&x, &weight, &bias, k), 2e-6 * (k as f64).sqrt() + 3e-8 * k as f64);
+        assert_near(&what, &out, &expected, tolerance);
+        out.fill(f32::NAN);
+        multiply(arch, rows, &packed, 0..1, Fused::Relu, &[SharedRows::new(&mut out, n)]);
+        let expected: Vec<f64> = expected.iter().map(|x| x.max(0.)).collect();
+        assert_near(&what, &out, &expected, tolerance);
+        assert_eq!(packed.unpack(0), (weight, bias), "{what}: unpacked");
+    }
+
     #[test]
     fn products_of_every_shape_are_right_on_every_instruction_set() {
+        let mut shapes = vec![
+            [1, 1, 1],
+            [6, 32, 1535],
+            [7, 33, 1536],
+            [13, 48, 1537],
+            [29, 5, 3079],
+            [145, 96, 100],
+            [301, 67, 29],
+        ];
+        // Tiles of every height, one and several.
+        shapes.extend((1..=30).map(|m| [m, 19, 23]));
+        let mut sizes = Random(1);
+        shapes.extend((0..40).map(|_| [sizes.up_to(160), sizes.up_to(120), sizes.up_to(200)]));
         for arch in archs() {
-            for (seed, (m, n, k)) in [
-                (1, 1, 1),
-                (1, 16, 8),
-                (2, 17, 3),
-                (3, 31, 64),
-                (5, 7, 11),
-                (6, 32, 1535),
-                (7, 33, 1536),
-                (13, 48, 1537),
-                (29, 5, 3079),
-                (145, 96, 100),
-                (301, 67, 29),
-            ]
-            .into_iter()
-            .enumerate()
-            {
-                let seed = seed as u64;
-                let (x, weight, bias) =
-                    (numbers(m * k, seed), numbers(n * k, seed + 100), numbers(n, seed + 200));
-                let packed = PackedMatrix::new(arch, k, &[(&weight, &bias)]);
-                // A poisoned output shows what is not written.
-                let mut out = vec![f32::NAN; m * n];
-                let x_rows = Rows { data: &x, count: m };
-                multiply(
-                    arch,
-                    x_rows,
-                    &packed,
-                    0..1,
-                    Fused::Linear,
-                    &[SharedRows::new(&mut out, n)],
-                );
-                let what = format!("{arch:?} {m}×{n}×{k}");
-                let expected = by_hand(&x, &weight, &bias, k);
-                assert_near(&what, &out, &expected, 2e-6 * (k as f64).sqrt());
-                out.fill(f32::NAN);
-                multiply(arch, x_rows, &packed, 0..1, Fused::Relu, &[SharedRows::new(&mut out, n)]);
-                let expected: Vec<f64> = expected.iter().map(|x| x.max(0.)).collect();
-                assert_near(&what, &out, &expected, 2e-6 * (k as f64).sqrt());
-                assert_eq!(packed.unpack(0), (weight, bias), "{what}: unpacked");
+            for (seed, shape) in (0..).zip(&shapes) {
+                check(arch, *shape, seed);
             }
         }
+    }
+
+    #[test]
+    fn rows_that_are_packed_part_by_part_and_many_pieces_are_right() {
+        let (rows, deep) = (450, 20_000);
+        assert_eq!(runs(rows, deep).count(), 3);
+        check(crate::cpu::simd::arch(), [rows, 3, deep], 1);
+        // 6.4 MB of panels are cut by their size, not by the number of threads.
+        check(crate::cpu::simd::arch(), [80, 800, 2000], 2);
     }
 
     #[test]
