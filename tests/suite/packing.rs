@@ -181,7 +181,7 @@ fn a_batch_too_large_for_one_go_has_the_numbers_of_its_texts_alone() {
 
 #[test]
 fn padding_is_zero_unless_its_states_are_asked_for() {
-    let (model, texts) = (model("base", DType::F32), texts());
+    let (mut model, texts) = (model("base", DType::F32), texts());
     let input = padded(&texts, 24);
     let zeros = model.forward(&input).unwrap().last_hidden_state;
     let states = model.forward_with(&input, &mut kept()).unwrap().last_hidden_state;
@@ -196,6 +196,12 @@ fn padding_is_zero_unless_its_states_are_asked_for() {
         let output = model.forward_with(&input, &mut context).unwrap();
         assert_close("whole batch", &output.last_hidden_state, &states, 1e-5);
     }
+    model.set_trainable(|name| name.starts_with("encoder.layer.1.output")).unwrap();
+    let trained = model.forward(&input).unwrap().last_hidden_state;
+    assert_close("one matrix trained", &trained, &states, 1e-5);
+    model.freeze().unwrap();
+    let frozen = model.forward(&input).unwrap().last_hidden_state;
+    assert_close("frozen again", &frozen, &zeros, 1e-5);
 }
 
 #[test]

@@ -19,7 +19,7 @@ use crate::outputs::{
     LayerOutputs,
 };
 use crate::packing::{PackedInput, Packing};
-use crate::parameters::{Model, named, refuse_trainable};
+use crate::parameters::{Model, is_trained, named, refuse_trainable};
 use crate::pooler::BertPooler;
 
 /// BERT without a head: embeddings, encoder and, unless left out, pooler.
@@ -102,6 +102,17 @@ impl BertModel {
 
     /// `input`: B sequences of S tokens → `last_hidden_state` `[B, S, H]` and `pooler_output`
     /// `[B, H]`, and the hidden states and attentions that the config asks for.
+    ///
+    /// What is computed on the CPU in F32, where no parameter is trained (weights are packed, and no
+    /// matrix of attention weights is ever stored):
+    ///
+    /// | pass | rows | attention |
+    /// |---|---|---|
+    /// | encoder | tokens that the mask shows, and first ones | each sequence with itself |
+    /// | decoder (causal), with or without a cache; chunked feed-forward | all | under masks |
+    /// | relative positions, head masks, attentions asked for | all | stored, `[B, N, Q, K]` |
+    ///
+    /// Elsewhere, and while something is trained, all rows are computed and attention is stored.
     ///
     /// # Errors
     /// Before any arithmetic, when the input does not fit itself or the model, encoder states
@@ -260,8 +271,8 @@ impl BertModel {
 
     /// Whether a pass that was begun can, and had better, do without padding.
     fn can_pack(&self, context: &ForwardContext) -> bool {
-        let frozen = prefers_sequences(self.embeddings.word_embeddings());
-        self.is_plain() && frozen && context.can_pack()
+        let pays = prefers_sequences(self.embeddings.word_embeddings());
+        self.is_plain() && pays && context.can_pack() && !is_trained(self)
     }
 
     /// Whether a token's place among the others matters to its position embedding only.

@@ -489,6 +489,11 @@ pub(crate) fn refuse_trainable(model: &impl Named, what: &'static str) -> Result
     })
 }
 
+/// Whether a parameter is trained.
+pub(crate) fn is_trained(model: &impl Named) -> bool {
+    refuse_trainable(model, "a frozen pass").is_err()
+}
+
 /// Checks that a table of vectors can stand in the place of another one.
 fn check_table(name: &'static str, got: &Tensor, old: &Tensor) -> Result<()> {
     if got.dims() != old.dims() {
