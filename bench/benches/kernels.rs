@@ -1,8 +1,9 @@
 //! Each kernel by itself, at the sizes of bert-base. `cargo bench`; items are multiply-adds.
 
 use bert_kernels::{
-    Activation, AttentionArgs, LayerNormWeights, LinearWeights, add_layer_norm, attention,
-    feed_forward, linear_activation, linears, together,
+    Activation, AttentionArgs, EmbeddingWeights, LayerNormWeights, LinearWeights, Lookup, Sequence,
+    add_layer_norm, attention, embeddings_layer_norm, feed_forward, layer_norm, linear_activation,
+    linears, together,
 };
 use candle_core::{Device, Result, Tensor};
 use divan::{Bencher, counter::ItemsCount};
@@ -67,24 +68,64 @@ fn feed_forward_768_3072(bencher: Bencher, tokens: usize) {
     bench(bencher, items, || feed_forward(&x, &first, Activation::Gelu, &second));
 }
 
+fn norm() -> LayerNormWeights {
+    LayerNormWeights { gamma: random(&[H]), beta: random(&[H]), eps: 1e-12 }
+}
+
+#[divan::bench(args = TOKENS)]
+fn norm_alone(bencher: Bencher, tokens: usize) {
+    let (x, norm) = (random(&[tokens, H]), norm());
+    bench(bencher, tokens * H, || layer_norm(&x, &norm));
+}
+
 #[divan::bench(args = TOKENS)]
 fn residual_and_layer_norm(bencher: Bencher, tokens: usize) {
-    let (x, residual) = (random(&[tokens, H]), random(&[tokens, H]));
-    let norm = LayerNormWeights { gamma: random(&[H]), beta: random(&[H]), eps: 1e-12 };
+    let (x, residual, norm) = (random(&[tokens, H]), random(&[tokens, H]), norm());
     bench(bencher, tokens * H, || add_layer_norm(&x, &residual, &norm));
+}
+
+#[divan::bench(args = TOKENS)]
+fn embeddings_and_layer_norm(bencher: Bencher, tokens: usize) {
+    let table = || EmbeddingWeights { weight: random(&[30_522, H]), padding: None };
+    let (words, positions, norm) = (table(), table(), norm());
+    let ids = Tensor::arange(0u32, tokens as u32, &Device::Cpu).and_then(|ids| ids.unsqueeze(0));
+    let ids = ids.expect("ids in order");
+    let lookups = [&words, &positions].map(|table| Lookup { table, ids: &ids });
+    bench(bencher, tokens * H, || embeddings_layer_norm(None, &lookups, &norm));
 }
 
 #[divan::bench(args = [(1, 8), (1, 128), (8, 128), (1, 512), (8, 512)])]
 fn attention_of_12_heads(bencher: Bencher, (batch, tokens): (usize, usize)) {
     let [q, k, v] = std::array::from_fn(|_| random(&[batch, tokens, H]));
-    let args = AttentionArgs {
-        heads: 12,
-        scale: 0.125,
-        mask: None,
-        weights_factor: None,
-        relative: None,
-        sequences: None,
-    };
     let items = 2 * batch * tokens * tokens * H;
-    bench(bencher, items, || attention(&q, &k, &v, args));
+    bench(bencher, items, || attention(&q, &k, &v, args(None, None)));
+}
+
+#[divan::bench(args = [(1, 128), (8, 128), (8, 512)])]
+fn attention_under_a_causal_mask(bencher: Bencher, (batch, tokens): (usize, usize)) {
+    let [q, k, v] = std::array::from_fn(|_| random(&[batch, tokens, H]));
+    let mask = (0..tokens * tokens).map(|i| if i % tokens > i / tokens { f32::MIN } else { 0. });
+    let mask = Tensor::from_vec(mask.collect::<Vec<_>>(), (1, 1, tokens, tokens), &Device::Cpu);
+    let mask = mask.expect("a square");
+    let items = 2 * batch * tokens * tokens * H;
+    bench(bencher, items, || attention(&q, &k, &v, args(Some(&mask), None)));
+}
+
+#[divan::bench]
+fn attention_of_packed_sequences(bencher: Bencher) {
+    let lengths: Vec<usize> = (0..64).map(|i| 20 + i * i * 236 / 3969).collect();
+    let mut start = 0;
+    let mut sequences = Vec::new();
+    for length in &lengths {
+        let rows = start..start + length;
+        start = rows.end;
+        sequences.push(Sequence { queries: rows.clone(), keys: rows });
+    }
+    let [q, k, v] = std::array::from_fn(|_| random(&[1, start, H]));
+    let items = lengths.iter().map(|length| 2 * length * length * H).sum();
+    bench(bencher, items, || attention(&q, &k, &v, args(None, Some(&sequences))));
+}
+
+fn args<'a>(mask: Option<&'a Tensor>, sequences: Option<&'a [Sequence]>) -> AttentionArgs<'a> {
+    AttentionArgs { heads: 12, scale: 0.125, mask, weights_factor: None, relative: None, sequences }
 }

@@ -10,10 +10,11 @@ use bert::BertConfig;
 
 use crate::peak::{Limits, limits};
 use crate::peak_bytes;
+use crate::record::rows;
 use crate::statistics::{median, spread};
 
 /// An engine's name, then how it batches rows of unequal lengths, where that is another measurement.
-const ENGINES: [&str; 11] = [
+const ENGINES: [&str; 12] = [
     "ours",
     "pytorch",
     "pytorch+sorted",
@@ -24,6 +25,7 @@ const ENGINES: [&str; 11] = [
     "openvino",
     "openvino+sorted",
     "ctranslate2",
+    "ctranslate2+sorted",
     "candle-transformers",
 ];
 /// The engine whose answers the others must give.
@@ -118,9 +120,11 @@ impl Worker {
         let mut process = command
             .env("RAYON_NUM_THREADS", &threads)
             .env("CANDLE_NUM_THREADS", &threads)
+            // What they complain about is seen, what they report is not.
+            .env("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+            .env("TRANSFORMERS_VERBOSITY", "error")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("cannot start {name}"))?;
         let input = process.stdin.take().context("no standard input")?;
@@ -220,10 +224,12 @@ pub fn compare(plan: &Plan) -> Result<()> {
             let [registers, tile] =
                 [limits.registers, limits.tile].map(|limit| flops / middle / limit);
             println!(
-                "  {:<26} {speed:>7.0} tokens/s, spread {:>3.0} %, {:>3.0} % of the tile, ours is \
-                 {ratio:.2} x",
+                "  {:<26} {speed:>7.0} tokens/s (best {:.0}, spread {:.0} %), {:.0} % of the limit in \
+                 registers, {:.0} % in a tile, ours is {ratio:.2} x",
                 worker.name,
+                tokens as f64 / min,
                 100. * (max - min) / middle,
+                100. * registers,
                 100. * tile,
             );
             csv += &format!(
@@ -234,12 +240,26 @@ pub fn compare(plan: &Plan) -> Result<()> {
                 worker.peak_bytes()?,
             );
         }
+        std::fs::write(&plan.record, &csv)?;
     }
     drop(workers);
-    std::fs::write(&plan.record, &csv)?;
     csv += &loads(plan, &model)?;
     std::fs::write(&plan.record, csv)?;
+    scaling(plan, &model)?;
     println!("\nwritten to {}", plan.record.display());
+    Ok(())
+}
+
+/// Prints how much faster ours is than with fewer threads, where the record has them.
+fn scaling(plan: &Plan, model: &str) -> Result<()> {
+    let rows = rows(&plan.record)?;
+    let ours = rows.iter().filter(|row| row.model == model && row.engine == "ours");
+    for fewer in ours.clone().filter(|row| row.threads < plan.threads) {
+        for row in ours.clone().filter(|it| it.threads == plan.threads && it.shape == fewer.shape) {
+            let (factor, shape) = (row.speed / fewer.speed, &row.shape);
+            println!("{shape}: {} threads are {factor:.2} x {}", plan.threads, fewer.threads);
+        }
+    }
     Ok(())
 }
 
@@ -268,7 +288,10 @@ fn loads(plan: &Plan, model: &str) -> Result<String> {
     for (name, times, peak) in &measured {
         let ratio = median(times.iter().zip(&measured[0].1).map(|(theirs, ours)| theirs / ours));
         let (middle, min, max) = spread(times);
-        println!("  {name:<26} {middle:>7.2} s, {:.2} x the weights", *peak as f64 / weights);
+        println!(
+            "  {name:<26} {middle:>7.2} s ({min:.2} to {max:.2}), {:.2} x the weights",
+            *peak as f64 / weights
+        );
         csv += &format!(
             "{model},{},load,8,{name},{middle},{min},{max},,{ratio},,,{peak}\n",
             plan.threads
@@ -302,10 +325,10 @@ fn measure<'a>(
     let mut answers = Vec::new();
     for worker in &mut workers {
         worker.signal("-CONT")?;
-        worker.forget_peak()?;
         worker.ask(&rows)?;
         worker.run()?;
         answers.push(worker.states(&file)?);
+        worker.forget_peak()?;
         worker.signal("-STOP")?;
     }
     std::fs::remove_file(&file)?;

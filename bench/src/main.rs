@@ -7,6 +7,7 @@
 mod compare;
 mod peak;
 mod plot;
+mod record;
 mod statistics;
 mod worker;
 
