@@ -1,4 +1,5 @@
-//! Each kernel by itself, at the sizes of bert-base. `cargo bench`; items are multiply-adds.
+//! Each kernel by itself, at the sizes of bert-base. `cargo bench`; items are multiply-adds of products, or
+//! numbers of what is normalized.
 
 use bert_kernels::{
     Activation, AttentionArgs, EmbeddingWeights, LayerNormWeights, LinearWeights, Lookup, Sequence,
@@ -86,11 +87,14 @@ fn residual_and_layer_norm(bencher: Bencher, tokens: usize) {
 
 #[divan::bench(args = TOKENS)]
 fn embeddings_and_layer_norm(bencher: Bencher, tokens: usize) {
-    let table = || EmbeddingWeights { weight: random(&[30_522, H]), padding: None };
-    let (words, positions, norm) = (table(), table(), norm());
-    let ids = Tensor::arange(0u32, tokens as u32, &Device::Cpu).and_then(|ids| ids.unsqueeze(0));
-    let ids = ids.expect("ids in order");
-    let lookups = [&words, &positions].map(|table| Lookup { table, ids: &ids });
+    let table = |rows| EmbeddingWeights { weight: random(&[rows, H]), padding: None };
+    let (words, positions, norm) = (table(30_522), table(tokens), norm());
+    let row = |ids: Vec<u32>| Tensor::from_vec(ids, (1, tokens), &Device::Cpu).expect("a row");
+    // Words from all over the table.
+    let ids = row((0..tokens as u32).map(|i| i * 7919 % 30_522).collect());
+    let places = row((0..tokens as u32).collect());
+    let lookups = [(&words, &ids), (&positions, &places)];
+    let lookups = lookups.map(|(table, ids)| Lookup { table, ids });
     bench(bencher, tokens * H, || embeddings_layer_norm(None, &lookups, &norm));
 }
 

@@ -58,6 +58,8 @@ pub fn serve(engine: &str, folder: &Path) -> Result<()> {
         let line = line?;
         match line.split_once(' ').unwrap_or((&line, "")) {
             ("run", _) => {
+                // The last pass's are no part of this one's memory.
+                states = None;
                 let start = Instant::now();
                 let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
                 let padded = |value: &dyn Fn(&[u32], usize) -> u32| -> Result<Tensor> {

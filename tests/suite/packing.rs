@@ -196,7 +196,16 @@ fn padding_is_zero_unless_its_states_are_asked_for() {
         let output = model.forward_with(&input, &mut context).unwrap();
         assert_close("whole batch", &output.last_hidden_state, &states, 1e-5);
     }
-    model.set_trainable(|name| name.starts_with("encoder.layer.1.output")).unwrap();
+    let words = model.get_input_embeddings();
+    let ids = input.input_ids.as_ref().unwrap();
+    let vectors = words.index_select(&ids.flatten_all().unwrap(), 0).unwrap();
+    let vectors =
+        candle_core::Var::from_tensor(&vectors.reshape((texts.len(), 24, ())).unwrap()).unwrap();
+    let prompt = BertInput::from_embeds(vectors.as_tensor().clone())
+        .with_attention_mask(input.attention_mask.clone().unwrap());
+    let prompted = model.forward(&prompt).unwrap().last_hidden_state;
+    assert_close("trained vectors", &prompted, &states, 1e-5);
+    model.set_trainable(|name| name == "encoder.layer.1.output.dense.weight").unwrap();
     let trained = model.forward(&input).unwrap().last_hidden_state;
     assert_close("one matrix trained", &trained, &states, 1e-5);
     model.freeze().unwrap();

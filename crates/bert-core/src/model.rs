@@ -11,7 +11,7 @@ use crate::context::{EncoderStates, ForwardContext, Layers};
 use crate::embeddings::BertEmbeddings;
 use crate::encoder::BertEncoder;
 use crate::error::{Error, Result};
-use crate::input::{BertInput, CheckedInput};
+use crate::input::{BertInput, CheckedInput, Words};
 use crate::mask::{AttentionMask, check_device};
 use crate::names;
 use crate::outputs::{
@@ -19,7 +19,7 @@ use crate::outputs::{
     LayerOutputs,
 };
 use crate::packing::{PackedInput, Packing};
-use crate::parameters::{Model, is_trained, named, refuse_trainable};
+use crate::parameters::{Model, Parameters, named, refuse_trainable};
 use crate::pooler::BertPooler;
 
 /// BERT without a head: embeddings, encoder and, unless left out, pooler.
@@ -103,16 +103,16 @@ impl BertModel {
     /// `input`: B sequences of S tokens → `last_hidden_state` `[B, S, H]` and `pooler_output`
     /// `[B, H]`, and the hidden states and attentions that the config asks for.
     ///
-    /// What is computed on the CPU in F32, where no parameter is trained (weights are packed, and no
-    /// matrix of attention weights is ever stored):
+    /// What is computed on the CPU in F32, where nothing is trained:
     ///
     /// | pass | rows | attention |
     /// |---|---|---|
-    /// | encoder | tokens that the mask shows, and first ones | each sequence with itself |
-    /// | decoder (causal), with or without a cache; chunked feed-forward | all | under masks |
-    /// | relative positions, head masks, attentions asked for | all | stored, `[B, N, Q, K]` |
+    /// | encoder, mask `[B, S]` or none | what the mask shows, and first tokens | each sequence with itself |
+    /// | other masks, [`PaddingStates::Kept`](crate::PaddingStates), a sequence all hidden, decoders with or without a cache, chunked feed-forward | all | under masks |
+    /// | relative positions, head masks, dropout, layers whose attentions are asked for | all | `[B, N, Q, K]` is stored |
     ///
-    /// Elsewhere, and while something is trained, all rows are computed and attention is stored.
+    /// Where something is trained all rows are computed, and attention is stored where a gradient passes
+    /// through it; on other devices and in other dtypes always.
     ///
     /// # Errors
     /// Before any arithmetic, when the input does not fit itself or the model, encoder states
@@ -162,8 +162,7 @@ impl BertModel {
     /// `pooler_output` `[B, H]` and, on request, hidden states `[T, H]`. The numbers are those of
     /// [`BertModel::forward`], up to rounding.
     ///
-    /// Decoders, models with relative positions and those that are trained, on other devices than the
-    /// CPU or not in F32, pad the batch and compute it as [`BertModel::forward`] does.
+    /// Where [`BertModel::forward`] computes all rows, this pads the batch and does the same.
     ///
     /// # Errors
     /// As [`BertModel::forward`]; [`Error::CumulativeLengths`] when the lengths do not fit.
@@ -192,7 +191,7 @@ impl BertModel {
             let checked = self.embeddings.check(&one_row, 0)?;
             let mask = AttentionMask::packed(sequences.clone());
             self.encoder.begin((1, checked.sequence), &mask, None, self.device(), context)?;
-            if !self.can_pack(context) {
+            if !self.can_pack(&checked.words, context) {
                 let (padded, packing) = input.padded(&sequences)?;
                 let mut padded = context.with_all_states(|it| self.forward_with(&padded, it))?;
                 let select = |x: &Tensor| Ok::<_, Error>(packing.select(x)?.squeeze(0)?);
@@ -259,7 +258,8 @@ impl BertModel {
         let encoder = self.encoder_states(input, &checked)?;
         let rows = (checked.batch, checked.sequence);
         self.encoder.begin(rows, &mask, encoder, self.device(), context)?;
-        match Packing::of(&mask, checked.sequence).filter(|_| self.can_pack(context)) {
+        let packing = Packing::of(&mask, checked.sequence);
+        match packing.filter(|_| self.can_pack(&checked.words, context)) {
             Some(packing) => Ok(Begun {
                 checked: packing.pack(&checked)?,
                 mask: packing.mask(),
@@ -270,9 +270,12 @@ impl BertModel {
     }
 
     /// Whether a pass that was begun can, and had better, do without padding.
-    fn can_pack(&self, context: &ForwardContext) -> bool {
-        let pays = prefers_sequences(self.embeddings.word_embeddings());
-        self.is_plain() && pays && context.can_pack() && !is_trained(self)
+    fn can_pack(&self, words: &Words, context: &ForwardContext) -> bool {
+        let pays = prefers_sequences(match words {
+            Words::Embeds(vectors) => vectors,
+            Words::Ids(_) => self.embeddings.word_embeddings(),
+        });
+        self.is_plain() && pays && context.can_pack() && self.num_trainable_parameters() == 0
     }
 
     /// Whether a token's place among the others matters to its position embedding only.

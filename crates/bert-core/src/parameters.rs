@@ -489,11 +489,6 @@ pub(crate) fn refuse_trainable(model: &impl Named, what: &'static str) -> Result
     })
 }
 
-/// Whether a parameter is trained.
-pub(crate) fn is_trained(model: &impl Named) -> bool {
-    refuse_trainable(model, "a frozen pass").is_err()
-}
-
 /// Checks that a table of vectors can stand in the place of another one.
 fn check_table(name: &'static str, got: &Tensor, old: &Tensor) -> Result<()> {
     if got.dims() != old.dims() {
@@ -508,9 +503,10 @@ fn check_table(name: &'static str, got: &Tensor, old: &Tensor) -> Result<()> {
     crate::mask::check_device(name, got, old.device())
 }
 
-/// A copy to which no variable and no graph belongs, and which nobody else can write into.
+/// A copy, row after row, to which no variable and no graph belongs, and which nobody else can write
+/// into.
 fn untracked(table: Tensor) -> Result<Tensor> {
-    Ok(table.detach().copy()?)
+    Ok(table.detach().contiguous()?.copy()?)
 }
 
 /// The first `rows` rows of `[V]` or `[V, H]`, and the mean of all of them where there are no more.

@@ -199,11 +199,8 @@ pub(crate) fn multiply(
                 arch.dispatch(InTiles(Pack { block, packed }));
             });
             let packed = &*scratch;
-            // Enough pieces for threads to share evenly, even if one of them is slower.
             let threads = rayon::current_num_threads();
-            let enough = PIECES * threads;
-            let large = (panels.len() * matrix.width * k).div_ceil(PIECE);
-            let pieces = enough.div_ceil(blocks.len()).max(large).min(panels.len());
+            let pieces = pieces(panels.len(), matrix.width * k, blocks.len(), threads);
             team::for_each(blocks.len() * pieces, |i| {
                 let piece = |i: usize| panels.start + i * panels.len() / pieces;
                 // A piece meets all blocks before the next piece; a single one reads each once.
@@ -226,6 +223,13 @@ pub(crate) fn runs(rows: usize, width: usize) -> impl Iterator<Item = Range<usiz
     let most = RUN.div_ceil(width.max(1)).next_multiple_of(ROWS);
     let count = rows.div_ceil(most);
     (0..count).map(move |i| i * most..((i + 1) * most).min(rows))
+}
+
+/// Into how many pieces panels of so many floats each are cut: enough for threads to share evenly,
+/// even if one of them is slower, and for the cache.
+fn pieces(panels: usize, floats: usize, blocks: usize, threads: usize) -> usize {
+    let large = (panels * floats).div_ceil(PIECE);
+    (PIECES * threads).div_ceil(blocks).max(large).min(panels)
 }
 
 /// An order in which threads that take pieces by turns each walk along a stretch of them, so that a
@@ -682,12 +686,22 @@ mod tests {
     }
 
     #[test]
-    fn rows_that_are_packed_part_by_part_and_many_pieces_are_right() {
+    fn rows_that_are_packed_part_by_part_are_right() {
         let (rows, deep) = (450, 20_000);
         assert_eq!(runs(rows, deep).count(), 3);
         check(crate::cpu::simd::arch(), [rows, 3, deep], 1);
-        // 6.4 MB of panels are cut by their size, not by the number of threads.
-        check(crate::cpu::simd::arch(), [80, 800, 2000], 2);
+    }
+
+    #[test]
+    fn panels_too_large_for_the_cache_are_right() {
+        let [rows, columns, deep] = [300, 800, 2000];
+        let (blocks, threads) = (rows / ROWS + 1, 2);
+        let by_size = (columns * deep).div_ceil(PIECE);
+        assert!(by_size > (PIECES * threads).div_ceil(blocks));
+        assert_eq!(pieces(columns / 16, 16 * deep, blocks, threads), by_size);
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
+        let shape = [rows, columns, deep];
+        pool.expect("two threads").install(|| check(crate::cpu::simd::arch(), shape, 2));
     }
 
     #[test]

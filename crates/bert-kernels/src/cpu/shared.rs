@@ -73,7 +73,7 @@ impl Output {
     pub(crate) fn new(rows: usize, columns: usize) -> Self {
         let mut buffer = Vec::with_capacity(rows * columns);
         if cfg!(test) {
-            // What a kernel leaves out, a test sees.
+            // What a kernel leaves out, a test sees; valgrind, for which these are values, does not.
             buffer.resize(rows * columns, f32::NAN);
             buffer.clear();
         }

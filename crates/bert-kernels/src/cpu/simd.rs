@@ -137,8 +137,8 @@ pub(crate) enum Fused {
 }
 
 impl Fused {
-    /// The vector form of an activation, where there is one. Its error is below 5e-7 times `x`, or
-    /// 5e-7 where `x` is below 1.
+    /// The vector form of an activation, where there is one. Its error is below 5e-7 times `|x|`,
+    /// or 5e-7 where `|x|` is below 1.
     pub(crate) fn of(activation: Activation) -> Option<Self> {
         match activation {
             Activation::Linear => Some(Self::Linear),
