@@ -59,7 +59,7 @@ pub fn serve(engine: &str, folder: &Path) -> Result<()> {
         match line.split_once(' ').unwrap_or((&line, "")) {
             ("run", _) => {
                 // The last pass's are no part of this one's memory.
-                states = None;
+                drop(states.take());
                 let start = Instant::now();
                 let longest = rows.iter().map(Vec::len).max().unwrap_or(0);
                 let padded = |value: &dyn Fn(&[u32], usize) -> u32| -> Result<Tensor> {
