@@ -239,7 +239,7 @@ fn split_heads(x: &Tensor, n: usize) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{assert_close, strided};
+    use crate::tests::{assert_close, strided, wave};
     use candle_core::DType;
 
     fn args(heads: usize, mask: Option<&Tensor>) -> AttentionArgs<'_> {
@@ -301,11 +301,8 @@ mod tests {
         let sequences = [(0..3, 0..3), (3..5, 4..5), (5..6, 5..6)]
             .map(|(queries, keys)| Sequence { queries, keys });
         for dtype in [DType::F32, DType::F64] {
-            let [q, k, v] = [1f32, 2., 3.].map(|seed| {
-                Tensor::arange(0f32, 24., &Device::Cpu)?.affine(0.7, f64::from(seed))?.sin()
-            });
-            let shape = |x: Result<Tensor>| x?.reshape((1, 6, 4))?.to_dtype(dtype);
-            let (q, k, v) = (shape(q)?, shape(k)?, shape(v)?);
+            let [q, k, v] = [1., 2., 3.].map(|seed| wave(&[1, 6, 4], seed)?.to_dtype(dtype));
+            let (q, k, v) = (q?, k?, v?);
             let packed = AttentionArgs { sequences: Some(&sequences), ..args(2, None) };
             let got = attention(&q, &k, &v, packed)?;
             for Sequence { queries, keys } in &sequences {

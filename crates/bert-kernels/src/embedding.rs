@@ -122,29 +122,26 @@ fn fused(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::tests::{assert_close, strided};
+    use crate::tests::{assert_close, strided, wave};
     use candle_core::Var;
 
     #[test]
     fn sums_of_rows_are_normalized_with_and_without_a_kernel() -> Result<()> {
-        let wave = |rows: usize, factor: f64, dtype| {
-            let x = Tensor::arange(0f32, (rows * 5) as f32, &Device::Cpu)?.affine(factor, 0.3)?;
-            x.sin()?.reshape((rows, 5))?.to_dtype(dtype)
-        };
+        let rows_of_5 = |rows, seed, dtype| wave(&[rows, 5], seed)?.to_dtype(dtype);
         let ids = Tensor::new(&[[3u32, 0], [1, 3], [2, 2]], &Device::Cpu)?;
         let places = Tensor::new(&[[0u32, 1]], &Device::Cpu)?;
         let mut results = Vec::new();
         for dtype in [DType::F32, DType::F64] {
             let table = |rows, factor| {
                 Ok::<_, candle_core::Error>(EmbeddingWeights {
-                    weight: wave(rows, factor, dtype)?,
+                    weight: rows_of_5(rows, factor, dtype)?,
                     padding: None,
                 })
             };
             let (words, positions) = (table(4, 1.7)?, table(2, 0.9)?);
             let norm = LayerNormWeights {
-                gamma: wave(1, 0.2, dtype)?.flatten_all()?,
-                beta: wave(1, 0.4, dtype)?.flatten_all()?,
+                gamma: rows_of_5(1, 0.2, dtype)?.flatten_all()?,
+                beta: rows_of_5(1, 0.4, dtype)?.flatten_all()?,
                 eps: 1e-12,
             };
             let [words, positions] =

@@ -644,7 +644,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(arch: Arch, [m, n, k]: [usize; 3], seed: u64) {
+    fn check(arch: Arch, [m, n, k]: [usize; 3], seed: u64, tolerance: f64) {
         let (x, weight, bias) =
             (numbers(m * k, seed), numbers(n * k, seed + 100), numbers(n, seed + 200));
         let packed = PackedMatrix::new(arch, k, &[(&weight, &bias)]);
@@ -653,8 +653,7 @@ mod tests {
         let rows = Rows { data: &x, count: m };
         multiply(arch, rows, &packed, 0..1, Fused::Linear, &[SharedRows::new(&mut out, n)]);
         let what = format!("{arch:?} {m}×{n}×{k}");
-        let (expected, tolerance) =
-            (by_hand(&x, &weight, &bias, k), 2e-6 * (k as f64).sqrt() + 3e-8 * k as f64);
+        let expected = by_hand(&x, &weight, &bias, k);
         assert_near(&what, &out, &expected, tolerance);
         out.fill(f32::NAN);
         multiply(arch, rows, &packed, 0..1, Fused::Relu, &[SharedRows::new(&mut out, n)]);
@@ -667,6 +666,10 @@ mod tests {
     fn products_of_every_shape_are_right_on_every_instruction_set() {
         let mut shapes = vec![
             [1, 1, 1],
+            [1, 16, 8],
+            [2, 17, 3],
+            [3, 31, 64],
+            [5, 7, 11],
             [6, 32, 1535],
             [7, 33, 1536],
             [13, 48, 1537],
@@ -680,16 +683,16 @@ mod tests {
         shapes.extend((0..40).map(|_| [sizes.up_to(160), sizes.up_to(120), sizes.up_to(200)]));
         for arch in archs() {
             for (seed, shape) in (0..).zip(&shapes) {
-                check(arch, *shape, seed);
+                check(arch, *shape, seed, 2e-6 * (shape[2] as f64).sqrt());
             }
         }
     }
 
     #[test]
     fn rows_that_are_packed_part_by_part_are_right() {
-        let (rows, deep) = (450, 20_000);
+        let (rows, deep) = (2900, 3000);
         assert_eq!(runs(rows, deep).count(), 3);
-        check(crate::cpu::simd::arch(), [rows, 3, deep], 1);
+        check(crate::cpu::simd::arch(), [rows, 3, deep], 1, 2e-4);
     }
 
     #[test]
@@ -701,7 +704,7 @@ mod tests {
         assert_eq!(pieces(columns / 16, 16 * deep, blocks, threads), by_size);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
         let shape = [rows, columns, deep];
-        pool.expect("two threads").install(|| check(crate::cpu::simd::arch(), shape, 2));
+        pool.expect("two threads").install(|| check(crate::cpu::simd::arch(), shape, 2, 2e-4));
     }
 
     #[test]
