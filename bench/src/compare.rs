@@ -10,12 +10,12 @@ use bert::BertConfig;
 
 use crate::peak::{Limits, limits};
 use crate::peak_bytes;
-use crate::record::rows;
 use crate::statistics::{median, spread};
 
 /// An engine's name, then how it batches rows of unequal lengths, where that is another measurement.
-const ENGINES: [&str; 12] = [
+const ENGINES: [&str; 13] = [
     "ours",
+    ALONE,
     "pytorch",
     "pytorch+sorted",
     "onnxruntime",
@@ -28,6 +28,8 @@ const ENGINES: [&str; 12] = [
     "ctranslate2+sorted",
     "candle-transformers",
 ];
+/// What more threads are worth.
+const ALONE: &str = "ours on one thread";
 /// The engine whose answers the others must give.
 const REFERENCE: &str = "pytorch";
 /// What comes after the names of engines that only differ where lengths do.
@@ -103,11 +105,12 @@ struct Worker {
 
 impl Worker {
     fn start(name: &'static str, plan: &Plan) -> Result<Self> {
-        let threads = plan.threads.to_string();
+        let threads = if name == ALONE { 1 } else { plan.threads }.to_string();
         let mut command = match name {
-            "ours" | "candle-transformers" => {
+            "ours" | ALONE | "candle-transformers" => {
+                let engine = if name == ALONE { "ours" } else { name };
                 let mut command = Command::new(std::env::current_exe()?);
-                command.args(["worker", name]).arg(&plan.folder);
+                command.args(["worker", engine]).arg(&plan.folder);
                 command
             }
             _ => {
@@ -196,7 +199,7 @@ pub fn compare(plan: &Plan) -> Result<()> {
     let folder = plan.record.parent().context("the record has no folder")?;
     std::fs::create_dir_all(folder)?;
     let mut workers = Vec::new();
-    for name in ENGINES {
+    for name in ENGINES.into_iter().filter(|name| *name != ALONE || plan.threads > 1) {
         eprintln!("starting {name}");
         // The first time some write files of their own.
         drop(Worker::start(name, plan)?);
@@ -245,28 +248,14 @@ pub fn compare(plan: &Plan) -> Result<()> {
     drop(workers);
     csv += &loads(plan, &model)?;
     std::fs::write(&plan.record, csv)?;
-    scaling(plan, &model)?;
     println!("\nwritten to {}", plan.record.display());
-    Ok(())
-}
-
-/// Prints how much faster ours is than with fewer threads, where the record has them.
-fn scaling(plan: &Plan, model: &str) -> Result<()> {
-    let rows = rows(&plan.record)?;
-    let ours = rows.iter().filter(|row| row.model == model && row.engine == "ours");
-    for fewer in ours.clone().filter(|row| row.threads < plan.threads) {
-        for row in ours.clone().filter(|it| it.threads == plan.threads && it.shape == fewer.shape) {
-            let (factor, shape) = (row.speed / fewer.speed, &row.shape);
-            println!("{shape}: {} threads are {factor:.2} x {}", plan.threads, fewer.threads);
-        }
-    }
     Ok(())
 }
 
 /// Time from a process's start to its first states for eight tokens, and its memory then.
 fn loads(plan: &Plan, model: &str) -> Result<String> {
     const TURNS: usize = 5;
-    let engines = ENGINES.iter().filter(|name| !name.ends_with(SORTED));
+    let engines = ENGINES.iter().filter(|name| !name.ends_with(SORTED) && **name != ALONE);
     let row: Vec<u32> = (5..13).collect();
     let mut measured: Vec<_> = engines.map(|name| (*name, Vec::new(), 0)).collect();
     for _ in 0..TURNS {

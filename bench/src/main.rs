@@ -24,7 +24,7 @@ use candle_nn::{VarBuilder, VarMap};
 use clap::{Parser, Subcommand};
 
 use crate::compare::{Plan, compare};
-use crate::peak::limits;
+use crate::peak::{limits, reading};
 use crate::plot::plot;
 use crate::statistics::spread;
 use crate::worker::{candle_model, serve};
@@ -65,7 +65,7 @@ enum What {
         #[arg(long)]
         record: PathBuf,
     },
-    /// Prints what multiply-adds reach in registers and in a tile, in GFLOP/s
+    /// Prints what multiply-adds reach in registers and in a tile, in GFLOP/s, and reading memory, in GB/s
     Peak,
     /// Draws a record
     Plot {
@@ -105,7 +105,8 @@ fn main() -> Result<()> {
         }
         What::Peak => {
             let limits = limits();
-            println!("{:.1} {:.1}", limits.registers / 1e9, limits.tile / 1e9);
+            let limits = [limits.registers, limits.tile, reading()].map(|limit| limit / 1e9);
+            println!("{:.1} {:.1} {:.1}", limits[0], limits[1], limits[2]);
             Ok(())
         }
         What::Plot { record, model, threads, picture } => plot(&record, &model, threads, &picture),

@@ -23,7 +23,25 @@ pub fn limits() -> Limits {
     }
 }
 
-/// `work` returns its operations and is done many times on each thread, of which the middle one counts.
+/// Bytes per second that all threads together read from memory, one after the other.
+pub fn reading() -> f64 {
+    /// Floats for each thread: 256 MB, which no cache holds.
+    const FLOATS: usize = 1 << 26;
+    let memory: Vec<Vec<f32>> = rayon::broadcast(|_| vec![1.; FLOATS]);
+    on_all_threads(|_| {
+        let index = rayon::current_thread_index().unwrap_or(0);
+        let mut sums = [0f32; 64];
+        for values in memory[index].as_chunks::<64>().0 {
+            for (sum, value) in sums.iter_mut().zip(values) {
+                *sum += value;
+            }
+        }
+        std::hint::black_box(sums);
+        (FLOATS * size_of::<f32>()) as f64
+    })
+}
+
+/// `work` returns how much it does and is done many times on each thread, of which the middle one counts.
 fn on_all_threads(work: impl Fn(Arch) -> f64 + Sync) -> f64 {
     const TIMES: usize = 41;
     let arch = Arch::new();

@@ -20,8 +20,8 @@ const ROWS: usize = 72;
 const DEPTH: usize = 1536;
 /// Pieces of a product for each thread.
 const PIECES: usize = 8;
-/// Floats of panels that are multiplied with all blocks of rows before others are, at most, so that they
-/// stay in the last-level cache: 1 MB.
+/// Floats of panels that are multiplied with all blocks of rows before others are, so that they stay in
+/// the last-level cache: 1 MB in the mean of all pieces.
 const PIECE: usize = 1 << 18;
 /// Floats that are packed at a time: 16 MB.
 const RUN: usize = 1 << 22;
@@ -199,16 +199,10 @@ pub(crate) fn multiply(
                 arch.dispatch(InTiles(Pack { block, packed }));
             });
             let packed = &*scratch;
-            let threads = rayon::current_num_threads();
-            let pieces = pieces(panels.len(), matrix.width * k, blocks.len(), threads);
-            team::for_each(blocks.len() * pieces, |i| {
-                let piece = |i: usize| panels.start + i * panels.len() / pieces;
-                // A piece meets all blocks before the next piece; a single one reads each once.
-                let place = match blocks.len() {
-                    1 => in_stretches(i, pieces, threads),
-                    count => i / count,
-                };
-                let panels = piece(place)..piece(place + 1);
+            let cut = Cut::new(panels.clone(), matrix.width * k, blocks.len());
+            team::for_each(cut.pieces() * blocks.len(), |i| {
+                // A piece meets all blocks before the next piece.
+                let panels = cut.piece(i / blocks.len());
                 let (block, at) = block(i % blocks.len());
                 let multiply = Multiply { block, packed: &packed[at], panels };
                 arch.dispatch(InTiles(multiply));
@@ -225,18 +219,40 @@ pub(crate) fn runs(rows: usize, width: usize) -> impl Iterator<Item = Range<usiz
     (0..count).map(move |i| i * most..((i + 1) * most).min(rows))
 }
 
-/// Into how many pieces panels of so many floats each are cut: enough for threads to share evenly,
-/// even if one of them is slower, and for the cache.
-fn pieces(panels: usize, floats: usize, blocks: usize, threads: usize) -> usize {
-    let large = (panels * floats).div_ceil(PIECE);
-    (PIECES * threads).div_ceil(blocks).max(large).min(panels)
+/// Panels in pieces, for threads that take them one after the other.
+struct Cut {
+    panels: Range<usize>,
+    /// Threads walk along a stretch of panels each, or all along one.
+    stretches: usize,
+    /// Pieces of a stretch.
+    count: usize,
 }
 
-/// An order in which threads that take pieces by turns each walk along a stretch of them, so that a
-/// piece's end asks for what the same thread reads next.
-fn in_stretches(i: usize, pieces: usize, threads: usize) -> usize {
-    let (thread, turn) = (i % threads, i / threads);
-    thread * (pieces / threads) + thread.min(pieces % threads) + turn
+impl Cut {
+    /// Cuts panels of so many floats each, to be multiplied with so many blocks of rows.
+    fn new(panels: Range<usize>, floats: usize, blocks: usize) -> Self {
+        let threads = rayon::current_num_threads();
+        // A single block reads each panel once: the end of a piece asks for what the same thread reads
+        // next.
+        let stretches = if blocks == 1 { threads } else { 1 };
+        let large = (panels.len() * floats).div_ceil(PIECE);
+        let pieces = (PIECES * threads).div_ceil(blocks).max(large).min(panels.len());
+        Self { panels, stretches, count: pieces.div_ceil(stretches) }
+    }
+
+    fn pieces(&self) -> usize {
+        self.stretches * self.count
+    }
+
+    /// Pieces become smaller and smaller, so that threads end together, even if one of them is slower.
+    fn piece(&self, i: usize) -> Range<usize> {
+        let len = self.panels.len();
+        let stretch = |i: usize| self.panels.start + i * len / self.stretches;
+        let (start, end) = (stretch(i % self.stretches), stretch(i % self.stretches + 1));
+        let left = |turn: usize| (end - start) * (self.count - turn).pow(2) / self.count.pow(2);
+        let turn = i / self.stretches;
+        end - left(turn)..end - left(turn + 1)
+    }
 }
 
 /// Cuts rows into blocks of whole tiles that fit the cache, as high as each other.
@@ -701,19 +717,26 @@ mod tests {
         let (blocks, threads) = (rows / ROWS + 1, 2);
         let by_size = (columns * deep).div_ceil(PIECE);
         assert!(by_size > (PIECES * threads).div_ceil(blocks));
-        assert_eq!(pieces(columns / 16, 16 * deep, blocks, threads), by_size);
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build();
-        let shape = [rows, columns, deep];
-        pool.expect("two threads").install(|| check(crate::cpu::simd::arch(), shape, 2, 2e-4));
+        pool.expect("two threads").install(|| {
+            assert_eq!(Cut::new(0..columns / 16, 16 * deep, blocks).pieces(), by_size);
+            check(crate::cpu::simd::arch(), [rows, columns, deep], 2, 2e-4);
+        });
     }
 
     #[test]
-    fn stretches_hold_each_piece_once() {
-        for (pieces, threads) in [(1, 2), (16, 2), (17, 2), (5, 3), (48, 7), (3, 64)] {
-            let mut places: Vec<_> =
-                (0..pieces).map(|i| in_stretches(i, pieces, threads)).collect();
-            places.sort_unstable();
-            assert_eq!(places, Vec::from_iter(0..pieces), "{pieces} pieces, {threads} threads");
+    fn pieces_hold_each_panel_once() {
+        for (panels, stretches, count) in
+            [(0..0, 1, 0), (3..4, 1, 1), (0..48, 2, 8), (5..149, 1, 9), (0..7, 3, 3), (0..3, 64, 1)]
+        {
+            let cut = Cut { panels: panels.clone(), stretches, count };
+            let mut all: Vec<usize> = (0..cut.pieces()).flat_map(|i| cut.piece(i)).collect();
+            all.sort_unstable();
+            assert_eq!(all, Vec::from_iter(panels), "{stretches} stretches of {count} pieces");
+            for i in stretches..cut.pieces() {
+                let (before, here) = (cut.piece(i - stretches), cut.piece(i));
+                assert_eq!(before.end, here.start, "{stretches} stretches of {count} pieces");
+            }
         }
     }
 
