@@ -28,7 +28,7 @@ const ENGINES: [&str; 13] = [
     "ctranslate2+sorted",
     "candle-transformers",
 ];
-/// What more threads are worth.
+/// Ours again, to see what more threads are worth.
 const ALONE: &str = "ours on one thread";
 /// The engine whose answers the others must give.
 const REFERENCE: &str = "pytorch";
@@ -54,6 +54,13 @@ pub struct Plan {
     pub turns: usize,
     /// Where the CSV file goes.
     pub record: PathBuf,
+}
+
+impl Plan {
+    /// With how many threads an engine runs.
+    fn threads_of(&self, engine: &str) -> usize {
+        if engine == ALONE { 1 } else { self.threads }
+    }
 }
 
 struct Shape {
@@ -105,7 +112,7 @@ struct Worker {
 
 impl Worker {
     fn start(name: &'static str, plan: &Plan) -> Result<Self> {
-        let threads = if name == ALONE { 1 } else { plan.threads }.to_string();
+        let threads = plan.threads_of(name).to_string();
         let mut command = match name {
             "ours" | ALONE | "candle-transformers" => {
                 let engine = if name == ALONE { "ours" } else { name };
@@ -224,8 +231,9 @@ pub fn compare(plan: &Plan) -> Result<()> {
                 median(times.iter().zip(&measured[0].1).map(|(theirs, ours)| theirs / ours));
             let (middle, min, max) = spread(times);
             let speed = tokens as f64 / middle;
+            let threads = plan.threads_of(worker.name) as f64 / plan.threads as f64;
             let [registers, tile] =
-                [limits.registers, limits.tile].map(|limit| flops / middle / limit);
+                [limits.registers, limits.tile].map(|limit| flops / middle / (threads * limit));
             println!(
                 "  {:<26} {speed:>7.0} tokens/s (best {:.0}, spread {:.0} %), {:.0} % of the limit in \
                  registers, {:.0} % in a tile, ours is {ratio:.2} x",

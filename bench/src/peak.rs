@@ -23,7 +23,8 @@ pub fn limits() -> Limits {
     }
 }
 
-/// Bytes per second that all threads together read from memory, one after the other.
+/// Bytes per second that all threads together read from memory, each its own from beginning to end, in
+/// pages of the usual size.
 pub fn reading() -> f64 {
     /// Floats for each thread: 256 MB, which no cache holds.
     const FLOATS: usize = 1 << 26;
