@@ -7,7 +7,6 @@
 mod compare;
 mod peak;
 mod plot;
-mod record;
 mod statistics;
 mod worker;
 

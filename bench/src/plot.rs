@@ -2,10 +2,16 @@
 
 use std::path::Path;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use plotters::prelude::*;
 
-use crate::record::rows;
+/// One line of a record that counts here.
+struct Row {
+    shape: String,
+    engine: String,
+    /// Tokens per second.
+    speed: f64,
+}
 
 const COLORS: [RGBColor; 6] = [
     RGBColor(200, 60, 40),
@@ -19,8 +25,7 @@ const COLORS: [RGBColor; 6] = [
 /// Draws the engines' speeds on each shape, as parts of the fastest one's; those that never come near
 /// are left to the record.
 pub fn plot(record: &Path, model: &str, threads: usize, picture: &Path) -> Result<()> {
-    let mut rows = rows(record)?;
-    rows.retain(|row| row.model == model && row.threads == threads);
+    let rows = read(record, model, threads)?;
     let mut shapes: Vec<&str> = rows.iter().map(|row| row.shape.as_str()).collect();
     shapes.dedup();
     let engines =
@@ -74,4 +79,32 @@ pub fn plot(record: &Path, model: &str, threads: usize, picture: &Path) -> Resul
         .draw()?;
     root.present()?;
     Ok(())
+}
+
+fn read(record: &Path, model: &str, threads: usize) -> Result<Vec<Row>> {
+    let mut reader = csv::Reader::from_path(record)?;
+    let columns = reader.headers()?.clone();
+    let column = |name: &str| {
+        columns.iter().position(|it| it == name).with_context(|| format!("no column {name}"))
+    };
+    let [of_model, of_threads, shape, engine, speed] = [
+        column("model")?,
+        column("threads")?,
+        column("shape")?,
+        column("engine")?,
+        column("tokens_per_s")?,
+    ];
+    let mut rows = Vec::new();
+    for line in reader.records() {
+        let line = line?;
+        // Loading has no speed.
+        if &line[of_model] == model
+            && line[of_threads].parse() == Ok(threads)
+            && !line[speed].is_empty()
+        {
+            let (shape, engine) = (line[shape].to_owned(), line[engine].to_owned());
+            rows.push(Row { shape, engine, speed: line[speed].parse()? });
+        }
+    }
+    Ok(rows)
 }
