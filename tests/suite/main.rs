@@ -4,6 +4,7 @@
 //! a plain `cargo test`.
 
 mod batching;
+mod checksum;
 mod corruption;
 mod decoder;
 mod files;
