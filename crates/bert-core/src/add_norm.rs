@@ -5,10 +5,10 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::config::BertConfig;
-use crate::context::ForwardContext;
 use crate::error::Result;
-use crate::names;
-use crate::parameters::named;
+use crate::init;
+use crate::pass::options::ForwardContext;
+use crate::surgery::named;
 
 /// `LayerNorm(dropout(sublayer(x)) + x)`.
 ///
@@ -23,7 +23,7 @@ pub(crate) struct AddNorm {
 impl AddNorm {
     /// Loads a `LayerNorm`.
     pub(crate) fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        Ok(Self { norm: names::layer_norm(vb, config)?, dropout: config.hidden_dropout_prob })
+        Ok(Self { norm: init::layer_norm(vb, config)?, dropout: config.hidden_dropout_prob })
     }
 
     /// `sublayer` (what the sub-layer made of `x`), `x`: `[B, S, H]` each → `[B, S, H]`.

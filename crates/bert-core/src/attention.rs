@@ -8,11 +8,11 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::config::{BertConfig, PositionEmbeddingType};
-use crate::context::{AttentionKind, ForwardContext};
 use crate::error::{Error, Result};
-use crate::mask::AttentionMask;
-use crate::names;
-use crate::parameters::{Change, Named, See, named, visit_maps, visit_maps_mut};
+use crate::init;
+use crate::pass::mask::AttentionMask;
+use crate::pass::options::{AttentionKind, ForwardContext};
+use crate::surgery::{Change, Named, See, named, visit_maps, visit_maps_mut};
 
 /// The places of [`Projections`].
 const QUERY: usize = 0;
@@ -59,7 +59,7 @@ impl Attention {
         let heads: Vec<u32> =
             (0..n).filter(|head| !pruned.contains(head)).map(|head| head as u32).collect();
         let width = heads.len() * head_size;
-        let project = |name| names::linear(vb.pp(name), (h, width), config);
+        let project = |name| init::linear(vb.pp(name), (h, width), config);
         let with_keys = match (kind, config.position_embedding_type) {
             (AttentionKind::Cross, _) | (_, PositionEmbeddingType::Absolute) => None,
             (_, PositionEmbeddingType::RelativeKey) => Some(false),
@@ -68,7 +68,7 @@ impl Attention {
         let distances = match with_keys {
             Some(with_keys) => {
                 let shape = (2 * config.max_position_embeddings - 1, head_size);
-                let table = names::embedding(vb.pp("self.distance_embedding"), shape, config)?;
+                let table = init::embedding(vb.pp("self.distance_embedding"), shape, config)?;
                 Some(Distances { table, with_keys })
             }
             None => None,
@@ -76,7 +76,7 @@ impl Attention {
         let projections = [project("self.query")?, project("self.key")?, project("self.value")?];
         Ok(Self {
             projections: Projections(LinearWeights::join(projections)?),
-            output: names::linear(vb.pp("output.dense"), (width, h), config)?,
+            output: init::linear(vb.pp("output.dense"), (width, h), config)?,
             heads,
             head_size,
             distances,

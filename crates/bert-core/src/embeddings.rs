@@ -5,11 +5,11 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::config::{BertConfig, PositionEmbeddingType};
-use crate::context::ForwardContext;
 use crate::error::Result;
-use crate::input::{BertInput, CheckedInput, Tables, Words};
-use crate::names;
-use crate::parameters::named;
+use crate::init;
+use crate::pass::input::{BertInput, CheckedInput, Tables, Words};
+use crate::pass::options::ForwardContext;
+use crate::surgery::named;
 
 /// `LayerNorm(word + token type + position)`, without the position where attention has relative
 /// ones.
@@ -32,13 +32,13 @@ impl BertEmbeddings {
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         config.validate()?;
         let h = config.hidden_size;
-        let table = |name, rows| names::embedding(vb.pp(name), (rows, h), config);
+        let table = |name, rows| init::embedding(vb.pp(name), (rows, h), config);
         let words = table("word_embeddings", config.vocab_size)?;
         Ok(Self {
             word_embeddings: EmbeddingWeights { padding: config.padding_row(), ..words },
             token_type_embeddings: table("token_type_embeddings", config.type_vocab_size)?,
             position_embeddings: table("position_embeddings", config.max_position_embeddings)?,
-            norm: names::layer_norm(vb.pp("LayerNorm"), config)?,
+            norm: init::layer_norm(vb.pp("LayerNorm"), config)?,
             config: config.clone(),
         })
     }

@@ -5,12 +5,12 @@ use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::config::{BertConfig, PositionEmbeddingType};
-use crate::context::{EncoderStates, ForwardContext, Pass};
 use crate::error::{Error, Result};
 use crate::layer::BertLayer;
-use crate::mask::AttentionMask;
 use crate::outputs::BaseModelOutputWithPastAndCrossAttentions;
-use crate::parameters::named;
+use crate::pass::mask::AttentionMask;
+use crate::pass::options::{EncoderStates, ForwardContext, Pass};
+use crate::surgery::named;
 
 /// `L` layers, each taking the output of the one before.
 ///

@@ -6,8 +6,8 @@ use candle_nn::VarBuilder;
 
 use crate::config::BertConfig;
 use crate::error::{Error, Result};
-use crate::names;
-use crate::parameters::named;
+use crate::init;
+use crate::surgery::named;
 
 /// `FFN(x) = activation(x W₁ + b₁) W₂ + b₂`, GELU in BERT.
 ///
@@ -26,9 +26,9 @@ impl FeedForward {
     pub(crate) fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         let (h, f) = (config.hidden_size, config.intermediate_size);
         Ok(Self {
-            expand: names::linear(vb.pp("intermediate.dense"), (h, f), config)?,
+            expand: init::linear(vb.pp("intermediate.dense"), (h, f), config)?,
             activation: config.activation()?,
-            contract: names::linear(vb.pp("output.dense"), (f, h), config)?,
+            contract: init::linear(vb.pp("output.dense"), (f, h), config)?,
             chunk: config.chunk_size_feed_forward,
         })
     }

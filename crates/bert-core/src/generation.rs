@@ -5,11 +5,11 @@ use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use crate::config::TokenIds;
-use crate::context::ForwardContext;
 use crate::error::{Error, Result};
 use crate::heads::BertLMHeadModel;
-use crate::input::BertInput;
-use crate::mask::AttentionMask;
+use crate::pass::input::BertInput;
+use crate::pass::mask::AttentionMask;
+use crate::pass::options::ForwardContext;
 
 /// How tokens are chosen and when to stop. Hugging Face: `GenerationConfig`.
 ///

@@ -6,11 +6,11 @@ use candle_nn::VarBuilder;
 use crate::add_norm::AddNorm;
 use crate::attention::Attention;
 use crate::config::BertConfig;
-use crate::context::{AttentionKind, EncoderStates, ForwardContext};
 use crate::error::Result;
 use crate::feed_forward::FeedForward;
-use crate::mask::AttentionMask;
-use crate::parameters::named;
+use crate::pass::mask::AttentionMask;
+use crate::pass::options::{AttentionKind, EncoderStates, ForwardContext};
+use crate::surgery::named;
 
 /// One layer: self-attention and feed-forward, each followed by Add & Norm; between them, in decoders
 /// that have it, attention to another encoder's states.

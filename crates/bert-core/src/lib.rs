@@ -24,13 +24,9 @@
 
 mod config;
 mod error;
-mod names;
+mod init;
 
-mod cache;
-mod context;
-mod input;
-mod mask;
-mod packing;
+mod pass;
 
 mod add_norm;
 mod attention;
@@ -44,14 +40,12 @@ mod pooler;
 mod generation;
 mod heads;
 mod loss;
-mod parameters;
+mod surgery;
 
 mod outputs;
 
 pub use bert_kernels::Activation;
-pub use cache::KeyValueCache;
 pub use config::{BertConfig, PositionEmbeddingType, ProblemType, TokenIds};
-pub use context::{ForwardContext, Layers, PaddingStates};
 pub use embeddings::BertEmbeddings;
 pub use encoder::BertEncoder;
 pub use error::{Error, Result};
@@ -61,9 +55,7 @@ pub use heads::{
     BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification,
     BertForTokenClassification, BertLMHeadModel, PreTrainingLabels,
 };
-pub use input::BertInput;
 pub use layer::BertLayer;
-pub use mask::AttentionMask;
 pub use model::BertModel;
 pub use outputs::{
     BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPoolingAndCrossAttentions,
@@ -71,6 +63,10 @@ pub use outputs::{
     MultipleChoiceModelOutput, NextSentencePredictorOutput, QuestionAnsweringModelOutput,
     SequenceClassifierOutput, TokenClassifierOutput,
 };
-pub use packing::PackedInput;
-pub use parameters::{Parameter, Parameters};
+pub use pass::batch::PackedInput;
+pub use pass::cache::KeyValueCache;
+pub use pass::input::BertInput;
+pub use pass::mask::AttentionMask;
+pub use pass::options::{ForwardContext, Layers, PaddingStates};
 pub use pooler::BertPooler;
+pub use surgery::{Parameter, Parameters};

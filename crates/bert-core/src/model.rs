@@ -7,20 +7,20 @@ use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::config::{BertConfig, PositionEmbeddingType};
-use crate::context::{EncoderStates, ForwardContext, Layers};
 use crate::embeddings::BertEmbeddings;
 use crate::encoder::BertEncoder;
 use crate::error::{Error, Result};
-use crate::input::{BertInput, CheckedInput, Words};
-use crate::mask::{AttentionMask, check_device};
-use crate::names;
+use crate::init;
 use crate::outputs::{
     BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPoolingAndCrossAttentions,
     LayerOutputs,
 };
-use crate::packing::{PackedInput, Packing};
-use crate::parameters::{Model, Parameters, named, refuse_trainable};
+use crate::pass::batch::{PackedInput, Packing};
+use crate::pass::input::{BertInput, CheckedInput, Words};
+use crate::pass::mask::{AttentionMask, check_device};
+use crate::pass::options::{EncoderStates, ForwardContext, Layers};
 use crate::pooler::BertPooler;
+use crate::surgery::{Model, Parameters, named, refuse_trainable};
 
 /// BERT without a head: embeddings, encoder and, unless left out, pooler.
 ///
@@ -73,7 +73,7 @@ impl BertModel {
     /// # Errors
     /// [`Error::Config`] for an impossible config, [`Error::Candle`] for a tensor that is missing or has another shape.
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        Self::load_base(names::base_model(&vb), config)
+        Self::load_base(init::base_model(&vb), config)
     }
 
     /// [`BertModel::load`] where `vb` is known to be at the model's own names.
@@ -87,7 +87,7 @@ impl BertModel {
     /// # Errors
     /// As [`BertModel::load`].
     pub fn load_without_pooler(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        Self::load_base_without_pooler(names::base_model(&vb), config)
+        Self::load_base_without_pooler(init::base_model(&vb), config)
     }
 
     /// [`BertModel::load_without_pooler`] where `vb` is known to be at the model's own names.

@@ -5,7 +5,7 @@ use std::ops::Index;
 
 use candle_core::Tensor;
 
-use crate::cache::KeyValueCache;
+use crate::pass::cache::KeyValueCache;
 
 /// One tensor per layer, or per chosen layer. Absent layers keep their place, so an index means
 /// the same layer whichever were asked for.

@@ -6,8 +6,8 @@ use candle_nn::VarBuilder;
 
 use crate::config::BertConfig;
 use crate::error::{Error, Result};
-use crate::names;
-use crate::parameters::named;
+use crate::init;
+use crate::surgery::named;
 
 /// `tanh(x₀ W + b)` of the first token's state.
 ///
@@ -25,7 +25,7 @@ impl BertPooler {
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         config.validate()?;
         let h = config.hidden_size;
-        Ok(Self { dense: names::linear(vb.pp("dense"), (h, h), config)? })
+        Ok(Self { dense: init::linear(vb.pp("dense"), (h, h), config)? })
     }
 
     /// `x`: `[B, S, H]` → `[B, H]`.

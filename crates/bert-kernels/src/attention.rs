@@ -6,9 +6,9 @@ use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::ops::softmax;
 
 use crate::cpu::attention::{Attention, Bias};
-use crate::cpu::shared::Output;
+use crate::cpu::rows::Output;
 use crate::cpu::simd::arch;
-use crate::floats::floats_of;
+use crate::cpu::slices::floats_of;
 use crate::precision::{matmul, widen};
 
 /// What a masked score becomes: finite, and so far below any score that adding a score to it

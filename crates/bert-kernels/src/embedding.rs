@@ -2,10 +2,10 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 
-use crate::cpu::norm::{LayerNorm, Term};
-use crate::cpu::shared::Output;
+use crate::cpu::layer_norm::{LayerNorm, Term};
+use crate::cpu::rows::Output;
 use crate::cpu::simd::arch;
-use crate::floats::floats_of;
+use crate::cpu::slices::floats_of;
 use crate::layer_norm::{LayerNormWeights, layer_norm};
 
 /// Parameters of [`embedding`].

@@ -6,9 +6,9 @@ use candle_core::{Device, Result, Tensor};
 
 use crate::activation::Activation;
 use crate::cpu::gemm::{Rows, multiply, runs};
-use crate::cpu::shared::{Output, SharedRows, with_scratch};
+use crate::cpu::rows::{Output, SharedRows, with_scratch};
 use crate::cpu::simd::{Fused, arch};
-use crate::floats::floats;
+use crate::cpu::slices::floats;
 use crate::linear::{LinearWeights, linear, linear_activation};
 
 /// `activation(x W₁ᵀ + b₁) W₂ᵀ + b₂`. Vaswani et al. 2017, §3.3.

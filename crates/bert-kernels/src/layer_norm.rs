@@ -2,10 +2,10 @@
 
 use candle_core::{D, Device, Result, Tensor};
 
-use crate::cpu::norm::{LayerNorm, Term};
-use crate::cpu::shared::Output;
+use crate::cpu::layer_norm::{LayerNorm, Term};
+use crate::cpu::rows::Output;
 use crate::cpu::simd::arch;
-use crate::floats::floats_of;
+use crate::cpu::slices::floats_of;
 use crate::precision::widen;
 
 /// Parameters of [`layer_norm`].

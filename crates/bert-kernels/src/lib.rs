@@ -28,7 +28,6 @@ mod attention;
 mod cpu;
 mod embedding;
 mod feed_forward;
-mod floats;
 mod layer_norm;
 mod linear;
 mod precision;

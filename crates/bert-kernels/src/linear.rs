@@ -6,9 +6,9 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use crate::activation::{Activation, activate};
 use crate::cpu::gemm::{PackedMatrix, Rows, multiply};
-use crate::cpu::shared::{Output, SharedRows};
+use crate::cpu::rows::{Output, SharedRows};
 use crate::cpu::simd::{Fused, arch};
-use crate::floats::{floats, floats_of};
+use crate::cpu::slices::{floats, floats_of};
 use crate::precision::matmul;
 
 /// Parameters of [`linear`], or of several such maps of one input.

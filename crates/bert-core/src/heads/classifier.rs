@@ -5,10 +5,10 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::config::BertConfig;
-use crate::context::ForwardContext;
 use crate::error::Result;
-use crate::names;
-use crate::parameters::named;
+use crate::init;
+use crate::pass::options::ForwardContext;
+use crate::surgery::named;
 
 /// `dropout(x) Wᵀ + b`, with the config's `classifier_dropout`.
 #[derive(Clone, Debug)]
@@ -21,7 +21,7 @@ impl Classifier {
     /// Loads `weight` and `bias` for `classes` outputs.
     pub(crate) fn load(vb: VarBuilder, classes: usize, config: &BertConfig) -> Result<Self> {
         Ok(Self {
-            linear: names::linear(vb, (config.hidden_size, classes), config)?,
+            linear: init::linear(vb, (config.hidden_size, classes), config)?,
             dropout: config.classifier_dropout.unwrap_or(config.hidden_dropout_prob),
         })
     }

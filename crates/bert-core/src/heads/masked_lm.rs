@@ -3,16 +3,16 @@
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
-use super::prediction::PredictionHead;
+use super::lm_prediction_head::PredictionHead;
 use crate::config::BertConfig;
-use crate::context::ForwardContext;
 use crate::error::{Error, Result};
-use crate::input::BertInput;
+use crate::init;
 use crate::loss::classification;
 use crate::model::BertModel;
-use crate::names;
 use crate::outputs::MaskedLMOutput;
-use crate::parameters::head;
+use crate::pass::input::BertInput;
+use crate::pass::options::ForwardContext;
+use crate::surgery::head;
 
 /// BERT with scores for each word of the vocabulary at each place.
 ///
@@ -33,7 +33,7 @@ impl BertForMaskedLM {
         config.validate()?;
         let cls = vb.pp("cls.predictions");
         let decoder = PredictionHead::read_decoder(&cls, config)?;
-        let bert = BertModel::load_base_without_pooler(names::base_below_head(&vb), config)?;
+        let bert = BertModel::load_base_without_pooler(init::base_below_head(&vb), config)?;
         let words = bert.embeddings.word_embeddings();
         Ok(Self { predictions: PredictionHead::load(cls, decoder, words, config)?, bert })
     }

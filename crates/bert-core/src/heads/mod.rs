@@ -2,10 +2,10 @@
 
 mod classifier;
 mod lm_head;
+pub(crate) mod lm_prediction_head;
 mod masked_lm;
 mod multiple_choice;
 mod next_sentence;
-pub(crate) mod prediction;
 mod pretraining;
 mod question_answering;
 mod sequence_classification;

@@ -5,14 +5,14 @@ use candle_nn::VarBuilder;
 
 use super::classifier::Classifier;
 use crate::config::BertConfig;
-use crate::context::ForwardContext;
 use crate::error::Result;
-use crate::input::BertInput;
+use crate::init;
 use crate::loss::classification;
 use crate::model::BertModel;
-use crate::names;
 use crate::outputs::MultipleChoiceModelOutput;
-use crate::parameters::head;
+use crate::pass::input::BertInput;
+use crate::pass::options::ForwardContext;
+use crate::surgery::head;
 
 /// BERT with one score for each of several sequences, of which one is right.
 ///
@@ -31,7 +31,7 @@ impl BertForMultipleChoice {
     /// As [`BertModel::load`].
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         Ok(Self {
-            bert: BertModel::load_base(names::base_below_head(&vb), config)?,
+            bert: BertModel::load_base(init::base_below_head(&vb), config)?,
             classifier: Classifier::load(vb.pp("classifier"), 1, config)?,
         })
     }

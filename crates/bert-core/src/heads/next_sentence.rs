@@ -5,14 +5,14 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::config::BertConfig;
-use crate::context::ForwardContext;
 use crate::error::Result;
-use crate::input::BertInput;
+use crate::init;
 use crate::loss::classification;
 use crate::model::BertModel;
-use crate::names;
 use crate::outputs::NextSentencePredictorOutput;
-use crate::parameters::head;
+use crate::pass::input::BertInput;
+use crate::pass::options::ForwardContext;
+use crate::surgery::head;
 
 /// BERT with scores for "the second text follows the first" and "it does not".
 ///
@@ -32,8 +32,8 @@ impl BertForNextSentencePrediction {
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         let sizes = (config.hidden_size, 2);
         Ok(Self {
-            bert: BertModel::load_base(names::base_below_head(&vb), config)?,
-            seq_relationship: names::linear(vb.pp("cls.seq_relationship"), sizes, config)?,
+            bert: BertModel::load_base(init::base_below_head(&vb), config)?,
+            seq_relationship: init::linear(vb.pp("cls.seq_relationship"), sizes, config)?,
         })
     }
 

@@ -4,16 +4,16 @@ use bert_kernels::{LinearWeights, linear};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
-use super::prediction::PredictionHead;
+use super::lm_prediction_head::PredictionHead;
 use crate::config::BertConfig;
-use crate::context::ForwardContext;
 use crate::error::{Error, Result};
-use crate::input::BertInput;
+use crate::init;
 use crate::loss::classification;
 use crate::model::BertModel;
-use crate::names;
 use crate::outputs::BertForPreTrainingOutput;
-use crate::parameters::head;
+use crate::pass::input::BertInput;
+use crate::pass::options::ForwardContext;
+use crate::surgery::head;
 
 /// BERT with the heads of both pre-training tasks: masked words and next sentences.
 ///
@@ -35,11 +35,11 @@ impl BertForPreTraining {
         config.validate()?;
         let cls = vb.pp("cls");
         let decoder = PredictionHead::read_decoder(&cls.pp("predictions"), config)?;
-        let bert = BertModel::load_base(names::base_below_head(&vb), config)?;
+        let bert = BertModel::load_base(init::base_below_head(&vb), config)?;
         let (words, sizes) = (bert.embeddings.word_embeddings(), (config.hidden_size, 2));
         Ok(Self {
             predictions: PredictionHead::load(cls.pp("predictions"), decoder, words, config)?,
-            seq_relationship: names::linear(cls.pp("seq_relationship"), sizes, config)?,
+            seq_relationship: init::linear(cls.pp("seq_relationship"), sizes, config)?,
             bert,
         })
     }

@@ -5,14 +5,14 @@ use candle_core::{D, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::config::BertConfig;
-use crate::context::ForwardContext;
 use crate::error::{Error, Result};
-use crate::input::BertInput;
+use crate::init;
 use crate::loss::{class_ids, cross_entropy};
 use crate::model::BertModel;
-use crate::names;
 use crate::outputs::QuestionAnsweringModelOutput;
-use crate::parameters::head;
+use crate::pass::input::BertInput;
+use crate::pass::options::ForwardContext;
+use crate::surgery::head;
 
 /// BERT with scores of each token as the first and as the last of the answer.
 ///
@@ -36,8 +36,8 @@ impl BertForQuestionAnswering {
             return Err(Error::Config { field: "id2label", got, expected });
         }
         Ok(Self {
-            bert: BertModel::load_base_without_pooler(names::base_below_head(&vb), config)?,
-            qa_outputs: names::linear(vb.pp("qa_outputs"), (config.hidden_size, 2), config)?,
+            bert: BertModel::load_base_without_pooler(init::base_below_head(&vb), config)?,
+            qa_outputs: init::linear(vb.pp("qa_outputs"), (config.hidden_size, 2), config)?,
         })
     }
 

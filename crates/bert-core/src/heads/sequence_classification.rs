@@ -5,14 +5,14 @@ use candle_nn::VarBuilder;
 
 use super::classifier::Classifier;
 use crate::config::{BertConfig, ProblemType};
-use crate::context::ForwardContext;
 use crate::error::Result;
-use crate::input::BertInput;
+use crate::init;
 use crate::loss::{binary_cross_entropy, check_shape, classification, mean_squared_error};
 use crate::model::BertModel;
-use crate::names;
 use crate::outputs::SequenceClassifierOutput;
-use crate::parameters::head;
+use crate::pass::input::BertInput;
+use crate::pass::options::ForwardContext;
+use crate::surgery::head;
 
 /// BERT with scores of each class, or predicted numbers, for each text or pair.
 ///
@@ -31,7 +31,7 @@ impl BertForSequenceClassification {
     /// As [`BertModel::load`].
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         Ok(Self {
-            bert: BertModel::load_base(names::base_below_head(&vb), config)?,
+            bert: BertModel::load_base(init::base_below_head(&vb), config)?,
             classifier: Classifier::load(vb.pp("classifier"), config.num_labels(), config)?,
         })
     }

@@ -5,14 +5,14 @@ use candle_nn::VarBuilder;
 
 use super::classifier::Classifier;
 use crate::config::BertConfig;
-use crate::context::ForwardContext;
 use crate::error::Result;
-use crate::input::BertInput;
+use crate::init;
 use crate::loss::classification;
 use crate::model::BertModel;
-use crate::names;
 use crate::outputs::TokenClassifierOutput;
-use crate::parameters::head;
+use crate::pass::input::BertInput;
+use crate::pass::options::ForwardContext;
+use crate::surgery::head;
 
 /// BERT with scores of each class for each token, as for named entities.
 ///
@@ -31,7 +31,7 @@ impl BertForTokenClassification {
     /// As [`BertModel::load`].
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         Ok(Self {
-            bert: BertModel::load_base_without_pooler(names::base_below_head(&vb), config)?,
+            bert: BertModel::load_base_without_pooler(init::base_below_head(&vb), config)?,
             classifier: Classifier::load(vb.pp("classifier"), config.num_labels(), config)?,
         })
     }

@@ -9,7 +9,7 @@ use std::ops::Range;
 use pulp::{Arch, Simd};
 
 use super::gemm::{InTiles, TALLEST, Tiled, step, tile_size};
-use super::shared::{SharedRows, with_scratch};
+use super::rows::{SharedRows, with_scratch};
 use super::simd::exp;
 use super::team;
 use crate::attention::Sequence;

@@ -2,7 +2,8 @@
 
 pub(crate) mod attention;
 pub(crate) mod gemm;
-pub(crate) mod norm;
-pub(crate) mod shared;
+pub(crate) mod layer_norm;
+pub(crate) mod rows;
 pub(crate) mod simd;
+pub(crate) mod slices;
 pub(crate) mod team;

@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::shared::{SharedRows, with_scratch};
+use super::rows::{SharedRows, with_scratch};
 use super::simd::{Fused, prefetch};
 use super::team;
 

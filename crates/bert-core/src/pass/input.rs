@@ -4,7 +4,7 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::config::BertConfig;
 use crate::error::{Error, Result};
-use crate::mask::check_device;
+use crate::pass::mask::check_device;
 
 /// The arguments of a forward pass, under transformers' names.
 ///

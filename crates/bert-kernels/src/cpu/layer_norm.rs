@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulp::{Arch, Simd, WithSimd};
 
-use super::shared::SharedRows;
+use super::rows::SharedRows;
 use super::team;
 
 /// Elements that one thread works on at a time: fewer are not worth a second thread.

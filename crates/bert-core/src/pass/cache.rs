@@ -3,7 +3,7 @@
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::mask::check_device;
+use crate::pass::mask::check_device;
 
 /// Keys and values per layer, so that a decoder computes each token once.
 ///

@@ -4,11 +4,11 @@ use candle_core::{DType, Device, Shape, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::cache::KeyValueCache;
 use crate::config::BertConfig;
 use crate::error::{Error, Result};
-use crate::mask::{AttentionMask, check_device};
 use crate::outputs::LayerOutputs;
+use crate::pass::cache::KeyValueCache;
+use crate::pass::mask::{AttentionMask, check_device};
 
 /// Which of a model's per-layer tensors to return.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

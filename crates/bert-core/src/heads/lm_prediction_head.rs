@@ -9,8 +9,8 @@ use candle_nn::{Init, VarBuilder};
 
 use crate::config::BertConfig;
 use crate::error::{Error, Result};
-use crate::names;
-use crate::parameters::{named, resized};
+use crate::init;
+use crate::surgery::{named, resized};
 
 /// `LayerNorm(activation(x W + b)) Eᵀ + c`, with the word embeddings `E` as the decoder unless the
 /// checkpoint has another one.
@@ -46,7 +46,7 @@ impl PredictionHead {
         let decoder = vb.pp("decoder");
         let sizes = (config.vocab_size, config.hidden_size);
         if decoder.contains_tensor("weight") || !config.tie_word_embeddings {
-            return Ok(Some(names::embedding(decoder, sizes, config)?));
+            return Ok(Some(init::embedding(decoder, sizes, config)?));
         }
         Ok(None)
     }
@@ -79,9 +79,9 @@ impl PredictionHead {
             (false, _) => bias(&vb),
         }?;
         Ok(Self {
-            transform: names::linear(vb.pp("transform.dense"), (h, h), config)?,
+            transform: init::linear(vb.pp("transform.dense"), (h, h), config)?,
             activation: config.activation()?,
-            norm: names::layer_norm(vb.pp("transform.LayerNorm"), config)?,
+            norm: init::layer_norm(vb.pp("transform.LayerNorm"), config)?,
             decoder,
             bias,
             packed: None,

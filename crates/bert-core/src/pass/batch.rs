@@ -9,8 +9,8 @@ use bert_kernels::Sequence;
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::input::{BertInput, CheckedInput, Words};
-use crate::mask::AttentionMask;
+use crate::pass::input::{BertInput, CheckedInput, Words};
+use crate::pass::mask::AttentionMask;
 
 /// Where the tokens of a padded batch lie when they are packed.
 ///

@@ -8,7 +8,7 @@ use candle_nn::VarMap;
 
 use crate::config::BertConfig;
 use crate::error::{Error, Result};
-use crate::heads::prediction::PredictionHead;
+use crate::heads::lm_prediction_head::PredictionHead;
 use crate::model::BertModel;
 
 /// A parameter, where it is.
@@ -94,15 +94,15 @@ pub trait Named {
 /// Implements [`Named`] for a struct: what a checkpoint calls each part, and the field.
 macro_rules! named {
     ($part:ty { $($name:literal => $field:ident),* $(,)? }) => {
-        impl $crate::parameters::Named for $part {
+        impl $crate::surgery::Named for $part {
             fn visit(
                 &self,
                 at: &str,
-                see: &mut $crate::parameters::See,
+                see: &mut $crate::surgery::See,
             ) -> $crate::error::Result<()> {
-                $($crate::parameters::Named::visit(
+                $($crate::surgery::Named::visit(
                     &self.$field,
-                    &$crate::parameters::below(at, $name),
+                    &$crate::surgery::below(at, $name),
                     see,
                 )?;)*
                 Ok(())
@@ -111,18 +111,18 @@ macro_rules! named {
             fn visit_mut(
                 &mut self,
                 at: &str,
-                change: &mut $crate::parameters::Change,
+                change: &mut $crate::surgery::Change,
             ) -> $crate::error::Result<()> {
-                $($crate::parameters::Named::visit_mut(
+                $($crate::surgery::Named::visit_mut(
                     &mut self.$field,
-                    &$crate::parameters::below(at, $name),
+                    &$crate::surgery::below(at, $name),
                     change,
                 )?;)*
                 Ok(())
             }
 
             fn pack(&mut self) -> $crate::error::Result<()> {
-                $($crate::parameters::Named::pack(&mut self.$field)?;)*
+                $($crate::surgery::Named::pack(&mut self.$field)?;)*
                 Ok(())
             }
         }
@@ -133,9 +133,9 @@ macro_rules! named {
 /// is a head over the vocabulary.
 macro_rules! head {
     ($model:ty { $($name:literal => $field:ident),* } $(, decoder $decoder:ident)?) => {
-        $crate::parameters::named!($model { "bert" => bert, $($name => $field),* });
+        $crate::surgery::named!($model { "bert" => bert, $($name => $field),* });
 
-        impl $crate::parameters::Model for $model {
+        impl $crate::surgery::Model for $model {
             fn base(&self) -> &BertModel {
                 &self.bert
             }
@@ -500,7 +500,7 @@ fn check_table(name: &'static str, got: &Tensor, old: &Tensor) -> Result<()> {
         let expected = format!("{:?}", old.dtype());
         return Err(Error::DType { name, got: got.dtype(), expected });
     }
-    crate::mask::check_device(name, got, old.device())
+    crate::pass::mask::check_device(name, got, old.device())
 }
 
 /// A copy, row after row, to which no variable and no graph belongs, and which nobody else can write
