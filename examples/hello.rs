@@ -69,14 +69,14 @@ fn main() -> Result<()> {
         println!("\ntokens: {:?}\nids:    {:?}", encoding.tokens, encoding.ids);
     }
 
-    let mut context = ForwardContext::new();
+    let mut options = ForwardOptions::new();
     if args.output_hidden_states {
-        context = context.with_hidden_states(Layers::All);
+        options = options.with_hidden_states(Layers::All);
     }
     if args.output_attentions {
-        context = context.with_attentions(Layers::All);
+        options = options.with_attentions(Layers::All);
     }
-    let outputs = model.forward_with(&inputs.to_input(&device)?, &mut context)?;
+    let outputs = model.forward_with(&inputs.to_input(&device)?, &options)?;
     print!("\n{outputs}");
     Ok(())
 }

@@ -93,7 +93,7 @@ fn main() -> Result<()> {
     let options = AdamWOptions { weight_decay: args.weight_decay, ..AdamWOptions::default() };
     let mut optimizer = AdamW::new(&vars, options)?;
     let mut gradients = Gradients::new(&vars);
-    let mut dropout = ForwardContext::training(args.seed);
+    let dropout = ForwardOptions::training(args.seed);
     let mut order = ChaCha8Rng::seed_from_u64(args.seed);
     let (mut step, mut best) = (0, -1.);
     let start = Instant::now();
@@ -105,8 +105,7 @@ fn main() -> Result<()> {
         for batch in train.chunks(args.batch_size) {
             for part in batch.chunks(batch.len().div_ceil(args.accumulate)) {
                 let (input, labels) = task.tensors(part, model.bert.device())?;
-                let loss = model.forward_with_labels(&input, &labels, &mut dropout)?.loss;
-                let loss = loss.context("labels were given")?;
+                let (loss, _) = model.forward_with_labels(&input, &labels, &dropout)?;
                 gradients.accumulate(&(&loss * (part.len() as f64 / batch.len() as f64))?)?;
                 sum += f64::from(loss.to_scalar::<f32>()?) * part.len() as f64;
             }

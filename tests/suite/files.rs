@@ -18,7 +18,7 @@ fn load(folder: &Path) -> Result<(BertForPreTraining, LoadReport)> {
 fn compare(name: &str, cases_file: &str, tolerance: f64) -> LoadReport {
     let (model, report) = load(&folder(name)).unwrap();
     let case = cases(&fixture("files").join(cases_file)).remove("case").unwrap();
-    let kept = &mut ForwardContext::new().with_padding_states(PaddingStates::Kept);
+    let kept = &ForwardOptions::new().with_padding_states(PaddingStates::Kept);
     let output = model.forward_with(&case.input, kept).unwrap();
     let bare = AutoModel::from_pretrained(&folder(name), &LoadOptions::new()).unwrap();
     let bare = bare.forward_with(&case.input, kept).unwrap();

@@ -8,7 +8,7 @@ use crate::support::*;
 fn compare<M: PreTrainedModel + Parameters>(
     folder: &str,
     case: &str,
-    loss: impl Fn(&M, &Case, &mut ForwardContext) -> Tensor,
+    loss: impl Fn(&M, &Case, &ForwardOptions) -> Tensor,
 ) {
     let folder = fixture(folder);
     let options = LoadOptions::new().dtype(DType::F64);
@@ -16,7 +16,7 @@ fn compare<M: PreTrainedModel + Parameters>(
     let mut case = cases(&folder.join("cases.safetensors")).remove(case).unwrap();
     case.widen();
     let mut gradients = Gradients::new(&vars);
-    gradients.accumulate(&loss(&model, &case, &mut ForwardContext::new())).unwrap();
+    gradients.accumulate(&loss(&model, &case, &ForwardOptions::new())).unwrap();
 
     let mut names = Vec::new();
     let mut expected = tensors(&folder.join("gradients.safetensors"));
@@ -56,73 +56,58 @@ fn weighed(x: &Tensor) -> Tensor {
     (x * weights).unwrap().sum_all().unwrap()
 }
 
-/// [`compare`] for a class whose labels are one tensor.
-macro_rules! compare_labelled {
-    ($class:ty, $folder:literal, $case:literal) => {
-        compare::<$class>($folder, $case, |model, case, context| {
-            let labels = &case.labels["labels"];
-            model.forward_with_labels(&case.input, labels, context).unwrap().loss.unwrap()
-        })
-    };
+/// [`compare`] for the loss of a class with a head.
+fn compare_loss<M>(folder: &str, case: &str)
+where
+    M: PreTrainedModel + Head,
+    M::Labels: CaseLabels,
+{
+    compare::<M>(folder, case, |model, case, options| {
+        model.forward_with_labels(&case.input, &CaseLabels::of(case), options).unwrap().0
+    });
 }
 
 #[test]
 fn masked_words_have_the_gradients_of_pytorch() {
-    compare_labelled!(BertForMaskedLM, "heads/masked_lm", "words");
+    compare_loss::<BertForMaskedLM>("heads/masked_lm", "words");
 }
 
 #[test]
 fn next_sentences_have_the_gradients_of_pytorch() {
-    compare_labelled!(BertForNextSentencePrediction, "heads/next_sentence", "labels");
+    compare_loss::<BertForNextSentencePrediction>("heads/next_sentence", "labels");
 }
 
 #[test]
 fn texts_have_the_gradients_of_pytorch() {
-    compare_labelled!(BertForSequenceClassification, "heads/sequence_classification", "one_label");
-    compare_labelled!(BertForSequenceClassification, "heads/regression", "numbers");
+    compare_loss::<BertForSequenceClassification>("heads/sequence_classification", "one_label");
+    compare_loss::<BertForSequenceClassification>("heads/regression", "numbers");
 }
 
 #[test]
 fn tokens_have_the_gradients_of_pytorch() {
-    compare_labelled!(BertForTokenClassification, "heads/token_classification", "tags");
+    compare_loss::<BertForTokenClassification>("heads/token_classification", "tags");
 }
 
 #[test]
 fn choices_have_the_gradients_of_pytorch() {
-    compare_labelled!(BertForMultipleChoice, "heads/multiple_choice", "choice");
+    compare_loss::<BertForMultipleChoice>("heads/multiple_choice", "choice");
 }
 
 #[test]
 fn answers_have_the_gradients_of_pytorch() {
-    compare::<BertForQuestionAnswering>(
-        "heads/question_answering",
-        "answers",
-        |model, case, context| {
-            let labels = AnswerSpans {
-                start_positions: case.labels["start_positions"].clone(),
-                end_positions: case.labels["end_positions"].clone(),
-            };
-            model.forward_with_labels(&case.input, &labels, context).unwrap().loss.unwrap()
-        },
-    );
+    compare_loss::<BertForQuestionAnswering>("heads/question_answering", "answers");
 }
 
 #[test]
 fn pretraining_has_the_gradients_of_pytorch() {
-    compare::<BertForPreTraining>("heads/pretraining", "both", |model, case, context| {
-        let labels = PreTrainingLabels {
-            labels: case.labels["labels"].clone(),
-            next_sentence_label: case.labels["next_sentence_label"].clone(),
-        };
-        model.forward_with_labels(&case.input, &labels, context).unwrap().loss.unwrap()
-    });
+    compare_loss::<BertForPreTraining>("heads/pretraining", "both");
 }
 
 #[test]
 fn decoders_with_cross_attention_have_the_gradients_of_pytorch() {
     compare::<BertLMHeadModel>("heads/lm", "cross", |model, case, context| {
         let labels = case.input.input_ids.as_ref().unwrap();
-        model.forward_with_labels(&case.input, labels, context).unwrap().loss.unwrap()
+        model.forward_with_labels(&case.input, labels, context).unwrap().0
     });
 }
 

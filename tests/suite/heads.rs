@@ -6,61 +6,52 @@ use bert::*;
 use crate::support::*;
 
 /// Loads a class, runs every case with its labels and compares scores and loss.
-fn compare<M: PreTrainedModel>(
-    name: &str,
-    run: impl Fn(&M, &Case) -> Vec<(&'static str, Option<Tensor>)>,
-) {
+fn compare<M>(name: &str)
+where
+    M: PreTrainedModel + Head,
+    M::Labels: CaseLabels,
+    M::Output: ModelOutput,
+{
     let folder = fixture("heads").join(name);
     let (model, report) = M::from_pretrained_with_report(&folder, &LoadOptions::new()).unwrap();
     assert_eq!((report.unused.len(), report.missing.len()), (0, 0), "{report}");
     let cases = cases(&folder.join("cases.safetensors"));
     assert!(!cases.is_empty());
     for (case_name, case) in cases {
-        let got = run(&model, &case);
-        assert_eq!(got.len(), case.expected.len());
+        let labels = CaseLabels::of(&case);
+        let options = &ForwardOptions::new();
+        let (loss, output) = model.forward_with_labels(&case.input, &labels, options).unwrap();
+        let kept = &ForwardOptions::new().with_padding_states(PaddingStates::Kept);
+        let plain = model.forward_with(&case.input, kept).unwrap().items();
+        for ((field, output), (_, plain)) in output.items().iter().zip(&plain) {
+            assert_same(&format!("{field} without labels"), plain, output);
+        }
+        let got: Vec<_> = [("loss".to_owned(), loss)].into_iter().chain(output.items()).collect();
+        assert_eq!((got.len(), got.len()), (case.expected.len(), plain.len() + 1));
         for (field, got) in got {
             let what = format!("{name} {case_name} {field}");
-            let (got, expected) = (got.unwrap(), &case.expected[field]);
+            let expected = &case.expected[&field];
             let scale = if field == "loss" { values(expected)[0].abs() } else { 1. };
             assert_close(&what, &got, expected, 1e-5 * scale);
         }
     }
 }
 
-/// `compare` for a class whose output has `loss` and `logits` and whose labels are one tensor.
-macro_rules! compare_scores {
-    ($class:ty, $($name:literal),+) => {$(
-        compare::<$class>($name, |model, case| {
-            let labels = &case.labels["labels"];
-            let context = &mut ForwardContext::new();
-            let output = model.forward_with_labels(&case.input, labels, context).unwrap();
-            let kept = &mut ForwardContext::new().with_padding_states(PaddingStates::Kept);
-            let plain = model.forward_with(&case.input, kept).unwrap();
-            assert!(plain.loss.is_none());
-            assert_same("logits without labels", &plain.logits, &output.logits);
-            vec![("loss", output.loss), ("logits", Some(output.logits))]
-        })
-    );+};
-}
-
 #[test]
 fn masked_words_have_the_scores_and_loss_of_transformers() {
-    compare_scores!(BertForMaskedLM, "masked_lm");
+    compare::<BertForMaskedLM>("masked_lm");
 }
 
 #[test]
 fn next_sentences_have_the_scores_and_loss_of_transformers() {
-    compare_scores!(BertForNextSentencePrediction, "next_sentence");
+    compare::<BertForNextSentencePrediction>("next_sentence");
 }
 
 #[test]
 fn texts_have_the_scores_and_losses_of_transformers_for_every_problem_type() {
-    compare_scores!(
-        BertForSequenceClassification,
-        "sequence_classification",
-        "regression",
-        "regression_of_four"
-    );
+    for name in ["sequence_classification", "regression", "regression_of_four"] {
+        compare::<BertForSequenceClassification>(name);
+    }
 }
 
 #[test]
@@ -82,23 +73,23 @@ fn a_given_problem_type_counts_more_than_what_the_labels_look_like() {
         let model =
             BertForSequenceClassification::from_pretrained(&checkpoint, &LoadOptions::new());
         let labels = cases[case].labels["labels"].to_dtype(labels_as).unwrap();
-        let context = &mut ForwardContext::new();
-        let output =
+        let context = &ForwardOptions::new();
+        let (loss, _) =
             model.unwrap().forward_with_labels(&cases[case].input, &labels, context).unwrap();
         let expected = &cases[case].expected["loss"];
-        assert_close(problem, &output.loss.unwrap(), expected, 1e-5 * values(expected)[0]);
+        assert_close(problem, &loss, expected, 1e-5 * values(expected)[0]);
     }
 }
 
 #[test]
 fn heads_pass_on_what_the_model_below_them_keeps() {
     let everything =
-        || ForwardContext::new().with_hidden_states(Layers::All).with_attentions(Layers::All);
+        || ForwardOptions::new().with_hidden_states(Layers::All).with_attentions(Layers::All);
     let folder = fixture("heads/token_classification");
     let model = BertForTokenClassification::from_pretrained(&folder, &LoadOptions::new()).unwrap();
     let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
-    let output = model.forward_with(&input, &mut everything()).unwrap();
-    let below = model.bert.forward_with(&input, &mut everything()).unwrap();
+    let output = model.forward_with(&input, &everything()).unwrap();
+    let below = model.bert.forward_with(&input, &everything()).unwrap();
     let (states, attentions) = (output.hidden_states.unwrap(), output.attentions.unwrap());
     assert_eq!((states.iter().count(), attentions.iter().count()), (2, 1));
     assert_same("states", &states[1], &below.hidden_states.unwrap()[1]);
@@ -121,8 +112,8 @@ fn heads_start_from_a_varmap_and_get_gradients() {
         next_sentence_label: Tensor::new(&[1i64], &Device::Cpu).unwrap(),
     };
     let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
-    let output = model.forward_with_labels(&input, &labels, &mut ForwardContext::new()).unwrap();
-    let gradients = output.loss.unwrap().backward().unwrap();
+    let (loss, _) = model.forward_with_labels(&input, &labels, &ForwardOptions::new()).unwrap();
+    let gradients = loss.backward().unwrap();
     let vars = vars.data().lock().unwrap();
     assert_eq!(vars.keys().filter(|name| name.starts_with("cls.")).count(), 7);
     for (name, var) in vars.iter() {
@@ -134,46 +125,22 @@ fn heads_start_from_a_varmap_and_get_gradients() {
 
 #[test]
 fn tokens_have_the_scores_and_loss_of_transformers() {
-    compare_scores!(BertForTokenClassification, "token_classification");
+    compare::<BertForTokenClassification>("token_classification");
 }
 
 #[test]
 fn choices_have_the_scores_and_loss_of_transformers() {
-    compare_scores!(BertForMultipleChoice, "multiple_choice");
+    compare::<BertForMultipleChoice>("multiple_choice");
 }
 
 #[test]
 fn pre_training_has_the_scores_and_loss_of_transformers() {
-    compare::<BertForPreTraining>("pretraining", |model, case| {
-        let labels = PreTrainingLabels {
-            labels: case.labels["labels"].clone(),
-            next_sentence_label: case.labels["next_sentence_label"].clone(),
-        };
-        let output =
-            model.forward_with_labels(&case.input, &labels, &mut ForwardContext::new()).unwrap();
-        vec![
-            ("loss", output.loss),
-            ("prediction_logits", Some(output.prediction_logits)),
-            ("seq_relationship_logits", Some(output.seq_relationship_logits)),
-        ]
-    });
+    compare::<BertForPreTraining>("pretraining");
 }
 
 #[test]
 fn answers_have_the_scores_and_loss_of_transformers() {
-    compare::<BertForQuestionAnswering>("question_answering", |model, case| {
-        let labels = AnswerSpans {
-            start_positions: case.labels["start_positions"].clone(),
-            end_positions: case.labels["end_positions"].clone(),
-        };
-        let output =
-            model.forward_with_labels(&case.input, &labels, &mut ForwardContext::new()).unwrap();
-        vec![
-            ("loss", output.loss),
-            ("start_logits", Some(output.start_logits)),
-            ("end_logits", Some(output.end_logits)),
-        ]
-    });
+    compare::<BertForQuestionAnswering>("question_answering");
 }
 
 #[test]
@@ -212,7 +179,7 @@ fn labels_that_do_not_fit_are_errors() {
     let model = BertForSequenceClassification::from_pretrained(&folder, &options).unwrap();
     let input = BertInput::from_ids(ids(&[&[1, 2, 3], &[4, 5, 6]]));
     let refusal = |labels: Tensor| {
-        model.forward_with_labels(&input, &labels, &mut ForwardContext::new()).unwrap_err()
+        model.forward_with_labels(&input, &labels, &ForwardOptions::new()).unwrap_err()
     };
     let integers = |values: &[i64]| Tensor::new(values, &Device::Cpu).unwrap();
     assert_says(&refusal(integers(&[0, 4])), &["label 4 at place 1", "0 to 3 or -100"]);
@@ -225,7 +192,7 @@ fn labels_that_do_not_fit_are_errors() {
     let folder = fixture("heads/token_classification");
     let tagger = BertForTokenClassification::from_pretrained(&folder, &options).unwrap();
     let floats = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
-    let error = tagger.forward_with_labels(&input, &floats, &mut ForwardContext::new());
+    let error = tagger.forward_with_labels(&input, &floats, &ForwardOptions::new());
     assert_says(&error.unwrap_err(), &["labels has dtype F32", "class ids"]);
 
     let folder = fixture("heads/multiple_choice");
@@ -259,9 +226,8 @@ fn losses_are_finite_and_right_in_half_precision() {
             BertForMaskedLM::from_pretrained(&folder, &LoadOptions::new().dtype(dtype)).unwrap();
         let case = cases(&folder.join("cases.safetensors")).remove("words").unwrap();
         let labels = &case.labels["labels"];
-        let output =
-            model.forward_with_labels(&case.input, labels, &mut ForwardContext::new()).unwrap();
-        let loss = output.loss.unwrap();
+        let (loss, _) =
+            model.forward_with_labels(&case.input, labels, &ForwardOptions::new()).unwrap();
         assert_eq!(loss.dtype(), DType::F32);
         assert_close("loss", &loss, &case.expected["loss"], 0.05);
     }

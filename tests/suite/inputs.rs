@@ -141,7 +141,7 @@ fn masks_hold_zeros_and_ones_unless_they_are_additive() {
         assert!(matches!(refusal(additive(bad)), ModelError::MaskValue { .. }));
     }
     let model = model("base", DType::F32);
-    let kept = &mut ForwardContext::new().with_padding_states(PaddingStates::Kept);
+    let kept = &ForwardOptions::new().with_padding_states(PaddingStates::Kept);
     let hidden = model.forward_with(&mask([1., 0., 1., 1.]), kept).unwrap().last_hidden_state;
     let minus_infinity = model.forward(&additive(f32::NEG_INFINITY)).unwrap().last_hidden_state;
     assert_same("−∞ hides a key", &minus_infinity, &hidden);
@@ -286,9 +286,7 @@ fn the_lowest_number_of_a_masks_dtype_hides_a_whole_row() {
 #[test]
 fn causal_masks_need_tokens_and_the_right_shape() {
     let mask = |b, k| Some(Tensor::ones((b, k), DType::U32, &Device::Cpu).unwrap());
-    let causal = |mask: Option<Tensor>, past, new| {
-        AttentionMask::causal(mask.as_ref(), past, new, &Device::Cpu)
-    };
+    let causal = |mask: Option<Tensor>, past, new| AttentionMask::causal(mask.as_ref(), past, new);
     assert!(causal(mask(2, 5), 2, (2, 3)).is_ok());
     for new in [(0, 3), (2, 0)] {
         assert!(matches!(causal(None, 0, new), Err(ModelError::EmptyInput { .. })));

@@ -43,7 +43,7 @@ fn compare(model: &BertModel, file: &str, tolerance: f64, bounded: f64) -> usize
         if name == "cached" || name == "pruned" {
             continue;
         }
-        let mut context = ForwardContext::new().with_padding_states(PaddingStates::Kept);
+        let mut context = ForwardOptions::new().with_padding_states(PaddingStates::Kept);
         if case.expected.contains_key("hidden_states.0") {
             context = context.with_hidden_states(Layers::All).with_attentions(Layers::All);
         }
@@ -52,7 +52,7 @@ fn compare(model: &BertModel, file: &str, tolerance: f64, bounded: f64) -> usize
         }
         let mut input = case.input;
         input.inputs_embeds = input.inputs_embeds.map(|x| x.to_dtype(model.dtype()).unwrap());
-        let output = model.forward_with(&input, &mut context).unwrap();
+        let output = model.forward_with(&input, &context).unwrap();
         for (output_name, expected) in &case.expected {
             let got = field(&output, output_name);
             assert_eq!(got.dtype(), model.dtype());
@@ -121,25 +121,25 @@ fn a_decoder_continues_from_its_cache() {
     let cache = start.past_key_values.unwrap();
     assert_eq!((cache.len(), cache.keys(1).unwrap().dims()), (5, [3, 5, 32].as_slice()));
 
-    let mut context = ForwardContext::new().with_cache(cache.clone());
+    let context = ForwardOptions::new().with_cache(cache.clone());
     let rest = BertInput::from_ids(all_ids.narrow(1, 5, 4).unwrap()).with_attention_mask(mask);
-    let output = model.forward_with(&rest, &mut context).unwrap();
+    let output = model.forward_with(&rest, &context).unwrap();
     assert_close("rest", &output.last_hidden_state, &case.expected["rest"], 1e-5);
     assert_eq!(output.past_key_values.unwrap().len(), 9);
 
     // A pass that fails leaves the cache as it was.
-    let mut context = ForwardContext::new().with_cache(cache.clone());
+    let context = ForwardOptions::new().with_cache(cache.clone());
     let too_long = BertInput::from_ids(ids(&[&[1; 20], &[1; 20], &[1; 20]]));
-    assert!(model.forward_with(&too_long, &mut context).is_err());
-    let output = model.forward_with(&rest, &mut context).unwrap();
+    assert!(model.forward_with(&too_long, &context).is_err());
+    let output = model.forward_with(&rest, &context).unwrap();
     assert_close("after an error", &output.last_hidden_state, &case.expected["rest"], 1e-5);
 
     let one_row = BertInput::from_ids(ids(&[&[1, 2]]));
-    let error = model.forward_with(&one_row, &mut ForwardContext::new().with_cache(cache.clone()));
+    let error = model.forward_with(&one_row, &ForwardOptions::new().with_cache(cache.clone()));
     assert_says(&error.unwrap_err(), &["past_key_values batch size 3", "expected 1"]);
     let error = self::model("base", DType::F32).forward_with(
         &BertInput::from_ids(first(&all_ids)),
-        &mut ForwardContext::new().with_cache(cache),
+        &ForwardOptions::new().with_cache(cache),
     );
     assert_says(&error.unwrap_err(), &["past_key_values layers 2", "expected 3"]);
 }
@@ -152,11 +152,11 @@ fn a_decoder_without_some_layers_still_continues_from_its_cache() {
     let whole = model.forward(&BertInput::from_ids(all.clone())).unwrap().last_hidden_state;
     let part = |start, len| BertInput::from_ids(all.narrow(1, start, len).unwrap());
     let cache = model.forward(&part(0, 4)).unwrap().past_key_values.unwrap();
-    let mut context = ForwardContext::new()
+    let context = ForwardOptions::new()
         .with_cache(cache)
         .with_hidden_states(Layers::Only(vec![-1]))
         .with_attentions(Layers::All);
-    let rest = model.forward_with(&part(4, 2), &mut context).unwrap();
+    let rest = model.forward_with(&part(4, 2), &context).unwrap();
     assert_close("rest", &rest.last_hidden_state, &whole.narrow(1, 4, 2).unwrap(), 1e-6);
     assert_eq!(rest.attentions.unwrap()[0].dims(), [1, 4, 2, 6]);
     assert_same("last", &rest.hidden_states.unwrap()[1], &rest.last_hidden_state);
@@ -169,14 +169,14 @@ fn the_parts_in_sequence_are_the_model_bit_for_bit() {
 
     let embedding_output = model.embeddings.forward(&case.input).unwrap();
     let mask = AttentionMask::new(case.input.attention_mask.as_ref().unwrap()).unwrap();
-    let mut context =
-        ForwardContext::new().with_hidden_states(Layers::All).with_attentions(Layers::All);
-    let encoded = model.encoder.forward_with(&embedding_output, &mask, &mut context).unwrap();
+    let context =
+        ForwardOptions::new().with_hidden_states(Layers::All).with_attentions(Layers::All);
+    let encoded = model.encoder.forward_with(&embedding_output, &mask, &context).unwrap();
     let pooled = model.pooler.as_ref().unwrap().forward(&encoded.last_hidden_state).unwrap();
 
-    let mut context =
-        ForwardContext::new().with_hidden_states(Layers::All).with_attentions(Layers::All);
-    let whole = model.forward_with(&case.input, &mut context).unwrap();
+    let context =
+        ForwardOptions::new().with_hidden_states(Layers::All).with_attentions(Layers::All);
+    let whole = model.forward_with(&case.input, &context).unwrap();
     assert_same("last_hidden_state", &encoded.last_hidden_state, &whole.last_hidden_state);
     assert_same("pooler_output", &pooled, whole.pooler_output.as_ref().unwrap());
     let (parts, whole_states) = (encoded.hidden_states.unwrap(), whole.hidden_states.unwrap());
@@ -195,10 +195,10 @@ fn the_parts_in_sequence_are_the_model_bit_for_bit() {
 fn chosen_layers_keep_their_index_and_others_are_absent() {
     let model = model("base", DType::F32);
     let input = BertInput::from_ids(ids(&[&[1, 2, 3, 4]]));
-    let run = |context: ForwardContext| model.forward_with(&input, &mut context.clone()).unwrap();
-    let all = run(ForwardContext::new().with_hidden_states(Layers::All)).hidden_states.unwrap();
+    let run = |context: ForwardOptions| model.forward_with(&input, &context).unwrap();
+    let all = run(ForwardOptions::new().with_hidden_states(Layers::All)).hidden_states.unwrap();
 
-    let chosen = run(ForwardContext::new()
+    let chosen = run(ForwardOptions::new()
         .with_hidden_states(Layers::Only(vec![0, -1]))
         .with_attentions(Layers::Only(vec![-3])));
     let states = chosen.hidden_states.unwrap();
@@ -215,8 +215,8 @@ fn chosen_layers_keep_their_index_and_others_are_absent() {
     assert!(plain.past_key_values.is_none() && plain.cross_attentions.is_none());
 
     for (layers, bad) in [(vec![4], "4"), (vec![0, -5], "-5")] {
-        let mut context = ForwardContext::new().with_hidden_states(Layers::Only(layers));
-        let error = model.forward_with(&input, &mut context).unwrap_err();
+        let context = ForwardOptions::new().with_hidden_states(Layers::Only(layers));
+        let error = model.forward_with(&input, &context).unwrap_err();
         assert_says(&error, &["hidden_states", &format!("layer {bad} "), "-4 to 3"]);
     }
 }
@@ -230,11 +230,11 @@ fn the_output_prints_names_and_shapes_and_skips_what_is_absent() {
         "BaseModelOutputWithPoolingAndCrossAttentions\n  \
          last_hidden_state: [2, 4, 32] F32\n  pooler_output: [2, 32] F32\n"
     );
-    let mut context = ForwardContext::new().with_attentions(Layers::Only(vec![1]));
+    let context = ForwardOptions::new().with_attentions(Layers::Only(vec![1]));
     let embedded = model.embeddings.forward(&input).unwrap();
     let mask = AttentionMask::all_visible();
     assert_eq!(
-        model.encoder.forward_with(&embedded, &mask, &mut context).unwrap().to_string(),
+        model.encoder.forward_with(&embedded, &mask, &context).unwrap().to_string(),
         "BaseModelOutputWithPastAndCrossAttentions\n  last_hidden_state: [2, 4, 32] F32\n  \
          attentions: 1 of 3\n    [1]: [2, 4, 4, 4] F32\n"
     );
@@ -245,7 +245,7 @@ fn training_drops_and_evaluation_does_not() {
     let model = model("base", DType::F32);
     let input = BertInput::from_ids(ids(&[&[1, 2, 3, 4]]));
     let train = |seed| {
-        model.forward_with(&input, &mut ForwardContext::training(seed)).unwrap().last_hidden_state
+        model.forward_with(&input, &ForwardOptions::training(seed)).unwrap().last_hidden_state
     };
     assert_same("same seed", &train(5), &train(5));
     let plain = model.forward(&input).unwrap().last_hidden_state;
@@ -259,7 +259,7 @@ fn pruned_heads_are_masked_heads_and_smaller() {
     let case = cases(&fixture("base/v4.safetensors")).remove("pruned").unwrap();
     let mut pruned = model("base", DType::F32);
     pruned.prune_heads(&[(0, vec![1]), (2, vec![0, 3])].into()).unwrap();
-    let context = &mut ForwardContext::new().with_padding_states(PaddingStates::Kept);
+    let context = &ForwardOptions::new().with_padding_states(PaddingStates::Kept);
     let output = pruned.forward_with(&case.input, context).unwrap();
     for (name, expected) in &case.expected {
         assert_close(name, field(&output, name), expected, 1e-5);
@@ -267,10 +267,10 @@ fn pruned_heads_are_masked_heads_and_smaller() {
     let mask = Tensor::new(&[[1f32, 0., 1., 1.], [1., 1., 1., 1.], [0., 1., 1., 0.]], &Device::Cpu)
         .unwrap();
     let masked = model("base", DType::F32)
-        .forward_with(&case.input, &mut ForwardContext::new().with_head_mask(mask))
+        .forward_with(&case.input, &ForwardOptions::new().with_head_mask(mask))
         .unwrap();
     assert_close("masked", &output.last_hidden_state, &masked.last_hidden_state, 1e-5);
-    let attentions = &mut ForwardContext::new().with_attentions(Layers::All);
+    let attentions = &ForwardOptions::new().with_attentions(Layers::All);
     let attentions = pruned.forward_with(&case.input, attentions).unwrap().attentions.unwrap();
     assert_eq!(
         (attentions[0].dims()[1], attentions[1].dims()[1], attentions[2].dims()[1]),
@@ -285,9 +285,9 @@ fn pruned_heads_are_masked_heads_and_smaller() {
     let silenced =
         Tensor::new(&[[1f32, 0., 1., 1.], [1., 1., 1., 1.], [0., 1., 1., 0.]], &Device::Cpu)
             .unwrap();
-    let context = || ForwardContext::new().with_head_mask(silenced.clone());
-    let small = pruned.forward_with(&by_head, &mut context()).unwrap().last_hidden_state;
-    let full = model("base", DType::F32).forward_with(&by_head, &mut context()).unwrap();
+    let context = || ForwardOptions::new().with_head_mask(silenced.clone());
+    let small = pruned.forward_with(&by_head, &context()).unwrap().last_hidden_state;
+    let full = model("base", DType::F32).forward_with(&by_head, &context()).unwrap();
     assert_close("by head", &small, &full.last_hidden_state, 1e-5);
 
     // Again and further; and what cannot be, which changes nothing.
@@ -325,7 +325,7 @@ fn head_masks_of_another_shape_are_errors() {
     let input = BertInput::from_ids(ids(&[&[1, 2]]));
     for shape in [&[3][..], &[2, 4], &[1, 4, 1, 1]] {
         let mask = Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
-        let error = model.forward_with(&input, &mut ForwardContext::new().with_head_mask(mask));
+        let error = model.forward_with(&input, &ForwardOptions::new().with_head_mask(mask));
         assert_says(&error.unwrap_err(), &["head_mask has shape", "[4] or [3, 4]"]);
     }
 }

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
-use bert::{BertInput, BertModel, DType, Device, LoadOptions, PreTrainedModel, Tensor};
+use bert::{
+    AnswerSpans, BertInput, BertModel, DType, Device, LoadOptions, PreTrainedModel,
+    PreTrainingLabels, Tensor,
+};
 
 /// The repository's root.
 pub fn root() -> &'static Path {
@@ -40,6 +43,35 @@ impl Case {
         let inputs = [&mut self.input.inputs_embeds, &mut self.input.encoder_hidden_states];
         for tensor in inputs.into_iter().flatten() {
             *tensor = tensor.to_dtype(DType::F64).unwrap();
+        }
+    }
+}
+
+/// What a class learns from, as a case has it.
+pub trait CaseLabels {
+    fn of(case: &Case) -> Self;
+}
+
+impl CaseLabels for Tensor {
+    fn of(case: &Case) -> Self {
+        case.labels["labels"].clone()
+    }
+}
+
+impl CaseLabels for AnswerSpans {
+    fn of(case: &Case) -> Self {
+        Self {
+            start_positions: case.labels["start_positions"].clone(),
+            end_positions: case.labels["end_positions"].clone(),
+        }
+    }
+}
+
+impl CaseLabels for PreTrainingLabels {
+    fn of(case: &Case) -> Self {
+        Self {
+            labels: case.labels["labels"].clone(),
+            next_sentence_label: case.labels["next_sentence_label"].clone(),
         }
     }
 }

@@ -27,30 +27,24 @@ fn batch(fixture: &HashMap<String, Tensor>, step: u64) -> (BertInput, &Tensor) {
     (input, part("labels"))
 }
 
-/// What both classes of the fixtures do with labels.
-trait Labelled: PreTrainedModel + Parameters {
-    fn loss(&self, input: &BertInput, labels: &Tensor, context: &mut ForwardContext) -> Tensor;
-    fn logits(&self, input: &BertInput) -> Tensor;
+/// A class whose labels are one tensor.
+trait Labeled: PreTrainedModel + Head<Labels = Tensor> {
+    fn loss_of(&self, input: &BertInput, labels: &Tensor, options: &ForwardOptions) -> Tensor {
+        self.forward_with_labels(input, labels, options).unwrap().0
+    }
 }
 
-macro_rules! labelled {
-    ($($class:ty),*) => {$(
-        impl Labelled for $class {
-            fn loss(&self, input: &BertInput, labels: &Tensor, context: &mut ForwardContext) -> Tensor {
-                self.forward_with_labels(input, labels, context).unwrap().loss.unwrap()
-            }
+impl<M: PreTrainedModel + Head<Labels = Tensor>> Labeled for M {}
 
-            fn logits(&self, input: &BertInput) -> Tensor {
-                self.forward(input).unwrap().logits
-            }
-        }
-    )*};
+fn logits<M: Head>(model: &M, input: &BertInput) -> Tensor
+where
+    M::Output: ModelOutput,
+{
+    model.forward(input).unwrap().items().remove(0).1
 }
-
-labelled!(BertForSequenceClassification, BertForMaskedLM);
 
 /// Steps of training; the losses.
-fn train<M: Labelled>(
+fn train<M: Labeled>(
     model: &M,
     vars: &VarMap,
     optimizer: &mut AdamW,
@@ -63,7 +57,7 @@ fn train<M: Labelled>(
     steps
         .map(|step| {
             let (input, labels) = batch(&fixture, step);
-            let loss = model.loss(&input, labels, &mut ForwardContext::new());
+            let loss = model.loss_of(&input, labels, &ForwardOptions::new());
             gradients.accumulate(&loss).unwrap();
             let norm = gradients.clip_norm(1.).unwrap();
             let expected = norms[step as usize];
@@ -74,7 +68,7 @@ fn train<M: Labelled>(
         .collect()
 }
 
-fn assert_trained<M: Labelled>(model: &M, losses: &[f64], folder: &str, tolerance: f64) {
+fn assert_trained<M: Labeled>(model: &M, losses: &[f64], folder: &str, tolerance: f64) {
     let (mut fixture, _) = ten_steps(folder);
     for (step, expected) in values(&fixture["losses"]).iter().enumerate() {
         let error = (losses[step] / expected - 1.).abs();
@@ -91,12 +85,15 @@ fn assert_trained<M: Labelled>(model: &M, losses: &[f64], folder: &str, toleranc
     assert!(!fixture.keys().any(|key| key.starts_with("final/")), "{:?}", fixture.keys());
 }
 
-fn load<M: Labelled>(folder: &str, dtype: DType) -> (M, VarMap) {
+fn load<M: Labeled>(folder: &str, dtype: DType) -> (M, VarMap) {
     M::from_pretrained_trainable(&fixture(folder), &LoadOptions::new().dtype(dtype)).unwrap()
 }
 
 /// Ten steps, then the same with a stop in the middle, then frozen.
-fn ten_steps_are_those_of_pytorch<M: Labelled>(folder: &str) {
+fn ten_steps_are_those_of_pytorch<M: Labeled>(folder: &str)
+where
+    M::Output: ModelOutput,
+{
     let (mut model, vars) = load::<M>(folder, DType::F64);
     let losses = train(&model, &vars, &mut optimizer(&vars), folder, 0..STEPS);
     assert_trained(&model, &losses, folder, 1e-5);
@@ -118,11 +115,11 @@ fn ten_steps_are_those_of_pytorch<M: Labelled>(folder: &str) {
 
     let (fixture, _) = ten_steps(folder);
     let (input, _) = batch(&fixture, 0);
-    let trainable = model.logits(&input);
+    let trainable = logits(&model, &input);
     assert!(trainable.track_op());
     model.freeze().unwrap();
     assert_trained(&model, &losses, folder, 1e-5);
-    let frozen = model.logits(&input);
+    let frozen = logits(&model, &input);
     assert!(!frozen.track_op(), "a frozen model remembers nothing for gradients");
     assert_close("frozen", &frozen, &trainable, 1e-12);
     assert_eq!(model.num_trainable_parameters(), 0);
@@ -170,10 +167,10 @@ fn a_frozen_model_keeps_its_numbers_when_the_variables_move_on() {
     frozen.freeze().unwrap();
     let (fixture, _) = ten_steps(folder);
     let (input, _) = batch(&fixture, 3);
-    let before = frozen.logits(&input);
+    let before = logits(&frozen, &input);
     train(&model, &vars, &mut optimizer(&vars), folder, 0..2);
-    assert_same("frozen", &frozen.logits(&input), &before);
-    assert!(values(&model.logits(&input)) != values(&before));
+    assert_same("frozen", &logits(&frozen, &input), &before);
+    assert!(values(&logits(&model, &input)) != values(&before));
 }
 
 #[test]
@@ -189,7 +186,7 @@ fn only_chosen_parameters_learn() {
     let (fixture, _) = ten_steps(folder);
     let (input, labels) = batch(&fixture, 0);
     let mut gradients = Gradients::new(&vars);
-    gradients.accumulate(&model.loss(&input, labels, &mut ForwardContext::new())).unwrap();
+    gradients.accumulate(&model.loss_of(&input, labels, &ForwardOptions::new())).unwrap();
     assert_eq!(gradients.missing().count(), 0);
     optimizer(&vars).step(&mut gradients, 1e-2).unwrap();
     model
@@ -203,7 +200,7 @@ fn only_chosen_parameters_learn() {
     let vars = model.set_trainable(|_| true).unwrap();
     assert_eq!(model.num_trainable_parameters(), all);
     gradients = Gradients::new(&vars);
-    gradients.accumulate(&model.loss(&input, labels, &mut ForwardContext::new())).unwrap();
+    gradients.accumulate(&model.loss_of(&input, labels, &ForwardOptions::new())).unwrap();
     assert_eq!(gradients.missing().count(), 0);
 }
 
@@ -214,7 +211,7 @@ fn the_padding_row_learns_from_a_tied_decoder_only() {
     let input = BertInput::from_ids(ids(&[&[3, 0, 5]]));
     let labels = Tensor::new(&[1u32], &Device::Cpu).unwrap();
     let mut gradients = Gradients::new(&vars);
-    gradients.accumulate(&model.loss(&input, &labels, &mut ForwardContext::new())).unwrap();
+    gradients.accumulate(&model.loss_of(&input, &labels, &ForwardOptions::new())).unwrap();
     let rows = |gradients: &Gradients| {
         let gradient = gradients.get("bert.embeddings.word_embeddings.weight").unwrap();
         let sums = gradient.sqr().unwrap().sum(1).unwrap();
@@ -226,7 +223,7 @@ fn the_padding_row_learns_from_a_tied_decoder_only() {
     let (model, vars) = load::<BertForMaskedLM>("heads/masked_lm", DType::F32);
     let labels = Tensor::new(&[[7u32, 0, 5]], &Device::Cpu).unwrap();
     let mut gradients = Gradients::new(&vars);
-    gradients.accumulate(&model.loss(&input, &labels, &mut ForwardContext::new())).unwrap();
+    gradients.accumulate(&model.loss_of(&input, &labels, &ForwardOptions::new())).unwrap();
     assert!(rows(&gradients)[0] > 0.);
 }
 
@@ -250,14 +247,13 @@ fn each_kind_of_dropout_acts_in_training_and_only_there() {
     let input = BertInput::from_ids(ids(&[&[3, 1, 5, 2]]));
     for field in ["hidden_dropout_prob", "attention_probs_dropout_prob", "classifier_dropout"] {
         let model = dropping(0.3, field);
-        let run = |context: &mut ForwardContext| {
-            values(&model.forward_with(&input, context).unwrap().logits)
-        };
-        let plain = run(&mut ForwardContext::new());
-        assert_eq!(plain, run(&mut ForwardContext::new()));
-        assert_ne!(plain, run(&mut ForwardContext::training(1)), "{field}");
-        assert_eq!(run(&mut ForwardContext::training(1)), run(&mut ForwardContext::training(1)));
-        assert_ne!(run(&mut ForwardContext::training(1)), run(&mut ForwardContext::training(2)));
+        let run =
+            |context: &ForwardOptions| values(&model.forward_with(&input, context).unwrap().logits);
+        let plain = run(&ForwardOptions::new());
+        assert_eq!(plain, run(&ForwardOptions::new()));
+        assert_ne!(plain, run(&ForwardOptions::training(1)), "{field}");
+        assert_eq!(run(&ForwardOptions::training(1)), run(&ForwardOptions::training(1)));
+        assert_ne!(run(&ForwardOptions::training(1)), run(&ForwardOptions::training(2)));
     }
 }
 
@@ -265,15 +261,15 @@ fn each_kind_of_dropout_acts_in_training_and_only_there() {
 fn over_many_seeds_each_attention_weight_is_kept_as_often_as_the_config_says() {
     let model = dropping(0.25, "attention_probs_dropout_prob");
     let input = BertInput::from_ids(ids(&[&[3, 1, 5]]));
-    let weights = |context: ForwardContext| {
-        let context = &mut context.with_attentions(Layers::All);
+    let weights = |context: ForwardOptions| {
+        let context = &context.with_attentions(Layers::All);
         values(&model.forward_with(&input, context).unwrap().attentions.unwrap()[0])
     };
-    let plain = weights(ForwardContext::new());
+    let plain = weights(ForwardOptions::new());
     const SEEDS: u64 = 2000;
     let mut kept = vec![0.; plain.len()];
     for seed in 0..SEEDS {
-        for (i, got) in weights(ForwardContext::training(seed)).iter().enumerate() {
+        for (i, got) in weights(ForwardOptions::training(seed)).iter().enumerate() {
             assert!(*got == 0. || (got / plain[i] - 1. / 0.75).abs() < 1e-5);
             kept[i] += f64::from(u8::from(*got != 0.)) / SEEDS as f64;
         }
@@ -290,11 +286,11 @@ fn the_same_seed_gives_the_same_losses() {
         let vars = model.set_trainable(|_| true).unwrap();
         let (mut optimizer, mut gradients) = (optimizer(&vars), Gradients::new(&vars));
         let (fixture, schedule) = ten_steps("heads/sequence_classification");
-        let context = &mut ForwardContext::training(seed);
+        let context = &ForwardOptions::training(seed);
         (0..4)
             .map(|step| {
                 let (input, labels) = batch(&fixture, step);
-                let loss = model.loss(&input, labels, context);
+                let loss = model.loss_of(&input, labels, context);
                 gradients.accumulate(&loss).unwrap();
                 optimizer.step(&mut gradients, schedule.learning_rate(step)).unwrap();
                 values(&loss)[0]
@@ -305,8 +301,8 @@ fn the_same_seed_gives_the_same_losses() {
     assert_ne!(losses(5), losses(6));
     // One context draws anew for every pass.
     let input = BertInput::from_ids(ids(&[&[3, 1, 5, 2]]));
-    let context = &mut ForwardContext::training(5);
-    let mut pass = || values(&model.forward_with(&input, context).unwrap().logits);
+    let context = &ForwardOptions::training(5);
+    let pass = || values(&model.forward_with(&input, context).unwrap().logits);
     assert_ne!(pass(), pass());
 }
 
@@ -351,7 +347,7 @@ fn training_that_cannot_work_says_why() {
     assert_says(&error, &["learning_rate is NaN"]);
 
     let input = BertInput::from_ids(ids(&[&[3, 1], &[5, 2]]));
-    let context = &mut ForwardContext::new();
+    let context = &ForwardOptions::new();
     let words = Tensor::new(&[[0.5f32, 1.], [0., 1.]], &Device::Cpu).unwrap();
     let error = model.forward_with_labels(&input, &words, context).unwrap_err();
     assert_says(&error, &["labels has shape [2, 2]", "[2, 4]"]);
@@ -362,7 +358,7 @@ fn training_that_cannot_work_says_why() {
     let mut frozen = model.clone();
     frozen.freeze().unwrap();
     let labels = Tensor::new(&[0u32, 1], &Device::Cpu).unwrap();
-    let error = gradients.accumulate(&frozen.loss(&input, &labels, context)).unwrap_err();
+    let error = gradients.accumulate(&frozen.loss_of(&input, &labels, context)).unwrap_err();
     assert!(matches!(error, TrainingError::NoGradients { parameters: 25 }), "{error}");
 
     let mut config = model.bert.config().clone();

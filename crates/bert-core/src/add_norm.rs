@@ -7,8 +7,8 @@ use candle_nn::VarBuilder;
 use crate::config::BertConfig;
 use crate::error::Result;
 use crate::init;
-use crate::pass::options::ForwardContext;
-use crate::surgery::named;
+use crate::named;
+use crate::pass::dropout::Dropout;
 
 /// `LayerNorm(dropout(sublayer(x)) + x)`.
 ///
@@ -26,14 +26,14 @@ impl AddNorm {
         Ok(Self { norm: init::layer_norm(vb, config)?, dropout: config.hidden_dropout_prob })
     }
 
-    /// `sublayer` (what the sub-layer made of `x`), `x`: `[B, S, H]` each → `[B, S, H]`.
+    /// `sublayer`, the sub-layer's output for `x`, and `x`: `[B, S, H]` each → `[B, S, H]`.
     pub(crate) fn forward(
         &self,
         sublayer: &Tensor,
         x: &Tensor,
-        context: &mut ForwardContext,
+        dropout: &Dropout,
     ) -> Result<Tensor> {
-        Ok(add_layer_norm(&context.dropout(sublayer, self.dropout)?, x, &self.norm)?)
+        Ok(add_layer_norm(&dropout.apply(sublayer, self.dropout)?, x, &self.norm)?)
     }
 }
 

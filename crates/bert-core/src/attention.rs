@@ -1,8 +1,8 @@
 //! Multi-head attention.
 
 use bert_kernels::{
-    AttentionArgs, EmbeddingWeights, LinearWeights, RelativePositions, attention,
-    attention_with_weights, embedding, linear, linears,
+    AttentionArgs, EmbeddingWeights, Ids, LinearWeights, RelativePositions, WeightForm, attention,
+    attention_with_weights, embedding, linear, linear_joined,
 };
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
@@ -10,14 +10,19 @@ use candle_nn::VarBuilder;
 use crate::config::{BertConfig, PositionEmbeddingType};
 use crate::error::{Error, Result};
 use crate::init;
-use crate::pass::mask::AttentionMask;
-use crate::pass::options::{AttentionKind, ForwardContext};
-use crate::surgery::{Change, Named, See, named, visit_maps, visit_maps_mut};
+use crate::named;
+use crate::named::{Named, Replace, Visit, replace_projections, visit_projections};
+use crate::pass::cache::KeysAndValues;
+use crate::pass::layout::Layout;
+use crate::pass::state::AttentionPass;
 
-/// The places of [`Projections`].
-const QUERY: usize = 0;
-const KEY: usize = 1;
-const VALUE: usize = 2;
+/// What a layer attends to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum AttentionKind {
+    SelfAttention,
+    /// To the states of another encoder.
+    CrossAttention,
+}
 
 /// `MultiHead = Concat(head₁ … head_N) Wᴼ`.
 ///
@@ -27,14 +32,14 @@ const VALUE: usize = 2;
 pub(crate) struct Attention {
     projections: Projections,
     output: LinearWeights,
-    /// The heads that are left after pruning, by their first numbers.
+    /// The original indices of the heads that remain after pruning.
     heads: Vec<u32>,
     head_size: usize,
     distances: Option<Distances>,
     dropout: f64,
 }
 
-/// Query, key and value, which have one input.
+/// Query, key and value projections, which share their input.
 #[derive(Clone, Debug)]
 struct Projections(LinearWeights);
 
@@ -61,7 +66,7 @@ impl Attention {
         let width = heads.len() * head_size;
         let project = |name| init::linear(vb.pp(name), (h, width), config);
         let with_keys = match (kind, config.position_embedding_type) {
-            (AttentionKind::Cross, _) | (_, PositionEmbeddingType::Absolute) => None,
+            (AttentionKind::CrossAttention, _) | (_, PositionEmbeddingType::Absolute) => None,
             (_, PositionEmbeddingType::RelativeKey) => Some(false),
             (_, PositionEmbeddingType::RelativeKeyQuery) => Some(true),
         };
@@ -84,108 +89,113 @@ impl Attention {
         })
     }
 
-    /// Self-attention: of `x` to the `tokens` that it belongs to, and to those before them that the
-    /// cache holds.
-    ///
-    /// `x`: `[B, Q, H]`; `tokens`: `[B, S, H]` → `[B, Q, H]`.
-    pub(crate) fn to_tokens(
+    /// Self-attention of `x`: `[B, S, H]` → `[B, S, H]`.
+    pub(crate) fn self_attention(
+        &self,
+        x: &Tensor,
+        layout: &Layout,
+        pass: &mut AttentionPass,
+    ) -> Result<Tensor> {
+        let [q, keys, values] = self.projections.of(x, 0)?;
+        let all = pass.extend_cache(KeysAndValues { keys, values })?; // [B, K, H] each
+        self.attend(&q, &all, layout, pass)
+    }
+
+    /// Self-attention of some of the `tokens` to all of them: `x`, `[B, Q, H]`; `tokens`, `[B, S, H]` →
+    /// `[B, Q, H]`. The layout is that of `x`.
+    pub(crate) fn self_attention_of_some(
         &self,
         x: &Tensor,
         tokens: &Tensor,
-        mask: &AttentionMask,
-        context: &mut ForwardContext,
+        layout: &Layout,
+        pass: &mut AttentionPass,
     ) -> Result<Tensor> {
-        let (q, k, v) = if x.shape() == tokens.shape() {
-            let [q, k, v] = self.project(tokens, [QUERY, KEY, VALUE])?;
-            (q, k, v)
-        } else {
-            let ([q], [k, v]) = (self.project(x, [QUERY])?, self.project(tokens, [KEY, VALUE])?);
-            (q, k, v)
-        };
-        let (k, v) = context.extend_cache(k, v)?; // [B, K, H]
-        self.attend(&q, &k, &v, mask, AttentionKind::Itself, context)
+        let ([q], [keys, values]) = (self.projections.of(x, 0)?, self.projections.of(tokens, 1)?);
+        self.attend(&q, &KeysAndValues { keys, values }, layout, pass)
     }
 
-    /// Attention of `x` to the states of another encoder.
-    ///
-    /// `x`: `[B, S, H]`; `states`: `[B, K, H]` → `[B, S, H]`.
-    pub(crate) fn to_states(
+    /// Attention of `x` to the states of another encoder: `x`, `[B, S, H]`; `states`, `[B, K, H]` →
+    /// `[B, S, H]`.
+    pub(crate) fn cross_attention(
         &self,
         x: &Tensor,
         states: &Tensor,
-        mask: &AttentionMask,
-        context: &mut ForwardContext,
+        layout: &Layout,
+        pass: &mut AttentionPass,
     ) -> Result<Tensor> {
-        let (k, v) = match context.cached_states() {
-            Some(cached) => cached,
-            None => {
-                let [k, v] = self.project(states, [KEY, VALUE])?;
-                context.cache_states(k.clone(), v.clone());
-                (k, v)
-            }
-        };
-        let [q] = self.project(x, [QUERY])?;
-        self.attend(&q, &k, &v, mask, AttentionKind::Cross, context)
-    }
-
-    /// Some of queries, keys and values, one after the other: `[B, S, H]` → `[B, S, H]` each.
-    fn project<const N: usize>(&self, x: &Tensor, which: [usize; N]) -> Result<[Tensor; N]> {
-        let projected = linears(x, &self.projections.0, which[0]..which[N - 1] + 1)?;
-        projected.try_into().map_err(|_| candle_core::Error::Msg("one output each".into()).into())
+        let keys_and_values = pass.cached_or(|| {
+            let [keys, values] = self.projections.of(states, 1)?;
+            Ok(KeysAndValues { keys, values })
+        })?;
+        let [q] = self.projections.of(x, 0)?;
+        self.attend(&q, &keys_and_values, layout, pass)
     }
 
     fn attend(
         &self,
         q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        mask: &AttentionMask,
-        kind: AttentionKind,
-        context: &mut ForwardContext,
+        KeysAndValues { keys: k, values: v }: &KeysAndValues,
+        layout: &Layout,
+        pass: &mut AttentionPass,
     ) -> Result<Tensor> {
         let (queries, keys) = (q.dim(1)?, k.dim(1)?);
-        let scores = (q.dim(0)?, self.heads.len(), queries, keys);
-        let mut factor = context.dropout_factor(scores, self.dropout, v.dtype(), v.device())?;
-        if let Some(heads) = context.head_mask(&self.heads)? {
-            let heads = heads.to_dtype(v.dtype())?;
-            factor = Some(match factor {
-                Some(dropped) => dropped.broadcast_mul(&heads)?,
-                None => heads,
-            });
-        }
         let distances = match &self.distances {
             Some(distances) => Some((distances.between(queries, keys)?, distances.with_keys)),
             None => None,
         };
-        let bias = match mask.bias() {
-            // A mask by head is for all heads, pruned ones included.
-            Some(bias) if bias.dim(1)? > self.heads.len() && bias.dim(1)? > 1 => {
-                Some(bias.index_select(&Tensor::new(&*self.heads, bias.device())?, 1)?)
-            }
-            bias => bias.cloned(),
-        };
+        let (mask, factor) = (self.mask(layout)?, self.weights_factor(q, keys, pass)?);
         let args = AttentionArgs {
             heads: self.heads.len(),
             scale: (self.head_size as f64).powf(-0.5),
-            mask: bias.as_ref(),
+            mask: mask.as_ref(),
             weights_factor: factor.as_ref(),
             relative: distances.as_ref().map(|(embeddings, with_keys)| RelativePositions {
                 embeddings,
                 with_keys: *with_keys,
             }),
-            sequences: mask.sequences(),
+            sequences: layout.sequences(),
         };
-        let attended = if context.wants_attention(kind) {
-            let (attended, weights) = attention_with_weights(q, k, v, args)?;
-            context.keep_attention(kind, &weights);
-            attended
-        } else {
-            attention(q, k, v, args)?
+        let attended = match &mut pass.weights {
+            Some(slot) => {
+                let (attended, weights) = attention_with_weights(q, k, v, args)?;
+                **slot = Some(weights);
+                attended
+            }
+            None => attention(q, k, v, args)?,
         };
         Ok(linear(&attended, &self.output)?)
     }
 
-    /// The heads that are left, by their first numbers.
+    /// What is added to the scores of the remaining heads.
+    fn mask(&self, layout: &Layout) -> Result<Option<Tensor>> {
+        Ok(match layout.bias() {
+            // A mask by head is for all heads, including pruned ones.
+            Some(bias) if bias.dim(1)? > self.heads.len() && bias.dim(1)? > 1 => {
+                Some(bias.index_select(&Tensor::new(&*self.heads, bias.device())?, 1)?)
+            }
+            bias => bias.cloned(),
+        })
+    }
+
+    /// Dropout and the head mask, by which the weights are multiplied: broadcastable to
+    /// `[B, N, Q, K]`.
+    fn weights_factor(
+        &self,
+        q: &Tensor,
+        keys: usize,
+        pass: &AttentionPass,
+    ) -> Result<Option<Tensor>> {
+        let (b, queries, _) = q.dims3()?;
+        let shape = (b, self.heads.len(), queries, keys);
+        let dropped = pass.dropout.factor(shape, self.dropout, q.dtype(), q.device())?;
+        let heads = pass.head_factors(&self.heads)?.map(|it| it.to_dtype(q.dtype())).transpose()?;
+        Ok(match (dropped, heads) {
+            (Some(dropped), Some(heads)) => Some(dropped.broadcast_mul(&heads)?),
+            (dropped, heads) => dropped.or(heads),
+        })
+    }
+
+    /// The original indices of the heads that remain.
     pub(crate) fn heads(&self) -> &[u32] {
         &self.heads
     }
@@ -195,42 +205,50 @@ impl Attention {
         let d = self.head_size as u32;
         let columns: Vec<u32> = (self.heads.iter().enumerate())
             .filter(|(_, head)| kept.contains(head))
-            .flat_map(|(place, _)| place as u32 * d..(place as u32 + 1) * d)
+            .flat_map(|(index, _)| index as u32 * d..(index as u32 + 1) * d)
             .collect();
-        let frozen = self.projections.0.tensors(0).is_none();
-        for projection in self.projections.0.named()? {
+        let form = self.projections.0.form();
+        for projection in self.projections.0.unpack_mut()? {
             let columns = Tensor::new(&*columns, projection[0].device())?;
             *projection = [
                 projection[0].index_select(&columns, 0)?,
                 projection[1].index_select(&columns, 0)?,
             ];
         }
-        for [weight, _] in self.output.named()? {
+        for [weight, _] in self.output.unpack_mut()? {
             *weight = weight.index_select(&Tensor::new(&*columns, weight.device())?, 1)?;
         }
-        if frozen {
-            self.projections.0.pack()?;
-            self.output.pack()?;
-        }
+        self.projections.0.convert(form)?;
+        self.output.convert(form)?;
         self.heads.retain(|head| kept.contains(head));
         Ok(())
     }
 }
 
+impl Projections {
+    const NAMES: [&str; 3] = ["self.query", "self.key", "self.value"];
+
+    /// `N` of the projections, from `first` on: `[B, S, H]` → `[B, S, H]` each.
+    fn of<const N: usize>(&self, x: &Tensor, first: usize) -> Result<[Tensor; N]> {
+        let outputs = linear_joined(x, &self.0, first..first + N)?;
+        outputs.try_into().map_err(|_| candle_core::Error::Msg("one output each".into()).into())
+    }
+}
+
 impl Distances {
-    /// The embedding of the distance of each of the last `queries` places from each of `keys`
-    /// places: `[Q, K, D]`.
+    /// The embedding of the distance of each of the last `queries` positions from each of `keys`
+    /// positions: `[Q, K, D]`.
     fn between(&self, queries: usize, keys: usize) -> Result<Tensor> {
-        let positions = self.table.weight.dim(0)?.div_ceil(2);
+        let count = self.table.weight.dim(0)?;
+        let positions = count.div_ceil(2);
         if keys > positions {
             return Err(Error::TooLong { got: queries, past: keys - queries, positions });
         }
         let past = keys - queries;
-        let rows: Vec<u32> = (0..queries)
+        let rows = (0..queries)
             .flat_map(|q| (0..keys).map(move |k| (past + q + positions - 1 - k) as u32))
             .collect();
-        let rows = Tensor::from_vec(rows, (queries, keys), self.table.weight.device())?;
-        Ok(embedding(&self.table, &rows)?)
+        Ok(embedding(&self.table, &Ids::new(rows, (queries, keys), count)?)?)
     }
 }
 
@@ -243,19 +261,15 @@ named!(Attention {
 named!(Distances { "" => table });
 
 impl Named for Projections {
-    fn visit(&self, at: &str, see: &mut See) -> Result<()> {
-        visit_maps(&self.0, &Self::NAMES, at, see)
+    fn visit(&self, at: &str, visit: &mut Visit<'_>) -> Result<()> {
+        visit_projections(&self.0, &Self::NAMES, at, visit)
     }
 
-    fn visit_mut(&mut self, at: &str, change: &mut Change) -> Result<()> {
-        visit_maps_mut(&mut self.0, &Self::NAMES, at, change)
+    fn replace(&mut self, at: &str, replace: &mut Replace<'_>) -> Result<()> {
+        replace_projections(&mut self.0, &Self::NAMES, at, replace)
     }
 
-    fn pack(&mut self) -> Result<()> {
-        Ok(self.0.pack()?)
+    fn convert(&mut self, form: WeightForm) -> Result<()> {
+        Ok(self.0.convert(form)?)
     }
-}
-
-impl Projections {
-    const NAMES: [&str; 3] = ["self.query", "self.key", "self.value"];
 }

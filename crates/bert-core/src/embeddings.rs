@@ -7,21 +7,23 @@ use candle_nn::VarBuilder;
 use crate::config::{BertConfig, PositionEmbeddingType};
 use crate::error::Result;
 use crate::init;
-use crate::pass::input::{BertInput, CheckedInput, Tables, Words};
-use crate::pass::options::ForwardContext;
-use crate::surgery::named;
+use crate::named;
+use crate::pass::dropout::Dropout;
+use crate::pass::input::BertInput;
+use crate::pass::options::ForwardOptions;
+use crate::pass::tokens::{Tables, Tokens, Words};
 
-/// `LayerNorm(word + token type + position)`, without the position where attention has relative
-/// ones.
+/// `LayerNorm(word + token type + position)`, without positions if attention has relative ones.
 ///
 /// Devlin et al. 2018, Figure 2. Hugging Face: `BertEmbeddings`.
 #[derive(Clone, Debug)]
 pub struct BertEmbeddings {
-    config: BertConfig,
     word_embeddings: EmbeddingWeights,
     token_type_embeddings: EmbeddingWeights,
     position_embeddings: EmbeddingWeights,
     norm: LayerNormWeights,
+    absolute_positions: bool,
+    dropout: f64,
 }
 
 impl BertEmbeddings {
@@ -39,52 +41,57 @@ impl BertEmbeddings {
             token_type_embeddings: table("token_type_embeddings", config.type_vocab_size)?,
             position_embeddings: table("position_embeddings", config.max_position_embeddings)?,
             norm: init::layer_norm(vb.pp("LayerNorm"), config)?,
-            config: config.clone(),
+            absolute_positions: config.position_embedding_type == PositionEmbeddingType::Absolute,
+            dropout: config.hidden_dropout_prob,
         })
     }
 
-    /// `input`: B sequences of S tokens → `[B, S, H]`. The attention mask plays no part.
+    /// `input`: B sequences of S tokens → `[B, S, H]`. The attention mask has no effect.
     ///
     /// # Errors
     /// When the input does not fit the tables; see [`Error`](crate::Error).
     pub fn forward(&self, input: &BertInput) -> Result<Tensor> {
-        self.forward_with(input, &mut ForwardContext::new())
+        self.forward_with(input, &ForwardOptions::new())
     }
 
-    /// [`BertEmbeddings::forward`] in a context.
+    /// [`BertEmbeddings::forward`] with options, of which the dropout and the length of the cache
+    /// matter.
     ///
     /// # Errors
     /// As [`BertEmbeddings::forward`].
-    pub fn forward_with(&self, input: &BertInput, context: &mut ForwardContext) -> Result<Tensor> {
-        let input = self.check(input, context.past())?;
-        self.embed(&input, context)
+    pub fn forward_with(&self, input: &BertInput, options: &ForwardOptions) -> Result<Tensor> {
+        self.embed(&self.tables()?.check(input, options.past())?, &options.dropout)
     }
 
-    pub(crate) fn check(&self, input: &BertInput, past: usize) -> Result<CheckedInput> {
-        let (dtype, device) = (self.word_embeddings().dtype(), self.word_embeddings().device());
-        Tables { config: &self.config, dtype, device, past }.check(input)
+    /// The tables that an input is checked against.
+    pub(crate) fn tables(&self) -> Result<Tables<'_>> {
+        let (words, width) = self.word_embeddings().dims2()?;
+        Ok(Tables {
+            words,
+            token_types: self.token_type_embeddings.weight.dim(0)?,
+            positions: self.position_embeddings.weight.dim(0)?,
+            width,
+            dtype: self.word_embeddings().dtype(),
+            device: self.word_embeddings().device(),
+        })
     }
 
-    pub(crate) fn embed(
-        &self,
-        input: &CheckedInput,
-        context: &mut ForwardContext,
-    ) -> Result<Tensor> {
+    pub(crate) fn embed(&self, tokens: &Tokens, dropout: &Dropout) -> Result<Tensor> {
         let mut lookups = Vec::new();
-        let embeds = match &input.words {
+        let embeds = match &tokens.words {
             Words::Ids(ids) => {
                 lookups.push(Lookup { table: &self.word_embeddings, ids });
                 None
             }
             Words::Embeds(embeds) => Some(embeds),
         };
-        let ids = &input.token_type_ids;
+        let ids = &tokens.token_type_ids;
         lookups.push(Lookup { table: &self.token_type_embeddings, ids });
-        if self.config.position_embedding_type == PositionEmbeddingType::Absolute {
-            lookups.push(Lookup { table: &self.position_embeddings, ids: &input.position_ids });
+        if self.absolute_positions {
+            lookups.push(Lookup { table: &self.position_embeddings, ids: &tokens.position_ids });
         }
         let x = embeddings_layer_norm(embeds, &lookups, &self.norm)?; // [B, S, H]
-        context.dropout(&x, self.config.hidden_dropout_prob)
+        dropout.apply(&x, self.dropout)
     }
 
     /// `[V, H]`.
@@ -92,10 +99,10 @@ impl BertEmbeddings {
         &self.word_embeddings.weight
     }
 
-    /// Puts another table in the place of the words': `[V, H]`, where V may be another one.
-    pub(crate) fn set_word_embeddings(&mut self, table: Tensor, config: &BertConfig) {
-        self.word_embeddings.weight = table;
-        self.config = config.clone();
+    /// Replaces the table of words: `[V, H]`, where V may be another one. `padding` is the row of
+    /// padding.
+    pub(crate) fn set_word_embeddings(&mut self, weight: Tensor, padding: Option<u32>) {
+        self.word_embeddings = EmbeddingWeights { weight, padding };
     }
 }
 

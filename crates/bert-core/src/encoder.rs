@@ -1,16 +1,20 @@
 //! The stack of layers.
 
-use bert_kernels::tokens_at_a_time;
+use bert_kernels::PassPolicy;
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 
 use crate::config::{BertConfig, PositionEmbeddingType};
 use crate::error::{Error, Result};
 use crate::layer::BertLayer;
+use crate::named;
 use crate::outputs::BaseModelOutputWithPastAndCrossAttentions;
+use crate::pass::batch::{EncoderStates, Padding};
+use crate::pass::layout::Layout;
 use crate::pass::mask::AttentionMask;
-use crate::pass::options::{EncoderStates, ForwardContext, Pass};
-use crate::surgery::named;
+use crate::pass::options::{ForwardOptions, PaddingStates};
+use crate::pass::plan::{ModelFacts, Plan, Rows, Wanted};
+use crate::pass::state::{PassDefaults, PassState};
 
 /// `L` layers, each taking the output of the one before.
 ///
@@ -19,7 +23,11 @@ use crate::surgery::named;
 pub struct BertEncoder {
     /// The layers, the one nearest to the embeddings first.
     pub layer: Vec<BertLayer>,
-    config: BertConfig,
+    width: usize,
+    defaults: PassDefaults,
+    absolute_positions: bool,
+    chunked_feed_forward: bool,
+    decoder: bool,
 }
 
 impl BertEncoder {
@@ -33,14 +41,27 @@ impl BertEncoder {
         let layer = (0..config.num_hidden_layers)
             .map(|l| BertLayer::load(vb.pp(l), l, config))
             .collect::<Result<_>>()?;
-        Ok(Self { layer, config: config.clone() })
+        Ok(Self {
+            layer,
+            width: config.hidden_size,
+            defaults: PassDefaults {
+                hidden_states: config.output_hidden_states,
+                attentions: config.output_attentions,
+                cache: config.is_decoder && config.use_cache,
+                heads: config.num_attention_heads,
+            },
+            absolute_positions: config.position_embedding_type == PositionEmbeddingType::Absolute,
+            chunked_feed_forward: config.chunk_size_feed_forward > 0,
+            decoder: config.is_decoder,
+        })
     }
 
     /// `x`, the embeddings' output: `[B, S, H]` → `last_hidden_state` `[B, S, H]`, and the hidden
     /// states and attentions that the config asks for.
     ///
-    /// A decoder's layers see what `mask` lets them see: give it [`AttentionMask::causal`]. Another
-    /// encoder's states reach the layers through [`BertModel`](crate::BertModel) only.
+    /// For a decoder, pass [`AttentionMask::causal`]. To attend to another encoder's states, call
+    /// [`BertModel`](crate::BertModel). The encoder does not know which tokens are padding: it
+    /// computes all of them.
     ///
     /// # Errors
     /// [`Error::Shape`] when `x` has another width or `mask` does not fit `x`.
@@ -49,123 +70,105 @@ impl BertEncoder {
         x: &Tensor,
         mask: &AttentionMask,
     ) -> Result<BaseModelOutputWithPastAndCrossAttentions> {
-        self.forward_with(x, mask, &mut ForwardContext::new())
+        self.forward_with(x, mask, &ForwardOptions::new())
     }
 
-    /// [`BertEncoder::forward`] in a context.
+    /// [`BertEncoder::forward`] with options.
     ///
     /// # Errors
     /// As [`BertEncoder::forward`]; [`Error::NoSuchLayer`] and [`Error::CacheMismatch`] when the
-    /// context asks for, or brings, what another model has.
+    /// options do not fit the model.
     pub fn forward_with(
         &self,
         x: &Tensor,
         mask: &AttentionMask,
-        context: &mut ForwardContext,
+        options: &ForwardOptions,
     ) -> Result<BaseModelOutputWithPastAndCrossAttentions> {
-        let h = self.config.hidden_size;
         let (b, s) = match *x.dims() {
-            [b, s, width] if width == h => (b, s),
-            ref got => {
-                let expected = format!("[B, S, {h}]");
-                return Err(Error::Shape { name: "hidden_states", got: got.to_vec(), expected });
-            }
+            [b, s, width] if width == self.width => (b, s),
+            _ => return Err(Error::shape("hidden_states", x, format!("[B, S, {}]", self.width))),
         };
-        self.begin((b, s), mask, None, x.device(), context)?;
-        self.encode(x, mask, context)
+        let heads = self.defaults.heads;
+        mask.check("attention_mask", [b, heads, s, options.past() + s])?;
+        let mut state = self.begin(b, None, x.device(), options)?;
+        let wanted = Wanted { rows: Rows::All, padding: PaddingStates::Kept, reads_padding: true };
+        let facts = self.facts(PassPolicy::of(x));
+        let plan = Plan::new(wanted, Padding::Needed, facts, &state, || false);
+        let last_hidden_state =
+            self.encode(x, &Layout::Padded(mask.bias(x.device())?), plan, &mut state)?;
+        let recorded = state.finish();
+        Ok(BaseModelOutputWithPastAndCrossAttentions {
+            last_hidden_state,
+            past_key_values: recorded.past_key_values,
+            hidden_states: recorded.hidden_states,
+            attentions: recorded.attentions,
+            cross_attentions: recorded.cross_attentions,
+        })
     }
 
-    /// Checks mask and context against `B` sequences of `S` tokens and begins a pass.
+    /// The state of a pass of `batch` sequences.
     pub(crate) fn begin(
         &self,
-        (b, s): (usize, usize),
-        mask: &AttentionMask,
-        encoder: Option<EncoderStates>,
+        batch: usize,
+        encoder: Option<&EncoderStates>,
         device: &Device,
-        context: &mut ForwardContext,
-    ) -> Result<()> {
-        let config = &self.config;
-        mask.check("attention_mask", [b, config.num_attention_heads, s, context.past() + s])?;
-        let head_size = config.hidden_size / config.num_attention_heads;
-        let widths = self.layer.iter().map(|layer| layer.heads().len() * head_size).collect();
-        context.begin(Pass { batch: b, widths, encoder }, device, config)
+        options: &ForwardOptions,
+    ) -> Result<PassState> {
+        let head_size = self.width / self.defaults.heads;
+        let widths: Vec<usize> =
+            self.layer.iter().map(|layer| layer.heads().len() * head_size).collect();
+        PassState::new(options, batch, &widths, encoder, self.defaults, device)
     }
 
-    /// The layers, after [`BertEncoder::begin`].
+    /// What a plan needs to know of the model.
+    pub(crate) fn facts(&self, policy: PassPolicy) -> ModelFacts {
+        ModelFacts {
+            absolute_positions: self.absolute_positions,
+            chunked_feed_forward: self.chunked_feed_forward,
+            decoder: self.decoder,
+            policy,
+        }
+    }
+
+    /// All layers: `[B, S, H]` → `[B, S, H]`, or `[B, 1, H]` for the first tokens; packed, `[1, T, H]`
+    /// → `[1, T, H]` or `[1, B, H]`.
     pub(crate) fn encode(
         &self,
         x: &Tensor,
-        mask: &AttentionMask,
-        context: &mut ForwardContext,
-    ) -> Result<BaseModelOutputWithPastAndCrossAttentions> {
-        let tokens = self.tokens_at_a_time(x, context);
-        let last_hidden_state = in_parts(x, mask, tokens, |x, mask| {
-            let mut x = x.clone();
-            context.keep_hidden_state(0, &x);
-            for (l, layer) in self.layer.iter().enumerate() {
-                context.enter_layer(l);
-                x = layer.forward(&x, mask, context)?;
-                context.keep_hidden_state(l + 1, &x);
-            }
-            Ok(x)
-        })?;
-        let kept = context.finish();
-        Ok(BaseModelOutputWithPastAndCrossAttentions {
-            last_hidden_state,
-            past_key_values: kept.past_key_values,
-            hidden_states: kept.hidden_states,
-            attentions: kept.attentions,
-            cross_attentions: kept.cross_attentions,
-        })
-    }
-
-    /// [`BertEncoder::encode`] for the first tokens' states only: `[B, 1, H]`, or `[1, B, H]` of
-    /// packed sequences.
-    pub(crate) fn encode_first(
-        &self,
-        x: &Tensor,
-        mask: &AttentionMask,
-        context: &mut ForwardContext,
+        layout: &Layout,
+        plan: Plan,
+        state: &mut PassState,
     ) -> Result<Tensor> {
-        let tokens = self.tokens_at_a_time(x, context);
-        in_parts(x, mask, tokens, |x, mask| {
-            let Some((last, others)) = self.layer.split_last() else {
-                return Ok(mask.first_tokens(x)?.0);
-            };
+        in_parts(x, layout, plan.tokens_at_a_time, |x, layout| {
+            state.record(0, x);
             let mut x = x.clone();
-            for (l, layer) in others.iter().enumerate() {
-                context.enter_layer(l);
-                x = layer.forward(&x, mask, context)?;
+            for (l, layer) in self.layer.iter().enumerate() {
+                let rows = if l + 1 == self.layer.len() { plan.rows } else { Rows::All };
+                x = layer.forward_rows(&x, layout, rows, state.layer(l)?)?;
+                state.record(l + 1, &x);
             }
-            context.enter_layer(others.len());
-            last.forward_first(&x, mask, context)
+            match plan.rows {
+                Rows::First if self.layer.is_empty() => Ok(layout.first_tokens(&x)?.0),
+                _ => Ok(x),
+            }
         })
-    }
-
-    /// Of a large batch, how many tokens go through all layers before others do. Relative positions
-    /// are looked up once for a whole batch.
-    fn tokens_at_a_time(&self, x: &Tensor, context: &ForwardContext) -> usize {
-        let absolute = self.config.position_embedding_type == PositionEmbeddingType::Absolute;
-        match absolute && context.wants_result_only() {
-            true => tokens_at_a_time(x),
-            false => usize::MAX,
-        }
     }
 }
 
-/// What `layers` make of `x`, part by part of about so many tokens: sequences do not see each other.
+/// What `layers` make of `x`, part by part of about `tokens` tokens: sequences do not depend on each
+/// other.
 fn in_parts(
     x: &Tensor,
-    mask: &AttentionMask,
+    layout: &Layout,
     tokens: usize,
-    mut layers: impl FnMut(&Tensor, &AttentionMask) -> Result<Tensor>,
+    mut layers: impl FnMut(&Tensor, &Layout) -> Result<Tensor>,
 ) -> Result<Tensor> {
-    let parts = mask.parts(x, tokens)?;
-    if let [(x, mask)] = &parts[..] {
-        return layers(x, mask);
+    let parts = layout.parts(x, tokens)?;
+    if let [(x, layout)] = &parts[..] {
+        return layers(x, layout);
     }
-    let states = parts.iter().map(|(x, mask)| layers(x, mask)).collect::<Result<Vec<_>>>()?;
-    Ok(Tensor::cat(&states, mask.axis())?)
+    let states = parts.iter().map(|(x, layout)| layers(x, layout)).collect::<Result<Vec<_>>>()?;
+    Ok(Tensor::cat(&states, layout.axis())?)
 }
 
 named!(BertEncoder { "layer" => layer });
@@ -174,7 +177,7 @@ named!(BertEncoder { "layer" => layer });
 mod tests {
     use std::sync::Arc;
 
-    use bert_kernels::Sequence;
+    use bert_kernels::{Sequence, Sequences};
     use candle_core::{DType, IndexOp};
 
     use super::*;
@@ -195,26 +198,20 @@ mod tests {
     /// ones; and how many parts there were.
     fn whole_and_cut(
         x: &Tensor,
-        mask: &AttentionMask,
+        layout: &Layout,
         tokens: usize,
     ) -> Result<(Vec<[Tensor; 2]>, usize)> {
         let encoder = encoder()?;
-        let mut context = ForwardContext::new();
-        let (b, s, _) = x.dims3()?;
-        encoder.begin((b, s), mask, None, x.device(), &mut context)?;
         let mut results = Vec::new();
-        for first in [false, true] {
-            let mut layers = |x: &Tensor, mask: &AttentionMask| {
-                let x = encoder.layer[0].forward(x, mask, &mut context)?;
-                match first {
-                    true => encoder.layer[1].forward_first(&x, mask, &mut context),
-                    false => encoder.layer[1].forward(&x, mask, &mut context),
-                }
+        for rows in [Rows::All, Rows::First] {
+            let encode = |tokens_at_a_time| {
+                let mut state = encoder.begin(1, None, x.device(), &ForwardOptions::new())?;
+                let plan = Plan { packed: false, rows, tokens_at_a_time };
+                encoder.encode(x, layout, plan, &mut state)
             };
-            let whole = in_parts(x, mask, usize::MAX, &mut layers)?;
-            results.push([whole, in_parts(x, mask, tokens, &mut layers)?]);
+            results.push([encode(usize::MAX)?, encode(tokens)?]);
         }
-        Ok((results, mask.parts(x, tokens)?.len()))
+        Ok((results, layout.parts(x, tokens)?.len()))
     }
 
     fn assert_equal(what: &str, results: &[[Tensor; 2]]) -> Result<()> {
@@ -240,10 +237,11 @@ mod tests {
             ("[B, S, S]", ones(&[b, s, s])?),
             ("[1, 1, 1, S]", ones(&[1, 1, 1, s])?),
             ("[B, N, S, S]", ones(&[b, HEADS, s, s])?),
-            ("causal", AttentionMask::causal(None, 0, (b, s), &Device::Cpu)?),
+            ("causal", AttentionMask::causal(None, 0, (b, s))?),
         ];
         for (what, mask) in masks {
-            let (results, parts) = whole_and_cut(&x, &mask, 8)?;
+            let layout = Layout::Padded(mask.bias(&Device::Cpu)?);
+            let (results, parts) = whole_and_cut(&x, &layout, 8)?;
             assert_eq!(parts, 3, "{what}");
             assert_equal(what, &results)?;
         }
@@ -258,7 +256,7 @@ mod tests {
             (vec![1, 9, 1], 4, vec![1, 9, 1]),
         ] {
             let mut start = 0;
-            let sequences: Arc<[Sequence]> = lengths
+            let sequences: Vec<Sequence> = lengths
                 .iter()
                 .map(|length| {
                     let rows = start..start + length;
@@ -267,14 +265,14 @@ mod tests {
                 })
                 .collect();
             let x = Tensor::randn(0f32, 1., (1, start, WIDTH), &Device::Cpu)?;
-            let mask = AttentionMask::packed(sequences);
-            let cut = mask.parts(&x, tokens)?;
+            let layout = Layout::Packed(Arc::new(Sequences::new(sequences)?));
+            let cut = layout.parts(&x, tokens)?;
             let got: Vec<usize> =
                 cut.iter().map(|(x, _)| x.dim(1)).collect::<candle_core::Result<_>>()?;
             assert_eq!(got, parts, "{lengths:?}");
             let first = cut[0].0.i((0, 0))?.to_vec1::<f32>()?;
             assert_eq!(first, x.i((0, 0))?.to_vec1::<f32>()?);
-            assert_equal(&format!("{lengths:?}"), &whole_and_cut(&x, &mask, tokens)?.0)?;
+            assert_equal(&format!("{lengths:?}"), &whole_and_cut(&x, &layout, tokens)?.0)?;
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What can go wrong between a config, a checkpoint and an input.
 
-use candle_core::{DType, DeviceLocation};
+use candle_core::{DType, Device, DeviceLocation, Tensor};
 
 /// What bert-core's functions return.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -192,9 +192,12 @@ pub enum Error {
     #[error("encoder_attention_mask is given without encoder_hidden_states")]
     NoEncoderStates,
 
-    /// Scores were asked for at a place that the input does not have.
-    #[error("scores asked for at row {}, token {}, but the input has {rows} rows of {tokens} tokens", got.0, got.1)]
-    NoSuchPlace {
+    /// Scores were asked for at a position that the input does not have.
+    #[error(
+        "scores asked for at row {}, token {}, but the input has {rows} rows of {tokens} tokens",
+        got.0, got.1
+    )]
+    NoSuchPosition {
         /// Row and token.
         got: (usize, usize),
         /// `B`.
@@ -259,6 +262,15 @@ pub enum Error {
         name: String,
     },
 
+    /// A parameter was replaced that the model does not have.
+    #[error("the model has no parameter {got:?}; its parameters are {}", listing(known))]
+    NoSuchParameter {
+        /// The name.
+        got: String,
+        /// The names of the model's parameters.
+        known: Vec<String>,
+    },
+
     /// A decoder over the vocabulary was given to a model that has none.
     #[error(
         "this model has no decoder over the vocabulary; only heads for language models have one"
@@ -308,6 +320,49 @@ pub enum Error {
     /// An operation failed in Candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// A tensor of another shape than `expected`.
+    pub(crate) fn shape(name: &'static str, got: &Tensor, expected: impl Into<String>) -> Self {
+        Self::Shape { name, got: got.dims().to_vec(), expected: expected.into() }
+    }
+
+    /// A tensor of another dtype than `expected`.
+    pub(crate) fn dtype(name: &'static str, got: &Tensor, expected: impl Into<String>) -> Self {
+        Self::DType { name, got: got.dtype(), expected: expected.into() }
+    }
+
+    /// Checks that a tensor is on a device.
+    pub(crate) fn check_device(name: &'static str, tensor: &Tensor, device: &Device) -> Result<()> {
+        if tensor.device().same_device(device) {
+            return Ok(());
+        }
+        let (got, expected) = (tensor.device().location(), device.location());
+        Err(Self::Device { name, got, expected })
+    }
+
+    /// Checks the dtype and the device of a tensor.
+    pub(crate) fn check_tensor(
+        name: &'static str,
+        tensor: &Tensor,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<()> {
+        if tensor.dtype() != dtype {
+            return Err(Self::dtype(name, tensor, format!("{dtype:?}")));
+        }
+        Self::check_device(name, tensor, device)
+    }
+}
+
+/// The first few of `names`.
+fn listing(names: &[String]) -> String {
+    const SHOWN: usize = 6;
+    match names {
+        names if names.len() <= SHOWN => names.join(", "),
+        names => format!("{} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN),
+    }
 }
 
 /// ` after N cached`, or nothing where N is 0.

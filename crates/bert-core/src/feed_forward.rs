@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 use crate::config::BertConfig;
 use crate::error::{Error, Result};
 use crate::init;
-use crate::surgery::named;
+use crate::named;
 
 /// `FFN(x) = activation(x W₁ + b₁) W₂ + b₂`, GELU in BERT.
 ///
@@ -17,7 +17,7 @@ pub(crate) struct FeedForward {
     expand: LinearWeights,
     activation: Activation,
     contract: LinearWeights,
-    /// Tokens computed at a time; 0 for all.
+    /// The number of tokens computed at a time; 0 for all.
     chunk: usize,
 }
 

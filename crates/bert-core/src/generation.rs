@@ -1,15 +1,15 @@
-//! Text from a decoder, a token at a time.
+//! Text from a decoder, one token at a time.
 
 use candle_core::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::config::TokenIds;
+use crate::config::{BertConfig, TokenIds};
 use crate::error::{Error, Result};
-use crate::heads::BertLMHeadModel;
+use crate::heads::lm_head::BertLMHeadModel;
 use crate::pass::input::BertInput;
 use crate::pass::mask::AttentionMask;
-use crate::pass::options::ForwardContext;
+use crate::pass::options::ForwardOptions;
 
 /// How tokens are chosen and when to stop. Hugging Face: `GenerationConfig`.
 ///
@@ -25,10 +25,10 @@ use crate::pass::options::ForwardContext;
 pub struct GenerationConfig {
     /// The most tokens to add to each sequence.
     pub max_new_tokens: usize,
-    /// How to draw tokens; absent, the likeliest is taken.
+    /// How to draw tokens; `None` takes the likeliest.
     pub sampling: Option<Sampling>,
-    /// Whether keys and values of earlier tokens are kept, if the model's config says so too. Changes
-    /// time, not numbers. Default: yes.
+    /// Whether keys and values of earlier tokens are kept, if the model's config says so too. It changes
+    /// the time, not the text. Default: yes.
     pub use_cache: bool,
 }
 
@@ -36,13 +36,13 @@ pub struct GenerationConfig {
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Sampling {
-    /// Seed of the generator: the same seed draws the same tokens.
+    /// The generator's seed: the same seed draws the same tokens.
     pub seed: u64,
-    /// What scores are divided by. Default: 1.
+    /// The number that scores are divided by. Default: 1.
     pub temperature: f64,
-    /// Draw among this many likeliest tokens. Default: all.
+    /// The number of likeliest tokens to draw from. Default: all.
     pub top_k: Option<usize>,
-    /// Draw among the likeliest tokens that together have this probability. Default: 1.
+    /// The probability that the likeliest tokens to draw from have together. Default: 1.
     pub top_p: f64,
 }
 
@@ -58,7 +58,7 @@ impl GenerationConfig {
         self
     }
 
-    /// Computes every token anew at every step.
+    /// Computes all tokens at each step.
     pub fn without_cache(mut self) -> Self {
         self.use_cache = false;
         self
@@ -66,7 +66,7 @@ impl GenerationConfig {
 }
 
 impl Sampling {
-    /// From the model's own probabilities.
+    /// The model's own probabilities.
     pub fn new(seed: u64) -> Self {
         Self { seed, temperature: 1., top_k: None, top_p: 1. }
     }
@@ -114,7 +114,7 @@ impl Sampling {
             .map(|token| ((f64::from(logits[*token]) - best) / self.temperature).exp())
             .collect();
         let total: f64 = weights.iter().sum();
-        // The shortest run of the likeliest tokens that has the asked probability.
+        // The fewest likeliest tokens that have the asked probability.
         let mut within = 0.;
         let kept = weights.iter().take_while(|weight| {
             let more = within < self.top_p * total;
@@ -134,10 +134,12 @@ impl Sampling {
 impl BertLMHeadModel {
     /// Continues token sequences until each has an `eos_token_id` or `max_new_tokens` are added.
     ///
-    /// `input`: `input_ids` `[B, S]`; with an `attention_mask` `[B, S]`, sequences are padded on the
-    /// left and positions are counted from their first token; new tokens have the type of the last;
-    /// encoder states, with a mask `[B, K]`, as in [`BertInput`] → ids `[B, S + new]`, U32, the input's first. Sequences that end before the
-    /// others are filled with `pad_token_id`, or without one with `eos_token_id`. Hugging Face: `generate`, greedy or sampling.
+    /// `input`: `input_ids` `[B, S]` → ids `[B, S + new]`, U32, beginning with the input's. With an
+    /// `attention_mask` `[B, S]`, sequences are padded on the left and positions are counted from
+    /// their first token. New tokens have the type of the last one. Encoder states, with a mask
+    /// `[B, K]`, are as in [`BertInput`]. Sequences that end before the others are filled with
+    /// `pad_token_id` or, without one, with `eos_token_id`. Hugging Face: `generate`, greedy or
+    /// sampling.
     ///
     /// # Errors
     /// [`Error::NotADecoder`] when the model looks at later tokens; [`Error::NotForGeneration`] for
@@ -149,13 +151,47 @@ impl BertLMHeadModel {
         if !config.is_decoder {
             return Err(Error::NotADecoder);
         }
-        let mut generator = match &generation.sampling {
+        let mut sampler = match &generation.sampling {
             Some(sampling) => {
                 sampling.check()?;
                 Some((sampling, ChaCha8Rng::seed_from_u64(sampling.seed)))
             }
             None => None,
         };
+        let device = self.bert.device();
+        let mut texts = self.texts(input)?;
+        let mut cache = None;
+        for _ in 0..generation.max_new_tokens {
+            texts.check_length(config.max_position_embeddings)?;
+            let step = texts.next_input(input, cache.is_some(), device)?;
+            let options = match cache.take() {
+                Some(cache) => ForwardOptions::new().with_cache(cache),
+                None => ForwardOptions::new(),
+            };
+            let output = self.forward_last(&step, 1, &options)?;
+            cache = output.past_key_values.filter(|_| generation.use_cache);
+            let logits = output.logits.squeeze(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+            for (row, logits) in logits.iter().enumerate() {
+                if let Some(got) = logits.iter().find(|score| !score.is_finite()) {
+                    let (what, got) = ("a word's score", f64::from(*got));
+                    return Err(Error::Generation { what, got, expected: "a finite number" });
+                }
+                let token = match &mut sampler {
+                    _ if texts.ended[row] => texts.pad,
+                    Some((sampling, generator)) => i64::from(sampling.draw(logits, generator)),
+                    None => i64::from(likeliest(logits)),
+                };
+                texts.push(row, token);
+            }
+            if texts.ended.iter().all(|ended| *ended) {
+                break;
+            }
+        }
+        texts.into_ids(device)
+    }
+
+    /// The input's sequences, after checking that they can be continued.
+    fn texts(&self, input: &BertInput) -> Result<Texts> {
         for (name, given) in
             [("inputs_embeds", &input.inputs_embeds), ("position_ids", &input.position_ids)]
         {
@@ -164,29 +200,46 @@ impl BertLMHeadModel {
             }
         }
         let ids = input.input_ids.as_ref().ok_or(Error::NoInput)?;
-        let checked = self.bert.embeddings.check(input, 0)?;
-        let (b, s) = (checked.batch, checked.sequence);
-        let device = self.bert.device().clone();
-        let mut rows = rows_of(ids)?;
-        let mut types = match &input.token_type_ids {
-            Some(types) => rows_of(&types.broadcast_as((b, s))?)?,
-            None => vec![vec![0; s]; b],
-        };
-        let mut masks = match &input.attention_mask {
+        let (b, s) = self.bert.embeddings.tables()?.check(input, 0)?.dims;
+        let masks = match &input.attention_mask {
             Some(mask) if mask.dims() == [b, s] => {
                 AttentionMask::new(mask)?;
                 rows_of(mask)?
             }
-            Some(mask) => {
-                let (got, expected) = (mask.dims().to_vec(), format!("[{b}, {s}]"));
-                return Err(Error::Shape { name: "attention_mask", got, expected });
-            }
+            Some(mask) => return Err(Error::shape("attention_mask", mask, format!("[{b}, {s}]"))),
             None => vec![vec![1; s]; b],
         };
         if masks.iter().any(|mask| mask[s - 1] == 0) {
             let (what, got) = ("the last value of a row of attention_mask", 0.);
             return Err(Error::Generation { what, got, expected: "1: pad on the left" });
         }
+        let types = match &input.token_type_ids {
+            Some(types) => rows_of(&types.broadcast_as((b, s))?)?,
+            None => vec![vec![0; s]; b],
+        };
+        Ok(Texts::new(rows_of(ids)?, types, masks, self.bert.config()))
+    }
+}
+
+/// The sequences so far, row by row.
+struct Texts {
+    ids: Vec<Vec<i64>>,
+    types: Vec<Vec<i64>>,
+    masks: Vec<Vec<i64>>,
+    ended: Vec<bool>,
+    /// The tokens that end a text.
+    ends: Vec<i64>,
+    /// What fills a row whose text has ended.
+    pad: i64,
+}
+
+impl Texts {
+    fn new(
+        ids: Vec<Vec<i64>>,
+        types: Vec<Vec<i64>>,
+        masks: Vec<Vec<i64>>,
+        config: &BertConfig,
+    ) -> Self {
         let ends: Vec<i64> = match &config.eos_token_id {
             Some(TokenIds::One(id)) => vec![*id],
             Some(TokenIds::Many(ids)) => ids.clone(),
@@ -197,64 +250,31 @@ impl BertLMHeadModel {
             Some(id) => id,
             None => ends.first().copied().unwrap_or(0),
         };
-        let positions = config.max_position_embeddings;
-        let mut ended = vec![false; b];
-        let mut cache = None;
-        for _ in 0..generation.max_new_tokens {
-            let longest = masks.iter().map(|mask| mask.iter().sum::<i64>() as usize).max();
-            if let Some(past) = longest.filter(|length| *length > positions) {
-                return Err(Error::TooLong { got: 1, past: past - 1, positions });
-            }
-            let cached = cache.is_some();
-            let step = Step { rows: &rows, types: &types, masks: &masks, cached, input };
-            let mut context = ForwardContext::new();
-            if let Some(cache) = cache.take() {
-                context = context.with_cache(cache);
-            }
-            let output = self.forward_last(&step.input(&device)?, 1, &mut context)?;
-            cache = output.past_key_values.filter(|_| generation.use_cache);
-            let logits = output.logits.squeeze(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
-            for (row, logits) in logits.iter().enumerate() {
-                if let Some(got) = logits.iter().find(|score| !score.is_finite()) {
-                    let (what, got) = ("a word's score", f64::from(*got));
-                    return Err(Error::Generation { what, got, expected: "a finite number" });
-                }
-                let token = match &mut generator {
-                    _ if ended[row] => pad,
-                    Some((sampling, generator)) => i64::from(sampling.draw(logits, generator)),
-                    None => i64::from(likeliest(logits)),
-                };
-                ended[row] = ended[row] || ends.contains(&token);
-                rows[row].push(token);
-                masks[row].push(1);
-                let last_type = types[row][types[row].len() - 1];
-                types[row].push(last_type);
-            }
-            if ended.iter().all(|ended| *ended) {
-                break;
-            }
-        }
-        let length = rows[0].len();
-        let ids: Vec<u32> = rows.into_iter().flatten().map(|id| id as u32).collect();
-        Ok(Tensor::from_vec(ids, (b, length), &device)?)
+        Self { ended: vec![false; ids.len()], ids, types, masks, ends, pad }
     }
-}
 
-/// The sequences so far, as the next pass takes them.
-struct Step<'a> {
-    rows: &'a [Vec<i64>],
-    types: &'a [Vec<i64>],
-    masks: &'a [Vec<i64>],
-    /// Whether all tokens but the last are in the cache.
-    cached: bool,
-    input: &'a BertInput,
-}
+    /// Checks that no row's next token is beyond the last position.
+    fn check_length(&self, positions: usize) -> Result<()> {
+        let longest = self.masks.iter().map(|mask| mask.iter().sum::<i64>() as usize).max();
+        match longest.filter(|length| *length > positions) {
+            Some(past) => Err(Error::TooLong { got: 1, past: past - 1, positions }),
+            None => Ok(()),
+        }
+    }
 
-impl Step<'_> {
-    fn input(&self, device: &Device) -> Result<BertInput> {
-        let (b, length) = (self.rows.len(), self.rows[0].len());
-        let first = if self.cached { length - 1 } else { 0 };
-        let tensor = |rows: Vec<Vec<i64>>, first: usize| {
+    fn push(&mut self, row: usize, token: i64) {
+        self.ended[row] = self.ended[row] || self.ends.contains(&token);
+        self.ids[row].push(token);
+        self.masks[row].push(1);
+        let last_type = self.types[row][self.types[row].len() - 1];
+        self.types[row].push(last_type);
+    }
+
+    /// The input of the next pass: the last tokens if the others are `cached`.
+    fn next_input(&self, input: &BertInput, cached: bool, device: &Device) -> Result<BertInput> {
+        let (b, length) = (self.ids.len(), self.ids[0].len());
+        let first = if cached { length - 1 } else { 0 };
+        let tensor = |rows: &[Vec<i64>], first: usize| {
             let values: Vec<i64> =
                 rows.iter().flat_map(|row| row[first..].iter().copied()).collect();
             Tensor::from_vec(values, (b, length - first), device)
@@ -267,13 +287,19 @@ impl Step<'_> {
             });
             counted.collect()
         });
-        let mut next = BertInput::from_ids(tensor(self.rows.to_vec(), first)?)
-            .with_token_type_ids(tensor(self.types.to_vec(), first)?)
-            .with_position_ids(tensor(positions.collect(), first)?)
-            .with_attention_mask(tensor(self.masks.to_vec(), 0)?);
-        next.encoder_hidden_states = self.input.encoder_hidden_states.clone();
-        next.encoder_attention_mask = self.input.encoder_attention_mask.clone();
+        let mut next = BertInput::from_ids(tensor(&self.ids, first)?)
+            .with_token_type_ids(tensor(&self.types, first)?)
+            .with_position_ids(tensor(&positions.collect::<Vec<_>>(), first)?)
+            .with_attention_mask(tensor(&self.masks, 0)?);
+        next.encoder_hidden_states = input.encoder_hidden_states.clone();
+        next.encoder_attention_mask = input.encoder_attention_mask.clone();
         Ok(next)
+    }
+
+    fn into_ids(self, device: &Device) -> Result<Tensor> {
+        let shape = (self.ids.len(), self.ids[0].len());
+        let ids: Vec<u32> = self.ids.into_iter().flatten().map(|id| id as u32).collect();
+        Ok(Tensor::from_vec(ids, shape, device)?)
     }
 }
 

@@ -1,4 +1,4 @@
-//! What checkpoints call things, and how their parameters start when there is no checkpoint.
+//! How parameters are loaded, and how they start without a checkpoint.
 //!
 //! A name is decided by looking ([`VarBuilder::contains_tensor`]) and then read once, so that an
 //! error is about the tensor that is really missing.
@@ -9,8 +9,8 @@ use candle_nn::{Init, VarBuilder};
 use crate::config::BertConfig;
 use crate::error::Result;
 
-/// Where the base model's parameters are: below `bert.` in checkpoints of a model with a head, at
-/// the root in those of a bare `BertModel`.
+/// The location of the base model's parameters: below `bert.` in the checkpoint of a model with a
+/// head, at the root in that of a bare `BertModel`.
 pub(crate) fn base_model<'a>(vb: &VarBuilder<'a>) -> VarBuilder<'a> {
     if vb.contains_tensor("bert.embeddings.word_embeddings.weight") {
         vb.pp("bert")
@@ -19,8 +19,8 @@ pub(crate) fn base_model<'a>(vb: &VarBuilder<'a>) -> VarBuilder<'a> {
     }
 }
 
-/// Where the base model's parameters are in a checkpoint of a model with a head: below `bert.`,
-/// unless the head was put beside those of a bare `BertModel`.
+/// The location of the base model's parameters for a model with a head: below `bert.`, unless the
+/// checkpoint is that of a bare `BertModel`.
 pub(crate) fn base_below_head<'a>(vb: &VarBuilder<'a>) -> VarBuilder<'a> {
     if vb.contains_tensor("embeddings.word_embeddings.weight") { vb.clone() } else { vb.pp("bert") }
 }
@@ -45,7 +45,7 @@ pub(crate) fn linear(
     Ok(LinearWeights::new(weight, vb.get_with_hints(output, "bias", Init::Const(0.))?))
 }
 
-/// `weight` and `bias`, or `gamma` and `beta` in checkpoints that came from TensorFlow: `[H]` each.
+/// `weight` and `bias`, or `gamma` and `beta` in checkpoints from TensorFlow: `[H]` each.
 pub(crate) fn layer_norm(vb: VarBuilder, config: &BertConfig) -> Result<LayerNormWeights> {
     let legacy = vb.contains_tensor("gamma");
     let (gamma, beta) = if legacy { ("gamma", "beta") } else { ("weight", "bias") };
@@ -56,6 +56,7 @@ pub(crate) fn layer_norm(vb: VarBuilder, config: &BertConfig) -> Result<LayerNor
     })
 }
 
+/// Matrices start with the config's `initializer_range`.
 fn normal(config: &BertConfig) -> Init {
     Init::Randn { mean: 0., stdev: config.initializer_range }
 }

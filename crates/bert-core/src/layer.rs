@@ -4,16 +4,19 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::add_norm::AddNorm;
-use crate::attention::Attention;
+use crate::attention::{Attention, AttentionKind};
 use crate::config::BertConfig;
 use crate::error::Result;
 use crate::feed_forward::FeedForward;
+use crate::named;
+use crate::pass::dropout::Dropout;
+use crate::pass::layout::Layout;
 use crate::pass::mask::AttentionMask;
-use crate::pass::options::{AttentionKind, EncoderStates, ForwardContext};
-use crate::surgery::named;
+use crate::pass::plan::Rows;
+use crate::pass::state::{CrossPass, LayerPass};
 
-/// One layer: self-attention and feed-forward, each followed by Add & Norm; between them, in decoders
-/// that have it, attention to another encoder's states.
+/// One layer: self-attention and feed-forward network, each followed by Add & Norm. Between them,
+/// decoders may attend to another encoder's states.
 ///
 /// Post-norm, as in the paper. Vaswani et al. 2017, Figure 1; Devlin et al. 2018, §3.
 /// Hugging Face: `BertLayer`.
@@ -27,15 +30,15 @@ pub struct BertLayer {
 }
 
 impl BertLayer {
-    /// Loads `attention`, `intermediate`, `output` and, where the config has it, `crossattention`,
-    /// as layer number `layer` of the encoder, which says which heads are pruned.
+    /// Loads `attention`, `intermediate`, `output` and, if the config has it, `crossattention`. The
+    /// config's `pruned_heads` of layer number `layer` are left out.
     ///
     /// # Errors
     /// As [`BertModel::load`](crate::BertModel::load).
     pub fn load(vb: VarBuilder, layer: usize, config: &BertConfig) -> Result<Self> {
         config.validate()?;
         let pruned = config.pruned_heads.get(&layer).map_or(&[][..], Vec::as_slice);
-        let kind = AttentionKind::Itself;
+        let kind = AttentionKind::SelfAttention;
         Ok(Self {
             attention: Attention::load(vb.pp("attention"), kind, pruned, config)?,
             attention_norm: AddNorm::load(vb.pp("attention.output.LayerNorm"), config)?,
@@ -48,58 +51,49 @@ impl BertLayer {
         })
     }
 
-    /// `x`: `[B, S, H]` → `[B, S, H]`.
-    ///
-    /// Called alone, a layer drops as the context says but keeps nothing: hidden states, attentions,
-    /// the cache and other encoders' states come with [`BertModel`](crate::BertModel), and of a head
-    /// mask by layer the first row counts.
+    /// `x`: `[B, S, H]` → `[B, S, H]`, in evaluation and without another encoder's states.
     ///
     /// # Errors
-    /// When `x` or `mask` has another shape than the layer or each other.
-    pub fn forward(
-        &self,
-        x: &Tensor,
-        mask: &AttentionMask,
-        context: &mut ForwardContext,
-    ) -> Result<Tensor> {
-        self.forward_rows(x, x, mask, context)
+    /// When `x` or `mask` does not fit the layer or each other.
+    pub fn forward(&self, x: &Tensor, mask: &AttentionMask) -> Result<Tensor> {
+        let layout = Layout::Padded(mask.bias(x.device())?);
+        let dropout = Dropout::default();
+        self.forward_rows(x, &layout, Rows::All, LayerPass::alone(&dropout))
     }
 
-    /// [`BertLayer::forward`] for the first tokens only: `x`: `[B, S, H]` → `[B, 1, H]`, or
-    /// `[1, T, H]` → `[1, B, H]`.
-    pub(crate) fn forward_first(
+    /// `x`: `[B, S, H]` → `[B, S, H]`, or `[B, 1, H]` for the first tokens only; packed, `[1, T, H]` →
+    /// `[1, T, H]` or `[1, B, H]`.
+    pub(crate) fn forward_rows(
         &self,
         x: &Tensor,
-        mask: &AttentionMask,
-        context: &mut ForwardContext,
+        layout: &Layout,
+        rows: Rows,
+        mut pass: LayerPass,
     ) -> Result<Tensor> {
-        let (first, mask) = mask.first_tokens(x)?;
-        self.forward_rows(&first, x, &mask, context)
-    }
-
-    /// `x`, whose states are computed: `[B, Q, H]`; `tokens`, which they attend to: `[B, S, H]`.
-    fn forward_rows(
-        &self,
-        x: &Tensor,
-        tokens: &Tensor,
-        mask: &AttentionMask,
-        context: &mut ForwardContext,
-    ) -> Result<Tensor> {
-        let attended = self.attention.to_tokens(x, tokens, mask, context)?;
-        let mut x = self.attention_norm.forward(&attended, x, context)?;
-        if let Some(cross_attention) = &self.cross_attention {
-            x = cross_attention.forward(&x, context)?;
+        let attention = &mut pass.self_attention;
+        let (x, attended) = match rows {
+            Rows::All => (x.clone(), self.attention.self_attention(x, layout, attention)?),
+            Rows::First => {
+                let (first, layout) = layout.first_tokens(x)?;
+                let attended =
+                    self.attention.self_attention_of_some(&first, x, &layout, attention)?;
+                (first, attended)
+            }
+        };
+        let mut x = self.attention_norm.forward(&attended, &x, pass.dropout)?;
+        if let (Some(layer), Some(states)) = (&self.cross_attention, pass.cross_attention) {
+            x = layer.forward(&x, states, pass.dropout)?;
         }
         let transformed = self.feed_forward.forward(&x)?;
-        self.feed_forward_norm.forward(&transformed, &x, context)
+        self.feed_forward_norm.forward(&transformed, &x, pass.dropout)
     }
 
-    /// The numbers of the heads that are left.
+    /// The original indices of the heads that remain after pruning.
     pub(crate) fn heads(&self) -> &[u32] {
         self.attention.heads()
     }
 
-    /// Removes the other heads of self-attention.
+    /// Removes all heads of self-attention that are not in `kept`.
     pub(crate) fn keep_heads(&mut self, kept: &[u32]) -> Result<()> {
         self.attention.keep_heads(kept)
     }
@@ -117,18 +111,16 @@ struct CrossAttention {
 impl CrossAttention {
     fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         Ok(Self {
-            attention: Attention::load(vb.clone(), AttentionKind::Cross, &[], config)?,
+            attention: Attention::load(vb.clone(), AttentionKind::CrossAttention, &[], config)?,
             norm: AddNorm::load(vb.pp("output.LayerNorm"), config)?,
         })
     }
 
-    /// `x`: `[B, S, H]` → `[B, S, H]`; `x` itself where the context has no encoder states.
-    fn forward(&self, x: &Tensor, context: &mut ForwardContext) -> Result<Tensor> {
-        let Some(EncoderStates { states, mask }) = context.encoder_states() else {
-            return Ok(x.clone());
-        };
-        let attended = self.attention.to_states(x, &states, &mask, context)?;
-        self.norm.forward(&attended, x, context)
+    /// `x`: `[B, S, H]` → `[B, S, H]`.
+    fn forward(&self, x: &Tensor, mut pass: CrossPass, dropout: &Dropout) -> Result<Tensor> {
+        let (states, layout) = (pass.states, pass.layout);
+        let attended = self.attention.cross_attention(x, states, layout, &mut pass.attention)?;
+        self.norm.forward(&attended, x, dropout)
     }
 }
 

@@ -25,6 +25,7 @@
 mod config;
 mod error;
 mod init;
+mod named;
 
 mod pass;
 
@@ -34,6 +35,7 @@ mod embeddings;
 mod encoder;
 mod feed_forward;
 mod layer;
+mod linear;
 mod model;
 mod pooler;
 
@@ -44,7 +46,7 @@ mod surgery;
 
 mod outputs;
 
-pub use bert_kernels::Activation;
+pub use bert_kernels::{Activation, WeightForm};
 pub use config::{BertConfig, PositionEmbeddingType, ProblemType, TokenIds};
 pub use embeddings::BertEmbeddings;
 pub use encoder::BertEncoder;
@@ -53,20 +55,22 @@ pub use generation::{GenerationConfig, Sampling};
 pub use heads::{
     AnswerSpans, BertForMaskedLM, BertForMultipleChoice, BertForNextSentencePrediction,
     BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification,
-    BertForTokenClassification, BertLMHeadModel, PreTrainingLabels,
+    BertForTokenClassification, BertLMHeadModel, BertLMPredictionHead, Head, HeadPass,
+    PreTrainingLabels,
 };
 pub use layer::BertLayer;
+pub use linear::Linear;
 pub use model::BertModel;
+pub use named::{Named, Parameter, Replace, Visit, below};
 pub use outputs::{
     BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPoolingAndCrossAttentions,
     BertForPreTrainingOutput, CausalLMOutputWithCrossAttentions, LayerOutputs, MaskedLMOutput,
-    MultipleChoiceModelOutput, NextSentencePredictorOutput, QuestionAnsweringModelOutput,
-    SequenceClassifierOutput, TokenClassifierOutput,
+    ModelOutput, MultipleChoiceModelOutput, NextSentencePredictorOutput, PooledOutput,
+    QuestionAnsweringModelOutput, SequenceClassifierOutput, TokenClassifierOutput,
 };
-pub use pass::batch::PackedInput;
 pub use pass::cache::KeyValueCache;
-pub use pass::input::BertInput;
+pub use pass::input::{BertInput, PackedInput};
 pub use pass::mask::AttentionMask;
-pub use pass::options::{ForwardContext, Layers, PaddingStates};
+pub use pass::options::{ForwardOptions, Layers, PaddingStates};
 pub use pooler::BertPooler;
-pub use surgery::{Parameter, Parameters};
+pub use surgery::{FreezeOptions, Model, Parameters};

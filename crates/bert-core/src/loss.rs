@@ -70,8 +70,7 @@ pub(crate) fn class_ids(name: &'static str, labels: &Tensor, shape: &[usize]) ->
         check_shape(name, labels, shape)?;
     }
     if !labels.dtype().is_int() {
-        let expected = "an integer dtype, for class ids".to_owned();
-        return Err(Error::DType { name, got: labels.dtype(), expected });
+        return Err(Error::dtype(name, labels, "an integer dtype, for class ids"));
     }
     let labels = labels.to_device(&Device::Cpu)?.to_dtype(DType::I64)?;
     Ok(labels.flatten_all()?.to_vec1()?)
@@ -82,5 +81,5 @@ pub(crate) fn check_shape(name: &'static str, labels: &Tensor, shape: &[usize]) 
     if labels.dims() == shape {
         return Ok(());
     }
-    Err(Error::Shape { name, got: labels.dims().to_vec(), expected: format!("{shape:?}") })
+    Err(Error::shape(name, labels, format!("{shape:?}")))
 }

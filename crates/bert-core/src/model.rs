@@ -1,32 +1,32 @@
 //! The whole model.
 
-use std::collections::BTreeMap;
-
-use bert_kernels::{prefers_sequences, together};
+use bert_kernels::{PassPolicy, with_thread_team};
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::config::{BertConfig, PositionEmbeddingType};
+use crate::config::BertConfig;
 use crate::embeddings::BertEmbeddings;
 use crate::encoder::BertEncoder;
 use crate::error::{Error, Result};
 use crate::init;
-use crate::outputs::{
-    BaseModelOutputWithPastAndCrossAttentions, BaseModelOutputWithPoolingAndCrossAttentions,
-    LayerOutputs,
-};
-use crate::pass::batch::{PackedInput, Packing};
-use crate::pass::input::{BertInput, CheckedInput, Words};
-use crate::pass::mask::{AttentionMask, check_device};
-use crate::pass::options::{EncoderStates, ForwardContext, Layers};
+use crate::named;
+use crate::named::is_trained;
+use crate::outputs::{BaseModelOutputWithPoolingAndCrossAttentions, LayerOutputs, PooledOutput};
+use crate::pass::batch::{Arranged, Batch, CallersRows, EncoderStates};
+use crate::pass::input::{BertInput, PackedInput};
+use crate::pass::layout::Layout;
+use crate::pass::mask::AttentionMask;
+use crate::pass::options::{ForwardOptions, Layers, PaddingStates};
+use crate::pass::plan::{Plan, Rows, Wanted};
+use crate::pass::state::Recorded;
+use crate::pass::tokens::Words;
 use crate::pooler::BertPooler;
-use crate::surgery::{Model, Parameters, named, refuse_trainable};
 
 /// BERT without a head: embeddings, encoder and, unless left out, pooler.
 ///
-/// Devlin et al. 2018, Figure 1. Hugging Face: `BertModel`. The parts are public; called one after
-/// the other they give the same bits as the model, but for the states of padding
-/// ([`PaddingStates`](crate::PaddingStates)):
+/// Devlin et al. 2018, Figure 1. Hugging Face: `BertModel`. The parts are public. Called one after
+/// the other they give the same bits as the model, except for the states of padding
+/// ([`PaddingStates`]):
 ///
 /// ```
 /// # use bert_core::{AttentionMask, BertConfig, BertInput, BertModel};
@@ -67,102 +67,87 @@ pub struct BertModel {
 impl BertModel {
     /// Loads the model with its pooler, from names with or without the prefix `bert.`.
     ///
-    /// Names that a `VarMap` does not have yet are made, without the prefix and with
+    /// Names that a `VarMap` does not have yet are created, without the prefix and with
     /// `initializer_range`.
     ///
     /// # Errors
-    /// [`Error::Config`] for an impossible config, [`Error::Candle`] for a tensor that is missing or has another shape.
+    /// [`Error::Config`] for an impossible config, [`Error::Candle`] for a tensor that is missing or
+    /// has another shape.
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        Self::load_base(init::base_model(&vb), config)
+        Self::load_at(init::base_model(&vb), config, true)
     }
 
-    /// [`BertModel::load`] where `vb` is known to be at the model's own names.
-    pub(crate) fn load_base(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        let bare = Self::load_base_without_pooler(vb.clone(), config)?;
-        Ok(Self { pooler: Some(BertPooler::load(vb.pp("pooler"), config)?), ..bare })
-    }
-
-    /// Loads the model without a pooler; Hugging Face's `add_pooling_layer=False`.
+    /// Loads the model without a pooler. Hugging Face: `add_pooling_layer=False`.
     ///
     /// # Errors
     /// As [`BertModel::load`].
     pub fn load_without_pooler(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        Self::load_base_without_pooler(init::base_model(&vb), config)
+        Self::load_at(init::base_model(&vb), config, false)
     }
 
-    /// [`BertModel::load_without_pooler`] where `vb` is known to be at the model's own names.
-    pub(crate) fn load_base_without_pooler(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+    /// Loads the model that lies below a head.
+    ///
+    /// # Errors
+    /// As [`BertModel::load`].
+    pub fn load_below_head(vb: &VarBuilder, config: &BertConfig, pooler: bool) -> Result<Self> {
+        Self::load_at(init::base_below_head(vb), config, pooler)
+    }
+
+    fn load_at(vb: VarBuilder, config: &BertConfig, pooler: bool) -> Result<Self> {
         Ok(Self {
             embeddings: BertEmbeddings::load(vb.pp("embeddings"), config)?,
             encoder: BertEncoder::load(vb.pp("encoder"), config)?,
-            pooler: None,
+            pooler: match pooler {
+                true => Some(BertPooler::load(vb.pp("pooler"), config)?),
+                false => None,
+            },
             config: config.clone(),
         })
     }
 
     /// `input`: B sequences of S tokens → `last_hidden_state` `[B, S, H]` and `pooler_output`
-    /// `[B, H]`, and the hidden states and attentions that the config asks for.
+    /// `[B, H]`, and the hidden states and attentions that the config asks for. The states of padding
+    /// are zeros; see [`PaddingStates`].
     ///
-    /// What is computed on the CPU in F32, where nothing is trained:
+    /// **Padding takes no time** when all of this holds:
     ///
-    /// | pass | rows | attention |
-    /// |---|---|---|
-    /// | encoder, mask `[B, S]` or none | what the mask shows, and first tokens | each sequence with itself |
-    /// | other masks, [`PaddingStates::Kept`](crate::PaddingStates), a sequence all hidden, decoders with or without a cache, chunked feed-forward | all | under masks |
-    /// | relative positions, head masks, dropout, layers whose attentions are asked for | all | `[B, N, Q, K]` is stored |
+    /// * the model is on the CPU in F32, and none of its parameters is trained;
+    /// * it is an encoder with absolute positions, and `chunk_size_feed_forward` is 0;
+    /// * the mask is `[B, S]`, and no row of it hides every token;
+    /// * attentions, [`PaddingStates::Kept`], a head mask, dropout or a cache are not asked for.
     ///
-    /// Where something is trained all rows are computed, and attention is stored where a gradient passes
-    /// through it; on other devices and in other dtypes always.
+    /// **Otherwise** every token is computed. Either way, the numbers of all other tokens are the
+    /// same up to rounding.
     ///
     /// # Errors
-    /// Before any arithmetic, when the input does not fit itself or the model, encoder states
-    /// included ([`Error::NoCrossAttention`], [`Error::NoEncoderStates`]); see [`Error`].
+    /// When the input does not fit itself or the model ([`Error::NoCrossAttention`] and
+    /// [`Error::NoEncoderStates`] for encoder states); see [`Error`]. Inputs are checked before any
+    /// arithmetic.
     pub fn forward(
         &self,
         input: &BertInput,
     ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
-        self.forward_with(input, &mut ForwardContext::new())
+        self.forward_with(input, &ForwardOptions::new())
     }
 
-    /// [`BertModel::forward`] in a context.
+    /// [`BertModel::forward`] with options.
     ///
     /// # Errors
     /// As [`BertModel::forward`]; [`Error::NoSuchLayer`], [`Error::CacheMismatch`] and, for a head
-    /// mask, [`Error::Shape`] when the context asks for, or brings, what another model has.
+    /// mask, [`Error::Shape`] when the options do not fit the model.
     pub fn forward_with(
         &self,
         input: &BertInput,
-        context: &mut ForwardContext,
+        options: &ForwardOptions,
     ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
-        together(|| {
-            let begun = self.begin(input, context)?;
-            self.run(begun, context)
-        })
-    }
-
-    /// The pass that was begun.
-    fn run(
-        &self,
-        Begun { checked, mask, packing }: Begun,
-        context: &mut ForwardContext,
-    ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
-        let embedding_output = self.embeddings.embed(&checked, context)?;
-        let mut encoded = self.encoder.encode(&embedding_output, &mask, context)?;
-        if let Some(packing) = packing {
-            encoded = encoded.map_states(|x| packing.unpack(x))?;
-        }
-        let pooler_output = match &self.pooler {
-            Some(pooler) => Some(pooler.forward(&encoded.last_hidden_state)?),
-            None => None,
-        };
-        Ok(output(encoded, pooler_output))
+        self.states(input, options, false)
     }
 
     /// Sequences one after the other, T tokens in all → `last_hidden_state` `[T, H]`,
     /// `pooler_output` `[B, H]` and, on request, hidden states `[T, H]`. The numbers are those of
-    /// [`BertModel::forward`], up to rounding.
+    /// [`BertModel::forward`] up to rounding.
     ///
-    /// Where [`BertModel::forward`] computes all rows, this pads the batch and does the same.
+    /// Where [`BertModel::forward`] computes padding, this pads the batch as well.
     ///
     /// # Errors
     /// As [`BertModel::forward`]; [`Error::CumulativeLengths`] when the lengths do not fit.
@@ -170,186 +155,122 @@ impl BertModel {
         &self,
         input: &PackedInput,
     ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
-        self.forward_packed_with(input, &mut ForwardContext::new())
+        self.forward_packed_with(input, &ForwardOptions::new())
     }
 
-    /// [`BertModel::forward_packed`] in a context, whose attentions are those of the padded batch.
+    /// [`BertModel::forward_packed`] with options. Attentions are those of the padded batch.
     ///
     /// # Errors
-    /// As [`BertModel::forward_packed`]; [`Error::PackedCache`] for a context with a cache.
+    /// As [`BertModel::forward_packed`]; [`Error::PackedCache`] for a cache with tokens.
     pub fn forward_packed_with(
         &self,
         input: &PackedInput,
-        context: &mut ForwardContext,
+        options: &ForwardOptions,
     ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
-        let sequences = input.sequences(self.config.max_position_embeddings)?;
-        if let past @ 1.. = context.past() {
+        if let past @ 1.. = options.past() {
             return Err(Error::PackedCache { past });
         }
-        together(|| {
-            let one_row = input.in_one_row(&sequences)?;
-            let checked = self.embeddings.check(&one_row, 0)?;
-            let mask = AttentionMask::packed(sequences.clone());
-            self.encoder.begin((1, checked.sequence), &mask, None, self.device(), context)?;
-            if !self.can_pack(&checked.words, context) {
-                let (padded, packing) = input.padded(&sequences)?;
-                let mut padded = context.with_all_states(|it| self.forward_with(&padded, it))?;
-                let select = |x: &Tensor| Ok::<_, Error>(packing.select(x)?.squeeze(0)?);
-                padded.last_hidden_state = select(&padded.last_hidden_state)?;
-                let states = padded.hidden_states;
-                padded.hidden_states = states.map(|kept| kept.map(select)).transpose()?;
-                padded.past_key_values = None;
-                return Ok(padded);
-            }
-            let embedding_output = self.embeddings.embed(&checked, context)?;
-            let encoded = self.encoder.encode(&embedding_output, &mask, context)?;
-            let pooler_output = match &self.pooler {
-                Some(pooler) => {
-                    let (first, _) = mask.first_tokens(&encoded.last_hidden_state)?; // [1, B, H]
-                    Some(pooler.forward(&first.transpose(0, 1)?)?)
-                }
-                None => None,
-            };
-            Ok(output(encoded.map_states(|x| x.squeeze(0))?, pooler_output))
-        })
+        let tables = self.embeddings.tables()?;
+        let sequences = input.sequences(tables.positions)?;
+        let tokens = tables.check(&input.in_one_row(&sequences)?, 0)?;
+        let batch = Batch::packed(tokens, sequences, self.config.is_decoder);
+        with_thread_team(|| self.run(batch, options, Rows::All, false)?.into_output(self, false))
     }
 
-    /// The pooled output alone: `[B, H]`, the numbers of [`BertModel::forward`]. The last layer is
-    /// computed for the first token only, where nothing in the config needs the others.
+    /// The pooled output alone: `[B, H]`, with the numbers of [`BertModel::forward`]. The last layer
+    /// is computed for the first tokens only, unless the config needs the others.
     ///
     /// # Errors
     /// As [`BertModel::forward`]; [`Error::NoPooler`] without a pooler.
     pub fn pooled(&self, input: &BertInput) -> Result<Tensor> {
-        let mut nothing =
-            ForwardContext::new().with_hidden_states(Layers::None).with_attentions(Layers::None);
-        Ok(self.pooled_with(input, &mut nothing)?.pooler_output)
+        let options =
+            ForwardOptions::new().with_hidden_states(Layers::None).with_attentions(Layers::None);
+        Ok(self.pooled_with(input, &options)?.pooler_output)
     }
 
-    /// The pooled output and what the context asks for: of the last layer the first token only, where
-    /// nothing needs the others.
+    /// The pooled output, and the hidden states and attentions that the options ask for.
     pub(crate) fn pooled_with(
         &self,
         input: &BertInput,
-        context: &mut ForwardContext,
-    ) -> Result<Pooled> {
+        options: &ForwardOptions,
+    ) -> Result<PooledOutput> {
         let pooler = self.pooler.as_ref().ok_or(Error::NoPooler)?;
-        together(|| {
-            let begun = self.begin(input, context)?;
-            if !self.is_plain() || !context.wants_result_only() {
-                let output = self.run(begun, context)?;
-                let pooler_output = output.pooler_output.ok_or(Error::NoPooler)?;
-                let (hidden_states, attentions) = (output.hidden_states, output.attentions);
-                return Ok(Pooled { pooler_output, hidden_states, attentions });
-            }
-            let Begun { checked, mask, packing } = begun;
-            let embedding_output = self.embeddings.embed(&checked, context)?;
-            let first = self.encoder.encode_first(&embedding_output, &mask, context)?;
-            let first = if packing.is_some() { first.transpose(0, 1)? } else { first }; // [B, 1, H]
-            let pooler_output = pooler.forward(&first)?;
-            Ok(Pooled { pooler_output, hidden_states: None, attentions: None })
+        let batch = self.batch(input, options)?;
+        with_thread_team(|| {
+            let encoded = self.run(batch, options, Rows::First, false)?;
+            let pooler_output = pooler.forward(&encoded.first_tokens()?)?;
+            let hidden_states = encoded.hidden_states()?;
+            Ok(PooledOutput {
+                pooler_output,
+                hidden_states,
+                attentions: encoded.recorded.attentions,
+            })
         })
     }
 
-    /// Checks input and context and begins a pass, without padding where that can be.
-    fn begin(&self, input: &BertInput, context: &mut ForwardContext) -> Result<Begun> {
-        context.check_cache(self.dtype(), self.device())?;
-        let checked = self.embeddings.check(input, context.past())?;
-        let mask = self.attention_mask(input, &checked, context.past())?;
-        let encoder = self.encoder_states(input, &checked)?;
-        let rows = (checked.batch, checked.sequence);
-        self.encoder.begin(rows, &mask, encoder, self.device(), context)?;
-        let packing = Packing::of(&mask, checked.sequence);
-        match packing.filter(|_| self.can_pack(&checked.words, context)) {
-            Some(packing) => Ok(Begun {
-                checked: packing.pack(&checked)?,
-                mask: packing.mask(),
-                packing: Some(packing),
-            }),
-            None => Ok(Begun { checked, mask, packing: None }),
-        }
+    /// [`BertModel::forward_with`], where `reads_padding` says that a loss or scores depend on the
+    /// states of padding: `last_hidden_state` then has them as they were computed.
+    pub(crate) fn states(
+        &self,
+        input: &BertInput,
+        options: &ForwardOptions,
+        reads_padding: bool,
+    ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
+        let batch = self.batch(input, options)?;
+        with_thread_team(|| {
+            self.run(batch, options, Rows::All, reads_padding)?.into_output(self, reads_padding)
+        })
     }
 
-    /// Whether a pass that was begun can, and had better, do without padding.
-    fn can_pack(&self, words: &Words, context: &ForwardContext) -> bool {
-        let pays = prefers_sequences(match words {
+    /// One pass through embeddings and encoder.
+    fn run(
+        &self,
+        batch: Batch,
+        options: &ForwardOptions,
+        rows: Rows,
+        reads_padding: bool,
+    ) -> Result<Encoded> {
+        let device = self.device();
+        let (b, _) = batch.padded_dims();
+        let mut state = self.encoder.begin(b, batch.encoder.as_ref(), device, options)?;
+        let policy = PassPolicy::of(match &batch.tokens.words {
             Words::Embeds(vectors) => vectors,
             Words::Ids(_) => self.embeddings.word_embeddings(),
         });
-        self.is_plain() && pays && context.can_pack() && self.num_trainable_parameters() == 0
+        let (padding, facts) = (batch.padding(), self.encoder.facts(policy));
+        let wanted = Wanted { rows, padding: options.padding, reads_padding };
+        let plan = Plan::new(wanted, padding, facts, &state, || is_trained(self));
+        let zeros = options.padding == PaddingStates::Zeros;
+        let Arranged { tokens, layout, callers } = batch.arrange(plan.packed, zeros, device)?;
+        let x = self.embeddings.embed(&tokens, &state.dropout)?;
+        let states = self.encoder.encode(&x, &layout, plan, &mut state)?;
+        Ok(Encoded { states, rows: plan.rows, layout, callers, recorded: state.finish() })
     }
 
-    /// Whether a token's place among the others matters to its position embedding only.
-    fn is_plain(&self) -> bool {
-        let config = &self.config;
-        let absolute = config.position_embedding_type == PositionEmbeddingType::Absolute;
-        absolute && config.chunk_size_feed_forward == 0 && !config.is_decoder
-    }
-
-    /// The configuration the model was loaded with.
-    pub fn config(&self) -> &BertConfig {
-        &self.config
-    }
-
-    /// The dtype of the parameters and of every output.
-    pub fn dtype(&self) -> DType {
-        self.embeddings.word_embeddings().dtype()
-    }
-
-    /// Where the parameters are.
-    pub fn device(&self) -> &Device {
-        self.embeddings.word_embeddings().device()
-    }
-
-    /// Removes heads of self-attention: by layer, the numbers of the heads to remove. What is left
-    /// computes what silencing them would, in less time; cross-attention keeps all of its heads. Heads that are gone already
-    /// may be named again. Hugging Face: `prune_heads`, until version 4.
-    ///
-    /// # Errors
-    /// [`Error::Prune`] for a layer or head that does not exist, or when no head of a layer would be
-    /// left, and [`Error::Trainable`] while the model trains; the model is then as it was.
-    pub fn prune_heads(&mut self, heads: &BTreeMap<usize, Vec<usize>>) -> Result<()> {
-        refuse_trainable(self, "prune_heads")?;
-        let n = self.config.num_attention_heads;
-        let mut kept = Vec::new();
-        for (&layer, pruned) in heads {
-            let refuse = |reason| Err(Error::Prune { layer, heads: pruned.clone(), reason });
-            let Some(present) = self.encoder.layer.get(layer).map(|layer| layer.heads()) else {
-                return refuse(format!("the model has {} layers", self.encoder.layer.len()));
-            };
-            if pruned.iter().any(|head| *head >= n) {
-                return refuse(format!("a layer has {n} heads"));
-            }
-            let left = present.iter().copied().filter(|head| !pruned.contains(&(*head as usize)));
-            let left: Vec<u32> = left.collect();
-            if left.is_empty() {
-                return refuse("no head would be left".to_owned());
-            }
-            kept.push((layer, left));
+    /// The batch of an input, after checking it.
+    fn batch(&self, input: &BertInput, options: &ForwardOptions) -> Result<Batch> {
+        if let Some(cache) = &options.cache {
+            cache.check_dtype_and_device(self.dtype(), self.device())?;
         }
-        for (layer, left) in kept {
-            self.encoder.layer[layer].keep_heads(&left)?;
-            let gone = (0..n).filter(|head| !left.contains(&(*head as u32))).collect();
-            self.config.pruned_heads.insert(layer, gone);
-        }
-        Ok(())
-    }
-
-    pub(crate) fn config_mut(&mut self) -> &mut BertConfig {
-        &mut self.config
-    }
-
-    /// Puts another table in the place of the words': `[V, H]`, where V may be another one.
-    pub(crate) fn set_word_embeddings(&mut self, table: Tensor) -> Result<()> {
-        self.config.vocab_size = table.dim(0)?;
-        self.embeddings.set_word_embeddings(table, &self.config);
-        Ok(())
+        let (past, n) = (options.past(), self.config.num_attention_heads);
+        let tokens = self.embeddings.tables()?.check(input, past)?;
+        let (b, s) = tokens.dims;
+        let mask = match &input.attention_mask {
+            mask if self.config.is_decoder => AttentionMask::causal(mask.as_ref(), past, (b, s))?,
+            Some(mask) => AttentionMask::new(mask)?,
+            None => AttentionMask::all_visible(),
+        };
+        mask.check("attention_mask", [b, n, s, past + s])?;
+        let pad = input.pad_token_id.or(self.config.padding_row());
+        let encoder = self.encoder_states(input, (b, s))?;
+        Ok(Batch::padded(tokens, mask, pad).with_encoder(encoder))
     }
 
     /// Checks the states of another encoder and their mask.
     fn encoder_states(
         &self,
         input: &BertInput,
-        checked: &CheckedInput,
+        (b, s): (usize, usize),
     ) -> Result<Option<EncoderStates>> {
         const NAME: &str = "encoder_hidden_states";
         let (states, mask) = match (&input.encoder_hidden_states, &input.encoder_attention_mask) {
@@ -360,80 +281,89 @@ impl BertModel {
         if !self.config.add_cross_attention {
             return Err(Error::NoCrossAttention);
         }
-        let (b, h) = (checked.batch, self.config.hidden_size);
+        let (h, n) = (self.config.hidden_size, self.config.num_attention_heads);
         let keys = match *states.dims() {
             [sb, k, sh] if sb == b && sh == h && k > 0 => k,
-            ref got => {
-                let expected = format!("[{b}, K, {h}]");
-                return Err(Error::Shape { name: NAME, got: got.to_vec(), expected });
-            }
+            _ => return Err(Error::shape(NAME, states, format!("[{b}, K, {h}]"))),
         };
-        if states.dtype() != self.dtype() {
-            let (got, expected) = (states.dtype(), format!("{:?}", self.dtype()));
-            return Err(Error::DType { name: NAME, got, expected });
-        }
-        check_device(NAME, states, self.device())?;
+        Error::check_tensor(NAME, states, self.dtype(), self.device())?;
         let mask = match mask {
-            Some(mask) => {
-                check_device("encoder_attention_mask", mask, self.device())?;
-                AttentionMask::new(mask)?
-            }
+            Some(mask) => AttentionMask::new(mask)?,
             None => AttentionMask::all_visible(),
         };
-        mask.check(
-            "encoder_attention_mask",
-            [b, self.config.num_attention_heads, checked.sequence, keys],
-        )?;
+        mask.check("encoder_attention_mask", [b, n, s, keys])?;
         Ok(Some(EncoderStates { states: states.clone(), mask }))
     }
 
-    fn attention_mask(
-        &self,
-        input: &BertInput,
-        checked: &CheckedInput,
-        past: usize,
-    ) -> Result<AttentionMask> {
-        let mask = input.attention_mask.as_ref();
-        if let Some(mask) = mask {
-            check_device("attention_mask", mask, self.device())?;
-        }
-        match mask {
-            _ if self.config.is_decoder => {
-                let new = (checked.batch, checked.sequence);
-                AttentionMask::causal(mask, past, new, self.device())
-            }
-            Some(mask) => AttentionMask::new(mask),
-            None => Ok(AttentionMask::all_visible()),
-        }
+    /// The model's configuration.
+    pub fn config(&self) -> &BertConfig {
+        &self.config
+    }
+
+    /// The dtype of the parameters and of every output.
+    pub fn dtype(&self) -> DType {
+        self.embeddings.word_embeddings().dtype()
+    }
+
+    /// The device of the parameters.
+    pub fn device(&self) -> &Device {
+        self.embeddings.word_embeddings().device()
+    }
+
+    pub(crate) fn config_mut(&mut self) -> &mut BertConfig {
+        &mut self.config
     }
 }
 
-/// What heads read that look at the first token only.
-pub(crate) struct Pooled {
-    /// `[B, H]`.
-    pub(crate) pooler_output: Tensor,
-    pub(crate) hidden_states: Option<LayerOutputs>,
-    pub(crate) attentions: Option<LayerOutputs>,
+/// Hidden states in the rows in which the layers computed them.
+struct Encoded {
+    states: Tensor,
+    rows: Rows,
+    layout: Layout,
+    callers: CallersRows,
+    recorded: Recorded,
 }
 
-/// A pass that can go through the layers.
-struct Begun {
-    checked: CheckedInput,
-    mask: AttentionMask,
-    packing: Option<Packing>,
-}
+impl Encoded {
+    /// The first tokens' states: `[B, 1, H]`.
+    fn first_tokens(&self) -> Result<Tensor> {
+        let first = match self.rows {
+            Rows::First => self.states.clone(),
+            Rows::All => self.layout.first_tokens(&self.states)?.0,
+        };
+        Ok(if self.layout.axis() == 1 { first.transpose(0, 1)? } else { first })
+    }
 
-fn output(
-    encoded: BaseModelOutputWithPastAndCrossAttentions,
-    pooler_output: Option<Tensor>,
-) -> BaseModelOutputWithPoolingAndCrossAttentions {
-    BaseModelOutputWithPoolingAndCrossAttentions {
-        last_hidden_state: encoded.last_hidden_state,
-        pooler_output,
-        hidden_states: encoded.hidden_states,
-        past_key_values: encoded.past_key_values,
-        attentions: encoded.attentions,
-        cross_attentions: encoded.cross_attentions,
+    /// The recorded hidden states in the caller's rows.
+    fn hidden_states(&self) -> Result<Option<LayerOutputs>> {
+        let states = self.recorded.hidden_states.clone();
+        states.map(|states| states.map(|x| self.callers.of(x))).transpose()
+    }
+
+    fn into_output(
+        self,
+        model: &BertModel,
+        with_padding: bool,
+    ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
+        let pooler_output = match &model.pooler {
+            Some(pooler) => Some(pooler.forward(&self.first_tokens()?)?),
+            None => None,
+        };
+        let hidden_states = self.hidden_states()?;
+        let last_hidden_state = match with_padding {
+            true => self.callers.with_padding_of(&self.states)?,
+            false => self.callers.of(&self.states)?,
+        };
+        let Recorded { past_key_values, attentions, cross_attentions, .. } = self.recorded;
+        Ok(BaseModelOutputWithPoolingAndCrossAttentions {
+            last_hidden_state,
+            pooler_output,
+            hidden_states,
+            // Packed sequences cannot be continued.
+            past_key_values: past_key_values.filter(|_| !self.callers.are_packed()),
+            attentions,
+            cross_attentions,
+        })
     }
 }
 
@@ -442,13 +372,3 @@ named!(BertModel {
     "encoder" => encoder,
     "pooler" => pooler,
 });
-
-impl Model for BertModel {
-    fn base(&self) -> &BertModel {
-        self
-    }
-
-    fn base_mut(&mut self) -> &mut BertModel {
-        self
-    }
-}

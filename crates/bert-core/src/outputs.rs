@@ -1,4 +1,4 @@
-//! What models return, with the field names of transformers' `modeling_outputs.py`.
+//! The outputs of models, with the field names of transformers' `modeling_outputs.py`.
 
 use std::fmt;
 use std::ops::Index;
@@ -7,8 +7,7 @@ use candle_core::Tensor;
 
 use crate::pass::cache::KeyValueCache;
 
-/// One tensor per layer, or per chosen layer. Absent layers keep their place, so an index means
-/// the same layer whichever were asked for.
+/// One tensor per layer, or per chosen layer. An index means the same layer whichever were chosen.
 #[derive(Clone, Debug)]
 pub struct LayerOutputs {
     slots: Vec<Slot>,
@@ -29,17 +28,12 @@ impl LayerOutputs {
         Self { slots }
     }
 
-    pub(crate) fn wants(&self, index: usize) -> bool {
-        self.slots.get(index).is_some_and(|slot| slot.wanted)
+    /// Where the tensor of a layer goes, if it is wanted.
+    pub(crate) fn slot(&mut self, index: usize) -> Option<&mut Option<Tensor>> {
+        self.slots.get_mut(index).filter(|slot| slot.wanted).map(|slot| &mut slot.tensor)
     }
 
-    pub(crate) fn fill(&mut self, index: usize, tensor: &Tensor) {
-        if let Some(slot) = self.slots.get_mut(index).filter(|slot| slot.wanted) {
-            slot.tensor = Some(tensor.clone());
-        }
-    }
-
-    /// Each tensor changed.
+    /// `change` of each tensor.
     pub(crate) fn map<E>(self, change: impl Fn(&Tensor) -> Result<Tensor, E>) -> Result<Self, E> {
         let slots = self.slots.into_iter().map(|slot| {
             let tensor = slot.tensor.as_ref().map(&change).transpose()?;
@@ -48,7 +42,7 @@ impl LayerOutputs {
         Ok(Self { slots: slots.collect::<Result<_, E>>()? })
     }
 
-    /// How many layers there are, asked for or not.
+    /// The number of layers, chosen or not.
     pub fn len(&self) -> usize {
         self.slots.len()
     }
@@ -58,12 +52,12 @@ impl LayerOutputs {
         self.slots.is_empty()
     }
 
-    /// The tensor of a layer, or `None` where it was not asked for or does not exist.
+    /// The tensor of a layer; `None` if it was not chosen or does not exist.
     pub fn get(&self, index: usize) -> Option<&Tensor> {
         self.slots.get(index)?.tensor.as_ref()
     }
 
-    /// The tensors that were asked for, with their indices.
+    /// The chosen tensors and their indices.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &Tensor)> {
         self.slots.iter().enumerate().filter_map(|(i, slot)| Some((i, slot.tensor.as_ref()?)))
     }
@@ -73,275 +67,237 @@ impl Index<usize> for LayerOutputs {
     type Output = Tensor;
 
     /// # Panics
-    /// Where [`LayerOutputs::get`] gives `None`, as indexing a `Vec` does.
+    /// When [`LayerOutputs::get`] gives `None`.
     #[allow(clippy::panic)]
     fn index(&self, index: usize) -> &Tensor {
         match self.get(index) {
             Some(tensor) => tensor,
-            None => panic!("layer {index} of {} was not asked for", self.len()),
+            None => panic!("layer {index} of {} was not chosen", self.len()),
         }
     }
 }
 
-/// What [`BertModel`](crate::BertModel) returns.
+/// What models return.
 ///
-/// [`fmt::Display`] prints the type's name and each present field with its shape and dtype.
-#[derive(Clone, Debug)]
-pub struct BaseModelOutputWithPoolingAndCrossAttentions {
-    /// The last layer's output: `[B, S, H]`.
-    pub last_hidden_state: Tensor,
-    /// The first token's state through the pooler: `[B, H]`. Absent without a pooler.
-    pub pooler_output: Option<Tensor>,
-    /// `L + 1` tensors `[B, S, H]`: the embeddings' output, then each layer's. On request.
-    pub hidden_states: Option<LayerOutputs>,
-    /// Keys and values for the next call. From decoders only.
-    pub past_key_values: Option<KeyValueCache>,
-    /// `L` tensors `[B, N, Q, K]` of attention weights. On request.
-    pub attentions: Option<LayerOutputs>,
-    /// `L` tensors `[B, N, Q, K]` of attention weights over another encoder's states. On request,
-    /// with encoder states.
-    pub cross_attentions: Option<LayerOutputs>,
+/// [`fmt::Display`] prints the type's name and each present field with its shape and dtype. Hugging
+/// Face: `ModelOutput`.
+pub trait ModelOutput: fmt::Display {
+    /// The names and tensors of the present fields, in order; per-layer tensors as `NAME.INDEX`. Keys
+    /// and values are left out.
+    fn items(&self) -> Vec<(String, Tensor)>;
 }
 
-/// What [`BertEncoder`](crate::BertEncoder) returns.
-///
-/// [`fmt::Display`] prints the type's name and each present field with its shape and dtype.
-#[derive(Clone, Debug)]
-pub struct BaseModelOutputWithPastAndCrossAttentions {
-    /// The last layer's output: `[B, S, H]`.
-    pub last_hidden_state: Tensor,
-    /// Keys and values for the next call. From decoders only.
-    pub past_key_values: Option<KeyValueCache>,
-    /// `L + 1` tensors `[B, S, H]`: the encoder's input, then each layer's output. On request.
-    pub hidden_states: Option<LayerOutputs>,
-    /// `L` tensors `[B, N, Q, K]` of attention weights. On request.
-    pub attentions: Option<LayerOutputs>,
-    /// `L` tensors `[B, N, Q, K]` of attention weights over another encoder's states. On request,
-    /// with encoder states.
-    pub cross_attentions: Option<LayerOutputs>,
+/// A field of an output.
+trait Field {
+    fn fmt(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result;
+
+    fn items(&self, name: &str, items: &mut Vec<(String, Tensor)>);
 }
 
-impl BaseModelOutputWithPastAndCrossAttentions {
-    /// The states, the kept ones too, in another form.
-    pub(crate) fn map_states<E>(
-        self,
-        change: impl Fn(&Tensor) -> Result<Tensor, E>,
-    ) -> Result<Self, E> {
-        Ok(Self {
-            last_hidden_state: change(&self.last_hidden_state)?,
-            hidden_states: self.hidden_states.map(|kept| kept.map(&change)).transpose()?,
-            ..self
+impl Field for Tensor {
+    fn fmt(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  {name}: {:?} {:?}", self.dims(), self.dtype())
+    }
+
+    fn items(&self, name: &str, items: &mut Vec<(String, Tensor)>) {
+        items.push((name.to_owned(), self.clone()));
+    }
+}
+
+impl<T: Field> Field for Option<T> {
+    fn fmt(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.iter().try_for_each(|field| field.fmt(name, f))
+    }
+
+    fn items(&self, name: &str, items: &mut Vec<(String, Tensor)>) {
+        self.iter().for_each(|field| field.items(name, items));
+    }
+}
+
+impl Field for LayerOutputs {
+    fn fmt(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  {name}: {} of {}", self.iter().count(), self.len())?;
+        self.iter().try_for_each(|(index, tensor)| {
+            writeln!(f, "    [{index}]: {:?} {:?}", tensor.dims(), tensor.dtype())
         })
     }
-}
 
-impl fmt::Display for BaseModelOutputWithPoolingAndCrossAttentions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "BaseModelOutputWithPoolingAndCrossAttentions")?;
-        Fields(f)
-            .tensor("last_hidden_state", Some(&self.last_hidden_state))?
-            .tensor("pooler_output", self.pooler_output.as_ref())?
-            .layers("hidden_states", self.hidden_states.as_ref())?
-            .cache(self.past_key_values.as_ref())?
-            .layers("attentions", self.attentions.as_ref())?
-            .layers("cross_attentions", self.cross_attentions.as_ref())?;
-        Ok(())
+    fn items(&self, name: &str, items: &mut Vec<(String, Tensor)>) {
+        items.extend(self.iter().map(|(i, tensor)| (format!("{name}.{i}"), tensor.clone())));
     }
 }
 
-impl fmt::Display for BaseModelOutputWithPastAndCrossAttentions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "BaseModelOutputWithPastAndCrossAttentions")?;
-        Fields(f)
-            .tensor("last_hidden_state", Some(&self.last_hidden_state))?
-            .cache(self.past_key_values.as_ref())?
-            .layers("hidden_states", self.hidden_states.as_ref())?
-            .layers("attentions", self.attentions.as_ref())?
-            .layers("cross_attentions", self.cross_attentions.as_ref())?;
-        Ok(())
+impl Field for KeyValueCache {
+    fn fmt(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "  {name}: {} tokens", self.len())
     }
+
+    fn items(&self, _name: &str, _items: &mut Vec<(String, Tensor)>) {}
 }
 
-/// An output of a loss, scores and what [`BertModel`](crate::BertModel) returns on request.
-macro_rules! scores {
-    ($(#[$doc:meta])* $name:ident, $(#[$logits:meta])*) => {
+/// Defines an output and implements [`ModelOutput`] for it.
+macro_rules! output {
+    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
-        ///
-        /// [`fmt::Display`] prints the type's name and each present field with its shape and dtype.
         #[derive(Clone, Debug)]
+        #[non_exhaustive]
         pub struct $name {
-            /// A scalar. With labels only.
-            pub loss: Option<Tensor>,
-            $(#[$logits])*
-            pub logits: Tensor,
-            /// As [`BertModel`](crate::BertModel) returns them. On request.
-            pub hidden_states: Option<LayerOutputs>,
-            /// As [`BertModel`](crate::BertModel) returns them. On request.
-            pub attentions: Option<LayerOutputs>,
+            $($(#[$field_doc])* pub $field: $type,)*
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 writeln!(f, stringify!($name))?;
-                Fields(f)
-                    .tensor("loss", self.loss.as_ref())?
-                    .tensor("logits", Some(&self.logits))?
-                    .layers("hidden_states", self.hidden_states.as_ref())?
-                    .layers("attentions", self.attentions.as_ref())?;
+                $(Field::fmt(&self.$field, stringify!($field), f)?;)*
                 Ok(())
+            }
+        }
+
+        impl ModelOutput for $name {
+            fn items(&self) -> Vec<(String, Tensor)> {
+                let mut items = Vec::new();
+                $(Field::items(&self.$field, stringify!($field), &mut items);)*
+                items
             }
         }
     };
 }
 
-scores! {
-    /// What [`BertForMaskedLM`](crate::BertForMaskedLM) returns.
-    MaskedLMOutput,
-    /// Scores of each word of the vocabulary at each place: `[B, S, V]`.
-}
-scores! {
-    /// What [`BertForNextSentencePrediction`](crate::BertForNextSentencePrediction) returns.
-    NextSentencePredictorOutput,
-    /// Scores of "the second text follows the first" and "it does not": `[B, 2]`.
-}
-scores! {
-    /// What [`BertForSequenceClassification`](crate::BertForSequenceClassification) returns.
-    SequenceClassifierOutput,
-    /// Scores of each class, or the predicted numbers: `[B, C]`.
-}
-scores! {
-    /// What [`BertForTokenClassification`](crate::BertForTokenClassification) returns.
-    TokenClassifierOutput,
-    /// Scores of each class for each token: `[B, S, C]`.
-}
-scores! {
-    /// What [`BertForMultipleChoice`](crate::BertForMultipleChoice) returns.
-    MultipleChoiceModelOutput,
-    /// Scores of each choice: `[B, C]`.
-}
-
-/// What [`BertForPreTraining`](crate::BertForPreTraining) returns.
-///
-/// [`fmt::Display`] prints the type's name and each present field with its shape and dtype.
-#[derive(Clone, Debug)]
-pub struct BertForPreTrainingOutput {
-    /// The sum of both tasks' losses, a scalar. With labels only.
-    pub loss: Option<Tensor>,
-    /// Scores of each word of the vocabulary at each place: `[B, S, V]`.
-    pub prediction_logits: Tensor,
-    /// Scores of "the second text follows the first" and "it does not": `[B, 2]`.
-    pub seq_relationship_logits: Tensor,
-    /// As [`BertModel`](crate::BertModel) returns them. On request.
-    pub hidden_states: Option<LayerOutputs>,
-    /// As [`BertModel`](crate::BertModel) returns them. On request.
-    pub attentions: Option<LayerOutputs>,
-}
-
-/// What [`BertLMHeadModel`](crate::BertLMHeadModel) returns.
-///
-/// [`fmt::Display`] prints the type's name and each present field with its shape and dtype.
-#[derive(Clone, Debug)]
-pub struct CausalLMOutputWithCrossAttentions {
-    /// A scalar. With labels only.
-    pub loss: Option<Tensor>,
-    /// Scores of each word of the vocabulary as the next one: `[B, S, V]`.
-    pub logits: Tensor,
-    /// Keys and values for the next call. From decoders only.
-    pub past_key_values: Option<KeyValueCache>,
-    /// As [`BertModel`](crate::BertModel) returns them. On request.
-    pub hidden_states: Option<LayerOutputs>,
-    /// As [`BertModel`](crate::BertModel) returns them. On request.
-    pub attentions: Option<LayerOutputs>,
-    /// As [`BertModel`](crate::BertModel) returns them. On request, with encoder states.
-    pub cross_attentions: Option<LayerOutputs>,
-}
-
-impl fmt::Display for CausalLMOutputWithCrossAttentions {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "CausalLMOutputWithCrossAttentions")?;
-        Fields(f)
-            .tensor("loss", self.loss.as_ref())?
-            .tensor("logits", Some(&self.logits))?
-            .cache(self.past_key_values.as_ref())?
-            .layers("hidden_states", self.hidden_states.as_ref())?
-            .layers("attentions", self.attentions.as_ref())?
-            .layers("cross_attentions", self.cross_attentions.as_ref())?;
-        Ok(())
-    }
-}
-
-/// What [`BertForQuestionAnswering`](crate::BertForQuestionAnswering) returns.
-///
-/// [`fmt::Display`] prints the type's name and each present field with its shape and dtype.
-#[derive(Clone, Debug)]
-pub struct QuestionAnsweringModelOutput {
-    /// The mean of the losses of start and end, a scalar. With labels only.
-    pub loss: Option<Tensor>,
-    /// Scores of each token as the answer's first: `[B, S]`.
-    pub start_logits: Tensor,
-    /// Scores of each token as the answer's last: `[B, S]`.
-    pub end_logits: Tensor,
-    /// As [`BertModel`](crate::BertModel) returns them. On request.
-    pub hidden_states: Option<LayerOutputs>,
-    /// As [`BertModel`](crate::BertModel) returns them. On request.
-    pub attentions: Option<LayerOutputs>,
-}
-
-impl fmt::Display for BertForPreTrainingOutput {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "BertForPreTrainingOutput")?;
-        Fields(f)
-            .tensor("loss", self.loss.as_ref())?
-            .tensor("prediction_logits", Some(&self.prediction_logits))?
-            .tensor("seq_relationship_logits", Some(&self.seq_relationship_logits))?
-            .layers("hidden_states", self.hidden_states.as_ref())?
-            .layers("attentions", self.attentions.as_ref())?;
-        Ok(())
-    }
-}
-
-impl fmt::Display for QuestionAnsweringModelOutput {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "QuestionAnsweringModelOutput")?;
-        Fields(f)
-            .tensor("loss", self.loss.as_ref())?
-            .tensor("start_logits", Some(&self.start_logits))?
-            .tensor("end_logits", Some(&self.end_logits))?
-            .layers("hidden_states", self.hidden_states.as_ref())?
-            .layers("attentions", self.attentions.as_ref())?;
-        Ok(())
-    }
-}
-
-/// Writes one line per field that is present.
-struct Fields<'a, 'b>(&'a mut fmt::Formatter<'b>);
-
-impl Fields<'_, '_> {
-    fn tensor(self, name: &str, tensor: Option<&Tensor>) -> Result<Self, fmt::Error> {
-        if let Some(tensor) = tensor {
-            writeln!(self.0, "  {name}: {:?} {:?}", tensor.dims(), tensor.dtype())?;
-        }
-        Ok(self)
-    }
-
-    pub(crate) fn layers(
-        self,
-        name: &str,
-        layers: Option<&LayerOutputs>,
-    ) -> Result<Self, fmt::Error> {
-        if let Some(layers) = layers {
-            writeln!(self.0, "  {name}: {} of {}", layers.iter().count(), layers.len())?;
-            for (index, tensor) in layers.iter() {
-                writeln!(self.0, "    [{index}]: {:?} {:?}", tensor.dims(), tensor.dtype())?;
+/// Defines an output of logits and what the model below the head keeps.
+macro_rules! logits {
+    ($(#[$doc:meta])* $name:ident, $(#[$logits:meta])*) => {
+        output! {
+            $(#[$doc])*
+            $name {
+                $(#[$logits])*
+                logits: Tensor,
+                /// As [`BertModel`](crate::BertModel) returns them. On request.
+                hidden_states: Option<LayerOutputs>,
+                /// As [`BertModel`](crate::BertModel) returns them. On request.
+                attentions: Option<LayerOutputs>,
             }
         }
-        Ok(self)
-    }
+    };
+}
 
-    fn cache(self, cache: Option<&KeyValueCache>) -> Result<Self, fmt::Error> {
-        if let Some(cache) = cache {
-            writeln!(self.0, "  past_key_values: {} tokens", cache.len())?;
-        }
-        Ok(self)
+output! {
+    /// The output of [`BertModel`](crate::BertModel).
+    BaseModelOutputWithPoolingAndCrossAttentions {
+        /// The last layer's output: `[B, S, H]`.
+        last_hidden_state: Tensor,
+        /// The first token's state through the pooler: `[B, H]`. Absent without a pooler.
+        pooler_output: Option<Tensor>,
+        /// `L + 1` tensors `[B, S, H]`: the embeddings' output, then each layer's. On request.
+        hidden_states: Option<LayerOutputs>,
+        /// Keys and values for the next pass. From decoders only.
+        past_key_values: Option<KeyValueCache>,
+        /// `L` tensors `[B, N, Q, K]` of attention weights. On request.
+        attentions: Option<LayerOutputs>,
+        /// `L` tensors `[B, N, Q, K]` of attention weights over another encoder's states. On
+        /// request, with encoder states.
+        cross_attentions: Option<LayerOutputs>,
+    }
+}
+
+output! {
+    /// The output of [`BertEncoder`](crate::BertEncoder).
+    BaseModelOutputWithPastAndCrossAttentions {
+        /// The last layer's output: `[B, S, H]`.
+        last_hidden_state: Tensor,
+        /// Keys and values for the next pass. From decoders only.
+        past_key_values: Option<KeyValueCache>,
+        /// `L + 1` tensors `[B, S, H]`: the encoder's input, then each layer's output. On request.
+        hidden_states: Option<LayerOutputs>,
+        /// `L` tensors `[B, N, Q, K]` of attention weights. On request.
+        attentions: Option<LayerOutputs>,
+        /// `L` tensors `[B, N, Q, K]` of attention weights over another encoder's states. On
+        /// request, with encoder states.
+        cross_attentions: Option<LayerOutputs>,
+    }
+}
+
+output! {
+    /// The pooled output of a [`BertModel`](crate::BertModel), for heads over whole sequences.
+    PooledOutput {
+        /// The first token's state through the pooler: `[B, H]`.
+        pooler_output: Tensor,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        hidden_states: Option<LayerOutputs>,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        attentions: Option<LayerOutputs>,
+    }
+}
+
+logits! {
+    /// The output of [`BertForMaskedLM`](crate::BertForMaskedLM).
+    MaskedLMOutput,
+    /// The score of each word of the vocabulary at each position: `[B, S, V]`.
+}
+
+logits! {
+    /// The output of [`BertForNextSentencePrediction`](crate::BertForNextSentencePrediction).
+    NextSentencePredictorOutput,
+    /// The scores of "the second text follows the first" and "it does not": `[B, 2]`.
+}
+
+logits! {
+    /// The output of [`BertForSequenceClassification`](crate::BertForSequenceClassification).
+    SequenceClassifierOutput,
+    /// The score of each class, or the predicted numbers: `[B, C]`.
+}
+
+logits! {
+    /// The output of [`BertForTokenClassification`](crate::BertForTokenClassification).
+    TokenClassifierOutput,
+    /// The score of each class for each token: `[B, S, C]`.
+}
+
+logits! {
+    /// The output of [`BertForMultipleChoice`](crate::BertForMultipleChoice).
+    MultipleChoiceModelOutput,
+    /// The score of each choice: `[B, C]`.
+}
+
+output! {
+    /// The output of [`BertForPreTraining`](crate::BertForPreTraining).
+    BertForPreTrainingOutput {
+        /// The score of each word of the vocabulary at each position: `[B, S, V]`.
+        prediction_logits: Tensor,
+        /// The scores of "the second text follows the first" and "it does not": `[B, 2]`.
+        seq_relationship_logits: Tensor,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        hidden_states: Option<LayerOutputs>,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        attentions: Option<LayerOutputs>,
+    }
+}
+
+output! {
+    /// The output of [`BertLMHeadModel`](crate::BertLMHeadModel).
+    CausalLMOutputWithCrossAttentions {
+        /// The score of each word of the vocabulary as the next one: `[B, S, V]`.
+        logits: Tensor,
+        /// Keys and values for the next pass. From decoders only.
+        past_key_values: Option<KeyValueCache>,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        hidden_states: Option<LayerOutputs>,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        attentions: Option<LayerOutputs>,
+        /// As [`BertModel`](crate::BertModel) returns them. On request, with encoder states.
+        cross_attentions: Option<LayerOutputs>,
+    }
+}
+
+output! {
+    /// The output of [`BertForQuestionAnswering`](crate::BertForQuestionAnswering).
+    QuestionAnsweringModelOutput {
+        /// The score of each token as the answer's first: `[B, S]`.
+        start_logits: Tensor,
+        /// The score of each token as the answer's last: `[B, S]`.
+        end_logits: Tensor,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        hidden_states: Option<LayerOutputs>,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        attentions: Option<LayerOutputs>,
     }
 }

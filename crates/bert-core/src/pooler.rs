@@ -7,7 +7,7 @@ use candle_nn::VarBuilder;
 use crate::config::BertConfig;
 use crate::error::{Error, Result};
 use crate::init;
-use crate::surgery::named;
+use crate::named;
 
 /// `tanh(x₀ W + b)` of the first token's state.
 ///
@@ -39,10 +39,7 @@ impl BertPooler {
                 let first = x.narrow(1, 0, 1)?.squeeze(1)?; // [B, H]
                 Ok(linear_activation(&first, &self.dense, Activation::Tanh)?)
             }
-            ref got => {
-                let expected = format!("[B, S, {h}]");
-                Err(Error::Shape { name: "hidden_states", got: got.to_vec(), expected })
-            }
+            _ => Err(Error::shape("hidden_states", x, format!("[B, S, {h}]"))),
         }
     }
 }

@@ -2,21 +2,19 @@
 
 use std::ops::Range;
 
-use candle_core::{D, DType, Device, Result, Tensor};
+use candle_core::{D, Result, Tensor};
 use candle_nn::ops::softmax;
 
-use crate::cpu::attention::{Attention, Bias};
-use crate::cpu::rows::Output;
-use crate::cpu::simd::arch;
-use crate::cpu::slices::floats_of;
+use crate::cpu;
 use crate::precision::{matmul, widen};
+use crate::sequences::{Sequence, Sequences};
 
-/// What a masked score becomes: finite, and so far below any score that adding a score to it
-/// changes nothing. A query whose keys are all masked therefore attends to all of them equally,
-/// and nothing is ever NaN.
+/// What masking adds to a score: finite, but so far below any score that the sum is this number
+/// itself. A query whose keys are all masked therefore attends to all of them equally, and no result
+/// is NaN.
 pub const MASKED: f64 = f32::MIN as f64;
 
-/// What [`attention`] needs besides queries, keys and values.
+/// The arguments of [`attention`] besides queries, keys and values.
 #[derive(Clone, Copy, Debug)]
 pub struct AttentionArgs<'a> {
     /// `N`, the number of heads `H` is split into.
@@ -29,48 +27,20 @@ pub struct AttentionArgs<'a> {
     /// What the weights are multiplied by after the softmax (dropout, head masks), in the dtype of
     /// `v` and broadcastable to `[B, N, Q, K]`.
     pub weights_factor: Option<&'a Tensor>,
-    /// What the distance of query and key adds to their score.
+    /// What the distance between query and key adds to their score.
     pub relative: Option<RelativePositions<'a>>,
-    /// Which rows attend to which, where `B` is 1 and sequences of different lengths lie one after
-    /// the other; without masks, factors and relative positions.
-    pub sequences: Option<&'a [Sequence]>,
-}
-
-/// Rows of queries and the rows of keys that they attend to.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sequence {
-    /// The queries' rows, which begin where those of the sequence before end.
-    pub queries: Range<usize>,
-    /// The keys' rows: at least one.
-    pub keys: Range<usize>,
-}
-
-/// Whether sequences that lie one after the other are computed in less time than padded ones: on the
-/// CPU in F32, where no gradient of `x` is wanted.
-pub fn prefers_sequences(x: &Tensor) -> bool {
-    x.device().is_cpu() && x.dtype() == DType::F32 && !x.track_op()
-}
-
-/// Of a large batch, how many tokens are best taken through all layers before others are, where no
-/// gradient of `x` is wanted: on the CPU in F32 1.5 MB of states for each thread, half of which and
-/// twice as much were measured to be as fast; elsewhere any number. `x`: `[…, H]`.
-pub fn tokens_at_a_time(x: &Tensor) -> usize {
-    const FLOATS: usize = 3 << 17;
-    match x.dims().last() {
-        Some(&width) if prefers_sequences(x) => {
-            rayon::current_num_threads() * FLOATS / width.max(1)
-        }
-        _ => usize::MAX,
-    }
+    /// Sequences of different lengths in one row, if `B` is 1; without `mask`, `weights_factor` and
+    /// `relative`.
+    pub sequences: Option<&'a Sequences>,
 }
 
 /// Learned embeddings of distances. Shaw et al. 2018; Huang et al. 2020, method 4.
 #[derive(Clone, Copy, Debug)]
 pub struct RelativePositions<'a> {
-    /// The embedding of the distance of each query and key: `[Q, K, D]`. Its product with the query
-    /// is added to their score before scaling.
+    /// The embedding of the distance between each query and key: `[Q, K, D]`. Its dot product with
+    /// the query is added to their score before scaling.
     pub embeddings: &'a Tensor,
-    /// Whether its product with the key is added too.
+    /// Whether its dot product with the key is added as well.
     pub with_keys: bool,
 }
 
@@ -81,45 +51,48 @@ pub struct RelativePositions<'a> {
 /// # Errors
 /// When `H` is not a multiple of the heads, or shapes, dtypes or devices do not fit together.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, args: AttentionArgs) -> Result<Tensor> {
-    if let Some(sequences) = args.sequences {
+    let AttentionArgs { heads, scale, mask, weights_factor, relative, sequences } = args;
+    if let Some(sequences) = sequences {
         check(sequences, q.dims3()?, k.dims3()?, args)?;
     }
-    match (fused(q, k, v, args)?, args.sequences) {
-        (Some(context), _) => Ok(context),
-        (None, Some(sequences)) => one_by_one(q, k, v, sequences, args),
-        (None, None) => Ok(attention_with_weights(q, k, v, args)?.0),
+    if weights_factor.is_none()
+        && relative.is_none()
+        && let Some(context) = cpu::attention::attention(q, k, v, (heads, scale), mask, sequences)?
+    {
+        return Ok(context);
+    }
+    match sequences {
+        Some(sequences) => one_by_one(q, k, v, sequences, args),
+        None => Ok(attention_with_weights(q, k, v, args)?.0),
     }
 }
 
-/// Checks that every query belongs to one sequence.
+/// Checks that the sequences are those of `q` and `k`.
 fn check(
-    sequences: &[Sequence],
+    sequences: &Sequences,
     q: (usize, usize, usize),
     k: (usize, usize, usize),
     args: AttentionArgs,
 ) -> Result<()> {
-    let mut row = 0;
-    for Sequence { queries, keys } in sequences {
-        if queries.start != row || queries.end < row || keys.is_empty() || keys.end > k.1 {
-            candle_core::bail!("attention: queries {queries:?} and keys {keys:?} at row {row}");
-        }
-        row = queries.end;
-    }
     let plain = args.mask.is_none() && args.weights_factor.is_none() && args.relative.is_none();
-    if row != q.1 || q.0 != 1 || k.0 != 1 || !plain {
+    let rows = sequences.rows();
+    if let Some(Sequence { keys, .. }) = sequences.iter().find(|it| it.keys.end > k.1) {
+        candle_core::bail!("attention: a sequence has keys {keys:?} for k {k:?}");
+    }
+    if rows != q.1 || q.0 != 1 || k.0 != 1 || !plain {
         candle_core::bail!(
-            "attention: sequences of {row} rows, without masks, for q {q:?} and k {k:?}"
+            "attention: sequences of {rows} rows, without masks, for q {q:?} and k {k:?}"
         );
     }
     Ok(())
 }
 
-/// Sequence by sequence.
+/// The definition for sequences.
 fn one_by_one(
     q: &Tensor,
     k: &Tensor,
     v: &Tensor,
-    sequences: &[Sequence],
+    sequences: &Sequences,
     args: AttentionArgs,
 ) -> Result<Tensor> {
     let args = AttentionArgs { sequences: None, ..args };
@@ -130,62 +103,7 @@ fn one_by_one(
     Tensor::cat(&contexts.collect::<Result<Vec<_>>>()?, 1)
 }
 
-/// The same without ever storing the weights, where the CPU has a kernel and no gradient is wanted.
-fn fused(q: &Tensor, k: &Tensor, v: &Tensor, args: AttentionArgs) -> Result<Option<Tensor>> {
-    let AttentionArgs { heads, scale, mask, weights_factor, relative, sequences } = args;
-    let ((b, queries, h), (kb, keys, kh)) = (q.dims3()?, k.dims3()?);
-    let fits = heads > 0 && h % heads == 0 && kb == b && kh == h && v.dims() == k.dims();
-    let empty = q.elem_count() == 0 || keys == 0;
-    if !fits || empty || weights_factor.is_some() || relative.is_some() {
-        return Ok(None);
-    }
-    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
-    let (Some(q), Some(k), Some(v)) = (floats_of(&q), floats_of(&k), floats_of(&v)) else {
-        return Ok(None);
-    };
-    let mask = mask.map(Tensor::contiguous).transpose()?;
-    let bias = match &mask {
-        Some(mask) => match (mask.dims4(), floats_of(mask)) {
-            (Ok(dims @ (mb, mn, mq, mk)), Some(floats))
-                if mk == keys
-                    && [(mb, b), (mn, heads), (mq, queries)]
-                        .iter()
-                        .all(|(got, expected)| *got == 1 || got == expected) =>
-            {
-                Some((dims, floats))
-            }
-            // The definition refuses what does not fit.
-            _ => return Ok(None),
-        },
-        None => None,
-    };
-    let bias = bias.as_ref().map(|((mb, mn, mq, _), floats)| Bias {
-        data: floats.slice(),
-        strides: [
-            if *mb > 1 { mn * mq * keys } else { 0 },
-            if *mn > 1 { mq * keys } else { 0 },
-            if *mq > 1 { keys } else { 0 },
-        ],
-    });
-    let part = |i: usize, rows: usize| i * rows..(i + 1) * rows;
-    let each: Vec<Sequence> =
-        (0..b).map(|i| Sequence { queries: part(i, queries), keys: part(i, keys) }).collect();
-    let mut output = Output::new(b * queries, h);
-    let attention = Attention {
-        q: q.slice(),
-        k: k.slice(),
-        v: v.slice(),
-        sequences: sequences.unwrap_or(&each),
-        heads,
-        head_size: h / heads,
-        scale: scale as f32,
-        bias,
-    };
-    attention.run(arch(), output.rows());
-    Ok(Some(Tensor::from_vec(output.into_vec(), (b, queries, h), &Device::Cpu)?))
-}
-
-/// [`attention`] together with the attention weights, `[B, N, Q, K]`.
+/// [`attention`] and the attention weights, `[B, N, Q, K]`. This is the definition of both.
 ///
 /// # Errors
 /// As [`attention`].
@@ -217,13 +135,13 @@ pub fn attention_with_weights(
     Ok((context, weights))
 }
 
-/// The product of each row of `x` with the embeddings that belong to its place.
+/// The dot products of each row of `x` with the embeddings of its position.
 ///
 /// `x`: `[B, N, Q, D]`; `embeddings`: `[Q, K, D]` → `[B, N, Q, K]`.
 fn distance_scores(x: &Tensor, embeddings: &Tensor) -> Result<Tensor> {
     let (b, n, q, d) = x.dims4()?;
-    let by_place = x.permute((2, 0, 1, 3))?.reshape((q, b * n, d))?;
-    let scores = matmul(&by_place, &embeddings.transpose(1, 2)?.contiguous()?)?; // [Q, B·N, K]
+    let by_position = x.permute((2, 0, 1, 3))?.reshape((q, b * n, d))?;
+    let scores = matmul(&by_position, &embeddings.transpose(1, 2)?.contiguous()?)?; // [Q, B·N, K]
     scores.reshape((q, b, n, ()))?.permute((1, 2, 0, 3))
 }
 
@@ -238,9 +156,10 @@ fn split_heads(x: &Tensor, n: usize) -> Result<Tensor> {
 
 #[cfg(test)]
 mod tests {
+    use candle_core::{DType, Device};
+
     use super::*;
-    use crate::tests::{assert_close, strided, wave};
-    use candle_core::DType;
+    use crate::testing::{assert_close, strided, wave};
 
     fn args(heads: usize, mask: Option<&Tensor>) -> AttentionArgs<'_> {
         AttentionArgs {
@@ -295,17 +214,21 @@ mod tests {
         Ok(())
     }
 
+    fn sequences<const N: usize>(each: [(Range<usize>, Range<usize>); N]) -> Result<Sequences> {
+        let each = each.map(|(queries, keys)| Sequence { queries, keys });
+        Sequences::new(each.into())
+    }
+
     #[test]
     fn sequences_one_after_the_other_do_not_see_each_other() -> Result<()> {
         // The first token of the second sequence is no key; the third has one token.
-        let sequences = [(0..3, 0..3), (3..5, 4..5), (5..6, 5..6)]
-            .map(|(queries, keys)| Sequence { queries, keys });
+        let sequences = sequences([(0..3, 0..3), (3..5, 4..5), (5..6, 5..6)])?;
         for dtype in [DType::F32, DType::F64] {
             let [q, k, v] = [1., 2., 3.].map(|seed| wave(&[1, 6, 4], seed)?.to_dtype(dtype));
             let (q, k, v) = (q?, k?, v?);
             let packed = AttentionArgs { sequences: Some(&sequences), ..args(2, None) };
             let got = attention(&q, &k, &v, packed)?;
-            for Sequence { queries, keys } in &sequences {
+            for Sequence { queries, keys } in sequences.iter() {
                 let of = |x: &Tensor, rows: &Range<usize>| x.narrow(1, rows.start, rows.len());
                 let (k, v) = (of(&k, keys)?, of(&v, keys)?);
                 let alone = attention_with_weights(&of(&q, queries)?, &k, &v, args(2, None))?.0;
@@ -320,9 +243,14 @@ mod tests {
     fn sequences_that_leave_rows_out_are_an_error() -> Result<()> {
         let x = Tensor::ones((1, 6, 4), DType::F32, &Device::Cpu)?;
         for (queries, keys) in [(0..5, 0..6), (1..6, 0..6), (0..6, 0..7), (0..6, 3..3)] {
-            let sequences = [Sequence { queries, keys }];
-            let packed = AttentionArgs { sequences: Some(&sequences), ..args(2, None) };
-            assert!(attention(&x, &x, &x, packed).is_err(), "{sequences:?}");
+            let refused = match sequences([(queries.clone(), keys.clone())]) {
+                Ok(sequences) => {
+                    let packed = AttentionArgs { sequences: Some(&sequences), ..args(2, None) };
+                    attention(&x, &x, &x, packed).is_err()
+                }
+                Err(_) => true,
+            };
+            assert!(refused, "{queries:?} {keys:?}");
         }
         Ok(())
     }
@@ -343,8 +271,7 @@ mod tests {
                 attention_with_weights(&q_f64, &k_f64, &v_f64, args(3, Some(&contiguous)))?.0;
             assert_close(&attention(&q, &k, &v, args(3, Some(mask)))?, &expected, 1e-6)?;
         }
-        let sequences =
-            [(0..3, 0..3), (3..7, 3..7)].map(|(queries, keys)| Sequence { queries, keys });
+        let sequences = sequences([(0..3, 0..3), (3..7, 3..7)])?;
         let packed = AttentionArgs { sequences: Some(&sequences), ..args(3, None) };
         let first = |x: &Tensor| x.narrow(0, 0, 1);
         let got = attention(&first(&q)?, &first(&k)?, &first(&v)?, packed)?;

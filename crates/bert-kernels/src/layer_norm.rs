@@ -1,39 +1,26 @@
 //! LayerNorm, alone and of a residual sum.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, Result, Tensor};
 
-use crate::cpu::layer_norm::{LayerNorm, Term};
-use crate::cpu::rows::Output;
-use crate::cpu::simd::arch;
-use crate::cpu::slices::floats_of;
+use crate::cpu;
 use crate::precision::widen;
-
-/// Parameters of [`layer_norm`].
-#[derive(Clone, Debug)]
-pub struct LayerNormWeights {
-    /// `γ`: `[H]`, what PyTorch calls `weight`.
-    pub gamma: Tensor,
-    /// `β`: `[H]`, what PyTorch calls `bias`.
-    pub beta: Tensor,
-    /// Added to the variance before the square root.
-    pub eps: f64,
-}
+use crate::weights::LayerNormWeights;
 
 /// `γ (x − mean) / √(variance + eps) + β` over the last dimension. Ba et al. 2016.
 ///
 /// `x`: `[…, H]` → `[…, H]`, in the dtype of `x`. The variance is the mean of the squared
-/// deviations (two passes): `E[x²] − E[x]²` loses every digit when the mean is large.
+/// deviations (two passes): `E[x²] − E[x]²` loses all digits when the mean is large.
 ///
 /// # Errors
 /// When `H` is not the size of γ and β, or dtypes or devices differ.
 pub fn layer_norm(x: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
-    match fused(x, None, weights)? {
+    match cpu::layer_norm::layer_norm(x, None, weights)? {
         Some(y) => Ok(y),
         None => reference(x, weights),
     }
 }
 
-/// [`layer_norm`] of differentiable operations.
+/// The definition, in differentiable operations.
 fn reference(x: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
     let dtype = x.dtype();
     let x = widen(x)?;
@@ -53,50 +40,18 @@ fn reference(x: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
 /// # Errors
 /// As [`layer_norm`], and when the two shapes differ.
 pub fn add_layer_norm(x: &Tensor, residual: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
-    match fused(x, Some(residual), weights)? {
+    match cpu::layer_norm::layer_norm(x, Some(residual), weights)? {
         Some(y) => Ok(y),
         None => reference(&x.add(residual)?, weights),
     }
 }
 
-/// Both in one pass, where the CPU has a kernel and no gradient is wanted.
-fn fused(
-    x: &Tensor,
-    residual: Option<&Tensor>,
-    weights: &LayerNormWeights,
-) -> Result<Option<Tensor>> {
-    let LayerNormWeights { gamma, beta, eps } = weights;
-    let h = gamma.elem_count();
-    let fits = x.dims().last() == Some(&h) && beta.dims() == gamma.dims();
-    if !fits || h == 0 || residual.is_some_and(|residual| residual.dims() != x.dims()) {
-        return Ok(None);
-    }
-    let (x, residual) = (x.contiguous()?, residual.map(Tensor::contiguous).transpose()?);
-    let residual = match &residual {
-        Some(residual) => match floats_of(residual) {
-            Some(floats) => Some(floats),
-            None => return Ok(None),
-        },
-        None => None,
-    };
-    let (Some(rows), Some(gamma), Some(beta)) = (floats_of(&x), floats_of(gamma), floats_of(beta))
-    else {
-        return Ok(None);
-    };
-    let terms = [Some(rows.slice()), residual.as_ref().map(|residual| residual.slice())];
-    let terms: Vec<Term> =
-        terms.into_iter().flatten().map(|data| Term { data, rows: None }).collect();
-    let (gamma, beta, eps) = (gamma.slice(), beta.slice(), *eps as f32);
-    let mut output = Output::new(x.elem_count() / h, h);
-    LayerNorm { terms: &terms, gamma, beta, eps }.run(arch(), x.elem_count() / h, output.rows());
-    Ok(Some(Tensor::from_vec(output.into_vec(), x.shape(), &Device::Cpu)?))
-}
-
 #[cfg(test)]
 mod tests {
+    use candle_core::{DType, Device};
+
     use super::*;
-    use crate::tests::{assert_close, strided};
-    use candle_core::DType;
+    use crate::testing::{assert_close, strided};
 
     fn weights(h: usize, eps: f64) -> Result<LayerNormWeights> {
         Ok(LayerNormWeights {

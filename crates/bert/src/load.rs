@@ -6,7 +6,7 @@ use std::path::Path;
 use bert_core::{
     BertConfig, BertForMaskedLM, BertForMultipleChoice, BertForNextSentencePrediction,
     BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification,
-    BertForTokenClassification, BertLMHeadModel, BertModel, Parameters,
+    BertForTokenClassification, BertLMHeadModel, BertModel, FreezeOptions, Parameters,
 };
 use candle_core::{DType, Device};
 use candle_nn::{VarBuilder, VarMap};
@@ -41,6 +41,8 @@ pub struct LoadOptions {
     pub rename_prefixes: Vec<(String, String)>,
     /// Names of a classifier's classes in place of the config's. Default: the config's.
     pub labels: Option<Vec<String>>,
+    /// How a model that is not trained is frozen. Default: with packed weights.
+    pub freeze: FreezeOptions,
 }
 
 impl Default for LoadOptions {
@@ -52,6 +54,7 @@ impl Default for LoadOptions {
             add_pooling_layer: true,
             rename_prefixes: Vec::new(),
             labels: None,
+            freeze: FreezeOptions::new(),
         }
     }
 }
@@ -205,7 +208,7 @@ impl fmt::Display for LoadReport {
 }
 
 /// A model that loads from a checkpoint. Hugging Face: `PreTrainedModel`.
-pub trait PreTrainedModel: Sized {
+pub trait PreTrainedModel: Parameters {
     /// What transformers calls the class.
     const CLASS: &'static str;
 
@@ -218,19 +221,6 @@ pub trait PreTrainedModel: Sized {
         config: &BertConfig,
         options: &LoadOptions,
     ) -> bert_core::Result<Self>;
-
-    /// Makes a loaded model ready for inference; [`Parameters::freeze`] for the models here.
-    ///
-    /// # Errors
-    /// As [`Parameters::freeze`].
-    fn ready(&mut self) -> bert_core::Result<()> {
-        Ok(())
-    }
-
-    /// Weights that are another one's: the name of the first, then that of the second.
-    fn tied_weights(&self) -> Vec<(String, String)> {
-        Vec::new()
-    }
 
     /// Loads the model from `checkpoint`: a [`Checkpoint`], a folder's path or a hub id.
     ///
@@ -259,7 +249,7 @@ pub trait PreTrainedModel: Sized {
     {
         let checkpoint = checkpoint.try_into()?;
         let (mut model, report): (Self, _) = load_checkpoint(&checkpoint, options)?;
-        model.ready()?;
+        model.freeze_with(&options.freeze)?;
         Ok((model, report))
     }
 
@@ -272,7 +262,7 @@ pub trait PreTrainedModel: Sized {
         let options = options.clone().initialise_missing(seed);
         let name = "a config without weights".to_owned();
         let (mut model, _): (Self, _) = load(name, Vec::new(), config.clone(), &options)?;
-        model.ready()?;
+        model.freeze_with(&options.freeze)?;
         Ok(model)
     }
 
@@ -285,7 +275,6 @@ pub trait PreTrainedModel: Sized {
     /// As [`PreTrainedModel::from_pretrained`].
     fn from_pretrained_trainable<C>(checkpoint: C, options: &LoadOptions) -> Result<(Self, VarMap)>
     where
-        Self: Parameters,
         C: TryInto<Checkpoint>,
         Error: From<C::Error>,
     {
@@ -305,17 +294,14 @@ pub trait PreTrainedModel: Sized {
     /// # Errors
     /// [`Error::Save`] when the files cannot be written, [`Error::Model`] when the head's vocabulary is
     /// not that of the model below it.
-    fn save_pretrained(&self, folder: impl AsRef<Path>, options: &SaveOptions) -> Result<()>
-    where
-        Self: Parameters,
-    {
+    fn save_pretrained(&self, folder: impl AsRef<Path>, options: &SaveOptions) -> Result<()> {
         let mut config = Parameters::config(self).clone();
         config.num_hidden_layers = self.bert().encoder.layer.len();
         config.architectures = Some(vec![Self::CLASS.to_owned()]);
         let dtype = self.get_input_embeddings().dtype();
         config.dtype = Some(python_name(dtype).to_owned());
         if self.get_output_embeddings().is_some() {
-            config.tie_word_embeddings = !self.tied_weights().is_empty();
+            config.tie_word_embeddings = self.has_tied_decoder();
         }
         save_model(self, &config, folder.as_ref(), options)
     }
@@ -348,7 +334,7 @@ fn load<M: PreTrainedModel>(
     let vb = VarBuilder::from_backend(Box::new(weights.clone()), dtype, options.device.clone());
     match M::from_weights(vb, &config, options) {
         Ok(model) => {
-            let tied = model.tied_weights();
+            let tied = tied_weights(&model);
             Ok((model, weights.report(tied)?))
         }
         // What the weights know is more exact than what Candle passes on.
@@ -381,15 +367,11 @@ impl PreTrainedModel for BertModel {
             Self::load_without_pooler(vb, config)
         }
     }
-
-    fn ready(&mut self) -> bert_core::Result<()> {
-        self.freeze()
-    }
 }
 
-/// A model whose own `load` takes no options, with what else it has to say.
+/// Implements [`PreTrainedModel`] for models with a head.
 macro_rules! pretrained {
-    ($model:ident { $($more:item)* }) => {
+    ($($model:ident),* $(,)?) => {$(
         impl PreTrainedModel for $model {
             const CLASS: &'static str = stringify!($model);
 
@@ -400,42 +382,27 @@ macro_rules! pretrained {
             ) -> bert_core::Result<Self> {
                 Self::load(vb, config)
             }
-
-            fn ready(&mut self) -> bert_core::Result<()> {
-                self.freeze()
-            }
-
-            $($more)*
         }
-    };
+    )*};
 }
 
-pretrained!(BertForMultipleChoice {});
-pretrained!(BertForNextSentencePrediction {});
-pretrained!(BertForQuestionAnswering {});
-pretrained!(BertForSequenceClassification {});
-pretrained!(BertForTokenClassification {});
-pretrained!(BertForMaskedLM {
-    fn tied_weights(&self) -> Vec<(String, String)> {
-        decoder_ties(self.has_tied_decoder())
-    }
-});
-pretrained!(BertForPreTraining {
-    fn tied_weights(&self) -> Vec<(String, String)> {
-        decoder_ties(self.has_tied_decoder())
-    }
-});
-pretrained!(BertLMHeadModel {
-    fn tied_weights(&self) -> Vec<(String, String)> {
-        decoder_ties(self.has_tied_decoder())
-    }
-});
+pretrained!(
+    BertForMaskedLM,
+    BertForMultipleChoice,
+    BertForNextSentencePrediction,
+    BertForPreTraining,
+    BertForQuestionAnswering,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    BertLMHeadModel,
+);
 
-/// What a decoder over the vocabulary is tied to, if it is tied.
-fn decoder_ties(tied: bool) -> Vec<(String, String)> {
+/// The weights that the model shares: the name of one, then the name of the weight that it is.
+fn tied_weights(model: &impl Parameters) -> Vec<(String, String)> {
     let pairs = [
         ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),
         ("cls.predictions.decoder.bias", "cls.predictions.bias"),
     ];
-    pairs.iter().filter(|_| tied).map(|(tied, to)| ((*tied).to_owned(), (*to).to_owned())).collect()
+    let pairs = pairs.iter().filter(|_| model.has_tied_decoder());
+    pairs.map(|(tied, to)| ((*tied).to_owned(), (*to).to_owned())).collect()
 }

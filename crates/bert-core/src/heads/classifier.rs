@@ -1,19 +1,18 @@
 //! The linear layer of classifiers.
 
-use bert_kernels::{LinearWeights, linear};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
+use super::head::HeadPass;
 use crate::config::BertConfig;
 use crate::error::Result;
-use crate::init;
-use crate::pass::options::ForwardContext;
-use crate::surgery::named;
+use crate::linear::Linear;
+use crate::named;
 
 /// `dropout(x) Wᵀ + b`, with the config's `classifier_dropout`.
 #[derive(Clone, Debug)]
 pub(crate) struct Classifier {
-    linear: LinearWeights,
+    linear: Linear,
     dropout: f64,
 }
 
@@ -21,14 +20,14 @@ impl Classifier {
     /// Loads `weight` and `bias` for `classes` outputs.
     pub(crate) fn load(vb: VarBuilder, classes: usize, config: &BertConfig) -> Result<Self> {
         Ok(Self {
-            linear: init::linear(vb, (config.hidden_size, classes), config)?,
+            linear: Linear::load(vb, config.hidden_size, classes, config)?,
             dropout: config.classifier_dropout.unwrap_or(config.hidden_dropout_prob),
         })
     }
 
     /// `x`: `[…, H]` → `[…, C]`.
-    pub(crate) fn forward(&self, x: &Tensor, context: &mut ForwardContext) -> Result<Tensor> {
-        Ok(linear(&context.dropout(x, self.dropout)?, &self.linear)?)
+    pub(crate) fn forward(&self, x: &Tensor, pass: &HeadPass) -> Result<Tensor> {
+        self.linear.forward(&pass.dropout(x, self.dropout)?)
     }
 }
 

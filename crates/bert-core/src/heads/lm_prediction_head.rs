@@ -1,23 +1,23 @@
-//! From states to scores over the vocabulary.
+//! From hidden states to a score for each word.
 
 use bert_kernels::{
-    Activation, EmbeddingWeights, LayerNormWeights, LinearWeights, layer_norm, linear,
+    Activation, EmbeddingWeights, LayerNormWeights, LinearWeights, WeightForm, layer_norm, linear,
     linear_activation,
 };
-use candle_core::{DType, Tensor, TensorId};
+use candle_core::{DType, Device, Tensor, TensorId};
 use candle_nn::{Init, VarBuilder};
 
 use crate::config::BertConfig;
 use crate::error::{Error, Result};
 use crate::init;
-use crate::surgery::{named, resized};
+use crate::named;
 
 /// `LayerNorm(activation(x W + b)) Eᵀ + c`, with the word embeddings `E` as the decoder unless the
 /// checkpoint has another one.
 ///
-/// Devlin et al. 2018, §3.1, task 1. Hugging Face: `BertLMPredictionHead`.
+/// Devlin et al. 2018, §3.1, task 1. Hugging Face: `BertLMBertLMPredictionHead`.
 #[derive(Clone, Debug)]
-pub struct PredictionHead {
+pub struct BertLMPredictionHead {
     transform: LinearWeights,
     activation: Activation,
     norm: LayerNormWeights,
@@ -28,21 +28,21 @@ pub struct PredictionHead {
     packed: Option<PackedDecoder>,
 }
 
-/// A packed copy of a decoder's matrix and bias, and which ones it was made of: it counts as long as
-/// they are the head's.
+/// A packed copy of a decoder's matrix and bias. It is used as long as the tensors that it was made
+/// from are still the head's.
 #[derive(Clone, Debug)]
 struct PackedDecoder {
-    of: [TensorId; 2],
+    made_from: [TensorId; 2],
     weights: LinearWeights,
 }
 
-impl PredictionHead {
-    /// Reads `decoder.weight`, `[V, H]`, where there is one. It is read before the model below the
-    /// head, so that no two copies of a large matrix are on their way when most is loaded.
-    pub(crate) fn read_decoder(
-        vb: &VarBuilder,
-        config: &BertConfig,
-    ) -> Result<Option<EmbeddingWeights>> {
+impl BertLMPredictionHead {
+    /// Reads `decoder.weight`, `[V, H]`, if the checkpoint has it. Read it before the model below the
+    /// head, to keep the peak memory low: comparing it with the word embeddings needs both.
+    ///
+    /// # Errors
+    /// As [`BertModel::load`](crate::BertModel::load).
+    pub fn read_decoder(vb: &VarBuilder, config: &BertConfig) -> Result<Option<EmbeddingWeights>> {
         let decoder = vb.pp("decoder");
         let sizes = (config.vocab_size, config.hidden_size);
         if decoder.contains_tensor("weight") || !config.tie_word_embeddings {
@@ -51,9 +51,12 @@ impl PredictionHead {
         Ok(None)
     }
 
-    /// Loads `transform.dense`, `transform.LayerNorm` and the biases. `decoder`, what
-    /// [`PredictionHead::read_decoder`] gave, is kept where it differs from `word_embeddings`.
-    pub(crate) fn load(
+    /// Loads `transform.dense`, `transform.LayerNorm` and the biases. `decoder`, from
+    /// [`BertLMPredictionHead::read_decoder`], is kept if it differs from `word_embeddings`, `[V, H]`.
+    ///
+    /// # Errors
+    /// As [`BertModel::load`](crate::BertModel::load).
+    pub fn load(
         vb: VarBuilder,
         decoder: Option<EmbeddingWeights>,
         word_embeddings: &Tensor,
@@ -61,7 +64,7 @@ impl PredictionHead {
     ) -> Result<Self> {
         let (v, h) = (config.vocab_size, config.hidden_size);
         let decoder = match decoder {
-            // What is absent is no copy of anything: it is drawn, or stands for an error.
+            // A decoder that the checkpoint lacks is new, or stands for an error: it is not tied.
             own if !vb.contains_tensor("decoder.weight") => own,
             Some(table)
                 if config.tie_word_embeddings && same_values(&table.weight, word_embeddings)? =>
@@ -71,7 +74,7 @@ impl PredictionHead {
             own => own,
         };
         let at_decoder = vb.pp("decoder");
-        // The decoder adds its own bias where there is one, and otherwise the head's.
+        // transformers adds the decoder's own bias if there is one, and otherwise the head's.
         let bias = |vb: &VarBuilder| vb.get_with_hints(v, "bias", Init::Const(0.));
         let bias = match (at_decoder.contains_tensor("bias"), vb.contains_tensor("bias")) {
             (true, true) => bias(&vb).and(bias(&at_decoder)),
@@ -89,51 +92,56 @@ impl PredictionHead {
     }
 
     /// Whether the decoder is the word embeddings.
-    pub(crate) fn is_tied(&self) -> bool {
+    pub fn is_tied(&self) -> bool {
         self.decoder.is_none()
     }
 
     /// `x`: `[…, H]`; `words`, the word embeddings: `[V, H]` → `[…, V]`.
-    pub(crate) fn forward(&self, x: &Tensor, words: &Tensor) -> Result<Tensor> {
+    ///
+    /// # Errors
+    /// [`Error::Shape`] when the word embeddings were resized without the head.
+    pub fn forward(&self, x: &Tensor, words: &Tensor) -> Result<Tensor> {
         self.check(words)?;
         let transformed = linear_activation(x, &self.transform, self.activation)?;
         let normed = layer_norm(&transformed, &self.norm)?;
         let decoder = self.decoder(words);
-        match &self.packed {
-            // Gradients go through the matrix itself.
-            Some(packed) if packed.of == [decoder.id(), self.bias.id()] && !normed.track_op() => {
-                Ok(linear(&normed, &packed.weights)?)
-            }
+        let made_from = [decoder.id(), self.bias.id()];
+        let packed = self.packed.as_ref().filter(|packed| packed.made_from == made_from);
+        match packed {
+            // Gradients need the matrix itself.
+            Some(packed) if !normed.track_op() => Ok(linear(&normed, &packed.weights)?),
             _ => Ok(linear(&normed, &LinearWeights::new(decoder.clone(), self.bias.clone()))?),
         }
     }
 
-    /// Whether the copy of the decoder that the CPU's products read has been made, perhaps of another
-    /// matrix.
+    /// Whether a packed copy of the decoder exists. It may be stale: `PackedDecoder::made_from` says
+    /// what it was made from.
     pub(crate) fn is_packed(&self) -> bool {
         self.packed.is_some()
     }
 
-    /// Lets it go.
+    /// Drops the packed copy of the decoder.
     pub(crate) fn unpack_decoder(&mut self) {
         self.packed = None;
     }
 
-    /// Makes it, unless the matrix and the bias do not fit, of which the next pass complains.
+    /// Packs the decoder for the CPU's kernels. If its matrix and bias differ in size nothing is packed,
+    /// and `forward` returns the error.
     pub(crate) fn pack_decoder(&mut self, words: &Tensor) -> Result<()> {
         let (decoder, bias) = (self.decoder(words).clone(), self.bias.clone());
-        let of = [decoder.id(), bias.id()];
-        if self.packed.as_ref().is_some_and(|packed| packed.of == of) {
+        let made_from = [decoder.id(), bias.id()];
+        if self.packed.as_ref().is_some_and(|packed| packed.made_from == made_from) {
             return Ok(());
         }
-        // Not two of them at a time.
+        // Dropped first: two copies at a time would raise the peak memory.
         self.packed = None;
         if self.check(words).is_err() {
             return Ok(());
         }
         let mut weights = LinearWeights::new(decoder, bias);
-        weights.pack()?;
-        self.packed = weights.tensors(0).is_none().then_some(PackedDecoder { of, weights });
+        weights.convert(WeightForm::Packed)?;
+        let is_packed = weights.form() == WeightForm::Packed;
+        self.packed = is_packed.then_some(PackedDecoder { made_from, weights });
         Ok(())
     }
 
@@ -147,10 +155,10 @@ impl PredictionHead {
             "{expected:?}, like the word embeddings; call resize_token_embeddings on the model with \
              the head"
         );
-        Err(Error::Shape { name: "cls.predictions.bias", got: got.to_vec(), expected })
+        Err(Error::shape("cls.predictions.bias", &self.bias, expected))
     }
 
-    /// The decoder's matrix, `[V, H]`: `words` where it is tied to them.
+    /// The decoder's matrix, `[V, H]`: `words` if it is tied to them.
     pub(crate) fn decoder<'a>(&'a self, words: &'a Tensor) -> &'a Tensor {
         self.decoder.as_ref().map_or(words, |own| &own.weight)
     }
@@ -170,7 +178,7 @@ impl PredictionHead {
     }
 }
 
-/// Whether two matrices are equal, compared some rows at a time.
+/// Whether two matrices are equal. A few rows are compared at a time.
 fn same_values(a: &Tensor, b: &Tensor) -> Result<bool> {
     const ROWS: usize = 1024;
     let v = a.dim(0)?;
@@ -184,9 +192,22 @@ fn same_values(a: &Tensor, b: &Tensor) -> Result<bool> {
     Ok(true)
 }
 
-named!(PredictionHead {
+named!(BertLMPredictionHead {
     "transform.dense" => transform,
     "transform.LayerNorm" => norm,
     "decoder" => decoder,
     "bias" => bias,
 });
+
+/// The first `rows` rows of `[V]` or `[V, H]`; rows beyond them are the mean of all.
+pub(crate) fn resized(table: &Tensor, rows: usize) -> Result<Tensor> {
+    let old = table.dim(0)?;
+    if rows <= old {
+        return Ok(table.narrow(0, 0, rows)?.copy()?);
+    }
+    // F64 on the host: the mean of many rows in half precision would be far off.
+    let mean = table.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.mean_keepdim(0)?;
+    let mean = mean.to_dtype(table.dtype())?.to_device(table.device())?;
+    let shape = [&[rows - old], &table.dims()[1..]].concat();
+    Ok(Tensor::cat(&[table, &mean.broadcast_as(shape)?], 0)?)
+}

@@ -1,7 +1,8 @@
 //! Models with a head, one file each.
 
 mod classifier;
-mod lm_head;
+pub(crate) mod head;
+pub(crate) mod lm_head;
 pub(crate) mod lm_prediction_head;
 mod masked_lm;
 mod multiple_choice;
@@ -11,7 +12,9 @@ mod question_answering;
 mod sequence_classification;
 mod token_classification;
 
+pub use head::{Head, HeadPass};
 pub use lm_head::BertLMHeadModel;
+pub use lm_prediction_head::BertLMPredictionHead;
 pub use masked_lm::BertForMaskedLM;
 pub use multiple_choice::BertForMultipleChoice;
 pub use next_sentence::BertForNextSentencePrediction;

@@ -4,17 +4,17 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use super::classifier::Classifier;
+use super::head::{Head, HeadPass, model_with_head};
 use crate::config::BertConfig;
 use crate::error::Result;
-use crate::init;
 use crate::loss::classification;
 use crate::model::BertModel;
 use crate::outputs::TokenClassifierOutput;
-use crate::pass::input::BertInput;
-use crate::pass::options::ForwardContext;
-use crate::surgery::head;
 
-/// BERT with scores of each class for each token, as for named entities.
+/// BERT with a score of each class for each token, as for named entities: `logits` `[B, S, C]`.
+///
+/// **Labels**: `[B, S]` class ids of an integer dtype, −100 for tokens that do not count. The loss is
+/// the mean cross-entropy.
 ///
 /// Devlin et al. 2018, §5.3. Hugging Face: `BertForTokenClassification`.
 #[derive(Clone, Debug)]
@@ -31,56 +31,28 @@ impl BertForTokenClassification {
     /// As [`BertModel::load`].
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         Ok(Self {
-            bert: BertModel::load_base_without_pooler(init::base_below_head(&vb), config)?,
+            bert: BertModel::load_below_head(&vb, config, false)?,
             classifier: Classifier::load(vb.pp("classifier"), config.num_labels(), config)?,
         })
     }
+}
 
-    /// `input`: B sequences of S tokens → `logits` `[B, S, C]`.
-    ///
-    /// # Errors
-    /// As [`BertModel::forward`].
-    pub fn forward(&self, input: &BertInput) -> Result<TokenClassifierOutput> {
-        self.forward_with(input, &mut ForwardContext::new())
-    }
+impl Head for BertForTokenClassification {
+    type Labels = Tensor;
+    type Output = TokenClassifierOutput;
 
-    /// [`BertForTokenClassification::forward`] in a context.
-    ///
-    /// # Errors
-    /// As [`BertModel::forward_with`].
-    pub fn forward_with(
-        &self,
-        input: &BertInput,
-        context: &mut ForwardContext,
-    ) -> Result<TokenClassifierOutput> {
-        let output = self.bert.forward_with(input, context)?;
+    fn scores(&self, pass: &HeadPass) -> Result<TokenClassifierOutput> {
+        let output = pass.states(&self.bert)?;
         Ok(TokenClassifierOutput {
-            loss: None,
-            logits: self.classifier.forward(&output.last_hidden_state, context)?,
+            logits: self.classifier.forward(&output.last_hidden_state, pass)?,
             hidden_states: output.hidden_states,
             attentions: output.attentions,
         })
     }
 
-    /// [`BertForTokenClassification::forward_with`] and the loss: the mean cross-entropy.
-    ///
-    /// `labels`: `[B, S]` class ids, of an integer dtype; −100 where a token does not count.
-    ///
-    /// # Errors
-    /// As [`BertModel::forward_with`]; for labels that do not fit
-    /// [`Error::Shape`](crate::Error::Shape), [`Error::DType`](crate::Error::DType),
-    /// [`Error::LabelOutOfRange`](crate::Error::LabelOutOfRange) and
-    /// [`Error::NoLabels`](crate::Error::NoLabels).
-    pub fn forward_with_labels(
-        &self,
-        input: &BertInput,
-        labels: &Tensor,
-        context: &mut ForwardContext,
-    ) -> Result<TokenClassifierOutput> {
-        let mut output = context.with_all_states(|context| self.forward_with(input, context))?;
-        output.loss = Some(classification(&output.logits, "labels", labels)?);
-        Ok(output)
+    fn loss(&self, output: &TokenClassifierOutput, labels: &Tensor) -> Result<Tensor> {
+        classification(&output.logits, "labels", labels)
     }
 }
 
-head!(BertForTokenClassification { "classifier" => classifier });
+model_with_head!(BertForTokenClassification { "classifier" => classifier });

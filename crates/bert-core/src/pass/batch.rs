@@ -1,207 +1,242 @@
-//! Sequences one after the other, without the padding between them.
+//! A batch of tokens, with and without its padding.
 //!
-//! Everything but attention works on tokens, and attention is told which belong together, so the
-//! layers need no second form for it. Padding then costs nothing.
+//! Everything except attention works on single tokens, and attention is told which of them belong
+//! together. A batch can therefore be computed as padded rows or as packed sequences.
 
 use std::sync::Arc;
 
-use bert_kernels::Sequence;
-use candle_core::{DType, Device, Tensor};
+use bert_kernels::{Ids, Sequence, Sequences, gather_rows};
+use candle_core::{Device, Tensor};
 
-use crate::error::{Error, Result};
-use crate::pass::input::{BertInput, CheckedInput, Words};
-use crate::pass::mask::AttentionMask;
+use super::layout::Layout;
+use super::mask::AttentionMask;
+use super::tokens::{Tokens, Words};
+use crate::error::Result;
 
-/// Where the tokens of a padded batch lie when they are packed.
-///
-/// The first token of each sequence stays, hidden or not: the pooler reads it.
-pub(crate) struct Packing {
-    batch: usize,
-    sequence: usize,
-    /// The places in `[B·S]` of the T tokens that stay.
-    places: Vec<u32>,
-    sequences: Arc<[Sequence]>,
+/// Tokens as the caller gave them.
+pub(crate) struct Batch {
+    pub(crate) tokens: Tokens,
+    given: Given,
+    /// The states of another encoder.
+    pub(crate) encoder: Option<EncoderStates>,
 }
 
-impl Packing {
-    /// That of a batch `[B, S]`; none where no token is hidden, or all of a sequence are, whose
-    /// queries see them all.
-    pub(crate) fn of(mask: &AttentionMask, sequence: usize) -> Option<Self> {
-        let visible = mask.tokens()?;
-        let (mut places, mut sequences) = (Vec::new(), Vec::new());
-        for (row, tokens) in visible.chunks_exact(sequence).enumerate() {
-            let start = places.len();
-            let stay = |i: &usize| tokens[*i] || *i == 0;
-            places.extend((0..sequence).filter(stay).map(|i| (row * sequence + i) as u32));
-            let keys = start + usize::from(!tokens[0])..places.len();
-            if keys.is_empty() {
-                return None;
-            }
-            sequences.push(Sequence { queries: start..places.len(), keys });
-        }
-        Some(Self { batch: sequences.len(), sequence, places, sequences: sequences.into() })
-    }
-
-    /// What attention is told.
-    pub(crate) fn mask(&self) -> AttentionMask {
-        AttentionMask::packed(self.sequences.clone())
-    }
-
-    /// `[B, S]` → `[1, T]`.
-    pub(crate) fn pack(&self, input: &CheckedInput) -> Result<CheckedInput> {
-        let ids = |ids: &Tensor| {
-            self.select(&ids.broadcast_as((self.batch, self.sequence))?.contiguous()?)
-        };
-        Ok(CheckedInput {
-            words: match &input.words {
-                Words::Ids(words) => Words::Ids(ids(words)?),
-                Words::Embeds(embeds) => Words::Embeds(self.select(embeds)?),
-            },
-            token_type_ids: ids(&input.token_type_ids)?,
-            position_ids: ids(&input.position_ids)?,
-            batch: 1,
-            sequence: self.places.len(),
-        })
-    }
-
-    /// `[B, S, …]` → `[1, T, …]`.
-    pub(crate) fn select(&self, x: &Tensor) -> Result<Tensor> {
-        let places = Tensor::new(&*self.places, x.device())?;
-        Ok(x.flatten(0, 1)?.index_select(&places, 0)?.unsqueeze(0)?)
-    }
-
-    /// `[1, T, H]` → `[B, S, H]`, zero where a token was left out.
-    pub(crate) fn unpack(&self, x: &Tensor) -> Result<Tensor> {
-        let (_, _, h) = x.dims3()?;
-        let places = Tensor::new(&*self.places, x.device())?;
-        let padded = Tensor::zeros((self.batch * self.sequence, h), x.dtype(), x.device())?;
-        let padded = padded.index_add(&places, &x.squeeze(0)?, 0)?;
-        Ok(padded.reshape((self.batch, self.sequence, h))?)
-    }
+enum Given {
+    /// `[B, S]`.
+    Padded {
+        mask: AttentionMask,
+        /// Which tokens are padding, row by row; absent if none is.
+        padding: Option<Vec<bool>>,
+    },
+    /// `[1, T]`.
+    Packed {
+        sequences: Sequences,
+        /// Whether a token attends only to itself and the tokens before it.
+        causal: bool,
+    },
 }
 
-/// Sequences of different lengths, one after the other: what
-/// [`BertModel::forward_packed`](crate::BertModel::forward_packed) takes.
-///
-/// ```
-/// # use bert_core::PackedInput;
-/// # use candle_core::{Device, Tensor};
-/// # fn main() -> candle_core::Result<()> {
-/// // Two sequences of 3 and 4 tokens.
-/// let ids = Tensor::new(&[101u32, 7592, 102, 101, 2026, 3899, 102], &Device::Cpu)?;
-/// let input = PackedInput::new(ids, vec![0, 3, 7]);
-/// # Ok(())
-/// # }
-/// ```
+/// The states of another encoder, `[B, K, H]`, and which of them are visible.
 #[derive(Clone, Debug)]
-pub struct PackedInput {
-    /// Token ids, each below `V`: `[T]`, of an integer dtype.
-    pub input_ids: Tensor,
-    /// Where each sequence begins, and T: `B + 1` numbers, the first of them 0. What flash attention
-    /// calls `cu_seqlens`.
-    pub cumulative_lengths: Vec<usize>,
-    /// Which text of a pair a token belongs to: `[T]`. Default: 0.
-    pub token_type_ids: Option<Tensor>,
-    /// Each token's position, below `P`: `[T]`. Default: from 0 on in each sequence.
-    pub position_ids: Option<Tensor>,
+pub(crate) struct EncoderStates {
+    pub(crate) states: Tensor,
+    pub(crate) mask: AttentionMask,
 }
 
-impl PackedInput {
-    /// Ids, `[T]`, and where their sequences begin and the last one ends.
-    pub fn new(input_ids: Tensor, cumulative_lengths: Vec<usize>) -> Self {
-        Self { input_ids, cumulative_lengths, token_type_ids: None, position_ids: None }
-    }
+/// What a batch says of its padding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Padding {
+    /// Its rows are packed: there is none.
+    Absent,
+    /// No token can be left out.
+    Needed,
+    /// No other token depends on it.
+    Unneeded,
+}
 
-    /// Sets [`PackedInput::token_type_ids`].
-    pub fn with_token_type_ids(mut self, token_type_ids: Tensor) -> Self {
-        self.token_type_ids = Some(token_type_ids);
-        self
-    }
+/// A batch as the layers compute it.
+pub(crate) struct Arranged {
+    pub(crate) tokens: Tokens,
+    pub(crate) layout: Layout,
+    pub(crate) callers: CallersRows,
+}
 
-    /// Checks the lengths: at least one sequence, at least one token in each, T in all.
-    pub(crate) fn sequences(&self, positions: usize) -> Result<Arc<[Sequence]>> {
-        let lengths = &self.cumulative_lengths;
-        let rows = match *self.input_ids.dims() {
-            [0] => return Err(Error::EmptyInput { name: "input_ids", got: vec![0] }),
-            [rows] => rows,
-            ref got => {
-                let expected = "[T]".to_owned();
-                return Err(Error::Shape { name: "input_ids", got: got.to_vec(), expected });
+/// How the rows that the layers compute become those that the caller reads.
+pub(crate) struct CallersRows {
+    /// The computed row of each of the caller's rows; absent if they are the same.
+    table: Option<Ids>,
+    /// Whether the table does nothing except replace the states of padding by zeros.
+    only_zeros: bool,
+    /// Whether the caller's rows are `[T, H]` instead of `[B, S, H]`.
+    packed: bool,
+}
+
+impl Batch {
+    /// Padded rows; `mask` fits them. `pad` is the id of padding, absent where nothing is padding.
+    pub(crate) fn padded(tokens: Tokens, mask: AttentionMask, pad: Option<u32>) -> Self {
+        let s = tokens.dims.1;
+        let padding = match (&tokens.words, mask.tokens(), pad) {
+            (Words::Ids(ids), Some(visible), Some(pad)) => {
+                let tokens = ids.values().iter().zip(visible).enumerate();
+                let is_padding = tokens.map(|(i, (id, seen))| !seen && *id == pad && i % s > 0);
+                Some(is_padding.collect::<Vec<_>>()).filter(|padding| padding.contains(&true))
             }
+            _ => None,
         };
-        let rising = lengths.windows(2).all(|pair| pair[0] < pair[1]);
-        if lengths.first() != Some(&0) || lengths.last() != Some(&rows) || !rising {
-            return Err(Error::CumulativeLengths { got: lengths.clone(), tokens: rows });
+        Self { tokens, given: Given::Padded { mask, padding }, encoder: None }
+    }
+
+    /// The batch with the states of another encoder.
+    pub(crate) fn with_encoder(self, encoder: Option<EncoderStates>) -> Self {
+        Self { encoder, ..self }
+    }
+
+    /// Packed sequences.
+    pub(crate) fn packed(tokens: Tokens, sequences: Sequences, causal: bool) -> Self {
+        Self { tokens, given: Given::Packed { sequences, causal }, encoder: None }
+    }
+
+    /// `(B, S)` of the padded batch.
+    pub(crate) fn padded_dims(&self) -> (usize, usize) {
+        match &self.given {
+            Given::Padded { .. } => self.tokens.dims,
+            Given::Packed { sequences, .. } => (sequences.len(), longest(sequences)),
         }
-        let each = lengths.windows(2).map(|pair| pair[0]..pair[1]);
-        if self.position_ids.is_none()
-            && let Some(got) = each.clone().map(|rows| rows.len()).find(|got| *got > positions)
-        {
-            return Err(Error::TooLong { got, past: 0, positions });
+    }
+
+    /// What a plan needs to know of the padding.
+    pub(crate) fn padding(&self) -> Padding {
+        match &self.given {
+            Given::Packed { .. } => Padding::Absent,
+            Given::Padded { padding: None, .. } => Padding::Needed,
+            Given::Padded { mask, .. } => {
+                // The queries of a row whose tokens are all hidden attend to all of them.
+                let rows = mask.tokens().unwrap_or_default().chunks(self.tokens.dims.1);
+                match rows.into_iter().any(|row| !row.contains(&true)) {
+                    true => Padding::Needed,
+                    false => Padding::Unneeded,
+                }
+            }
         }
-        Ok(each.map(|rows| Sequence { queries: rows.clone(), keys: rows }).collect())
     }
 
-    /// One row of all tokens, `[1, T]`, with their positions.
-    pub(crate) fn in_one_row(&self, sequences: &[Sequence]) -> Result<BertInput> {
-        let row = |name, ids: &Tensor| match ids.dims() == self.input_ids.dims() {
-            true => Ok(ids.unsqueeze(0)?),
-            false => {
-                let (got, expected) = (ids.dims().to_vec(), format!("{:?}", self.input_ids.dims()));
-                Err(Error::Shape { name, got, expected })
+    /// The batch as packed sequences or as padded rows; in the latter, the states of padding become
+    /// zeros for the caller if `zeros` says so.
+    pub(crate) fn arrange(self, packed: bool, zeros: bool, device: &Device) -> Result<Arranged> {
+        let Self { tokens, given, .. } = self;
+        match given {
+            Given::Packed { sequences, causal } if !packed => {
+                pad(&tokens, &sequences, causal, device)
             }
-        };
-        let positions = match &self.position_ids {
-            Some(ids) => row("position_ids", ids)?,
-            None => {
-                let positions = sequences.iter().flat_map(|it| 0..it.queries.len() as u32);
-                let positions: Vec<u32> = positions.collect();
-                Tensor::new(positions, self.input_ids.device())?.unsqueeze(0)?
+            Given::Packed { sequences, .. } => Ok(Arranged {
+                tokens,
+                layout: Layout::Packed(Arc::new(sequences)),
+                callers: CallersRows { table: None, only_zeros: false, packed: true },
+            }),
+            Given::Padded { mask, padding: Some(padding) } if packed => {
+                pack(&tokens, mask.tokens().unwrap_or_default(), &padding)
             }
+            Given::Padded { mask, padding } => {
+                let zeroed = |padding: Vec<bool>| {
+                    let row = |(i, padding): (usize, &bool)| match padding {
+                        true => Ids::ABSENT,
+                        false => i as u32,
+                    };
+                    let rows = padding.iter().enumerate().map(row).collect();
+                    Ids::new(rows, tokens.dims, padding.len())
+                };
+                let table = padding.filter(|_| zeros).map(zeroed).transpose()?;
+                Ok(Arranged {
+                    layout: Layout::Padded(mask.bias(device)?),
+                    callers: CallersRows { only_zeros: table.is_some(), table, packed: false },
+                    tokens,
+                })
+            }
+        }
+    }
+}
+
+/// The batch without its padding.
+///
+/// Each sequence has its first token first, which the pooler reads, then its visible tokens, then
+/// hidden ones that are no padding: its keys, the visible tokens, are one range.
+fn pack(tokens: &Tokens, visible: &[bool], padding: &[bool]) -> Result<Arranged> {
+    let (b, s) = tokens.dims;
+    let mut rows: Vec<u32> = Vec::new();
+    let mut sequences = Vec::new();
+    for first in (0..b).map(|row| row * s) {
+        let start = rows.len();
+        let of_row = |wanted: &dyn Fn(usize) -> bool| {
+            (first..first + s).filter(|i| wanted(*i)).map(|i| i as u32).collect::<Vec<_>>()
         };
-        Ok(BertInput {
-            token_type_ids: match &self.token_type_ids {
-                Some(ids) => Some(row("token_type_ids", ids)?),
-                None => None,
-            },
-            position_ids: Some(positions),
-            ..BertInput::from_ids(self.input_ids.unsqueeze(0)?)
-        })
+        if !visible[first] {
+            rows.push(first as u32);
+        }
+        let keys = rows.len();
+        rows.extend(of_row(&|i| visible[i]));
+        let keys = keys..rows.len();
+        rows.extend(of_row(&|i| !visible[i] && !padding[i] && i > first));
+        sequences.push(Sequence { queries: start..rows.len(), keys });
+    }
+    let mut table = vec![Ids::ABSENT; b * s];
+    for (packed, row) in rows.iter().enumerate() {
+        table[*row as usize] = packed as u32;
+    }
+    let count = rows.len();
+    Ok(Arranged {
+        tokens: tokens.select(&Ids::new(rows, (1, count), b * s)?)?,
+        layout: Layout::Packed(Arc::new(Sequences::new(sequences)?)),
+        callers: CallersRows {
+            table: Some(Ids::new(table, (b, s), count)?),
+            only_zeros: false,
+            packed: false,
+        },
+    })
+}
+
+/// Packed sequences as padded rows. Padding repeats the first token of its sequence.
+fn pad(tokens: &Tokens, sequences: &Sequences, causal: bool, device: &Device) -> Result<Arranged> {
+    let dims @ (b, s) = (sequences.len(), longest(sequences));
+    let t = sequences.rows();
+    let (mut rows, mut visible, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    for (row, Sequence { queries, .. }) in sequences.iter().enumerate() {
+        places.extend((0..queries.len()).map(|i| (row * s + i) as u32));
+        visible.extend((0..s).map(|i| i < queries.len()));
+        let token = |i| queries.start + if i < queries.len() { i } else { 0 };
+        rows.extend((0..s).map(|i| token(i) as u32));
+    }
+    let mask = AttentionMask::of_tokens(visible, dims, causal);
+    Ok(Arranged {
+        tokens: tokens.select(&Ids::new(rows, dims, t)?)?,
+        layout: Layout::Padded(mask.bias(device)?),
+        callers: CallersRows {
+            table: Some(Ids::new(places, (1, t), b * s)?),
+            only_zeros: false,
+            packed: true,
+        },
+    })
+}
+
+fn longest(sequences: &Sequences) -> usize {
+    sequences.iter().map(|it| it.queries.len()).max().unwrap_or(0)
+}
+
+impl CallersRows {
+    /// Hidden states in the caller's rows: `[B, S, H]` or `[T, H]`.
+    pub(crate) fn of(&self, x: &Tensor) -> Result<Tensor> {
+        let x = match &self.table {
+            Some(table) => gather_rows(&x.flatten(0, 1)?, table)?,
+            None => x.clone(),
+        };
+        Ok(if self.packed { x.squeeze(0)? } else { x })
     }
 
-    /// The same as a padded batch, `[B, S]`, with its mask, and where the tokens are in it.
-    pub(crate) fn padded(&self, sequences: &[Sequence]) -> Result<(BertInput, Packing)> {
-        let device = self.input_ids.device();
-        let row = self.in_one_row(sequences)?;
-        let (b, s) =
-            (sequences.len(), sequences.iter().map(|it| it.queries.len()).max().unwrap_or(0));
-        // Where each place of the batch finds its token: behind a sequence's end its first one.
-        let from: Vec<u32> = (sequences.iter())
-            .flat_map(|it| {
-                let rows = it.queries.clone();
-                (0..s).map(move |i| (rows.start + if i < rows.len() { i } else { 0 }) as u32)
-            })
-            .collect();
-        let visible: Vec<u32> = (sequences.iter())
-            .flat_map(|it| (0..s).map(|i| u32::from(i < it.queries.len())))
-            .collect();
-        let places = (0..(b * s) as u32).filter(|i| visible[*i as usize] == 1).collect();
-        let from = Tensor::new(from, &Device::Cpu)?;
-        let spread = |ids: &Option<Tensor>| match ids {
-            Some(ids) => {
-                let ids = ids.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.squeeze(0)?;
-                Ok(Some(ids.index_select(&from, 0)?.reshape((b, s))?.to_device(device)?))
-            }
-            None => Ok::<_, Error>(None),
-        };
-        let input = BertInput {
-            input_ids: spread(&row.input_ids)?,
-            token_type_ids: spread(&row.token_type_ids)?,
-            position_ids: spread(&row.position_ids)?,
-            attention_mask: Some(Tensor::from_vec(visible, (b, s), device)?),
-            ..BertInput::default()
-        };
-        let sequences = sequences.into();
-        Ok((input, Packing { batch: b, sequence: s, places, sequences }))
+    /// [`CallersRows::of`] with the states of padding as they were computed.
+    pub(crate) fn with_padding_of(&self, x: &Tensor) -> Result<Tensor> {
+        if self.only_zeros { Ok(x.clone()) } else { self.of(x) }
+    }
+
+    pub(crate) fn are_packed(&self) -> bool {
+        self.packed
     }
 }

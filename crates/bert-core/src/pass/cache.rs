@@ -1,88 +1,76 @@
-//! Keys and values of the tokens a decoder has already seen.
+//! Keys and values of the tokens that a decoder has already seen.
 
 use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
-use crate::pass::mask::check_device;
 
 /// Keys and values per layer, so that a decoder computes each token once.
 ///
-/// Comes out of one call as `past_key_values` and goes into the next through
-/// [`ForwardContext::with_cache`](crate::ForwardContext::with_cache). Hugging Face: `DynamicCache`.
-/// Cloning is cheap: tensors are shared. Keys and values of another encoder's states are kept too and
-/// used again, so later calls must bring the same states.
+/// A pass returns it as `past_key_values`, and the next pass takes it through
+/// [`ForwardOptions::with_cache`](crate::ForwardOptions::with_cache). Hugging Face: `DynamicCache`.
+/// Clones share their tensors. The keys and values of another encoder's states are kept as well, so
+/// later passes must bring the same states.
 #[derive(Clone, Debug, Default)]
 pub struct KeyValueCache {
-    layers: Vec<KeysAndValues>,
-    /// Those of another encoder's states, which never grow.
-    cross: Vec<KeysAndValues>,
+    layers: Vec<LayerCache>,
 }
 
+/// The keys and values of one layer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct LayerCache {
+    /// Of the tokens so far.
+    pub(crate) own: Option<KeysAndValues>,
+    /// Of another encoder's states.
+    pub(crate) cross: Option<KeysAndValues>,
+}
+
+/// `[B, K, H]` each, heads side by side.
 #[derive(Clone, Debug)]
-struct KeysAndValues {
-    keys: Tensor,
-    values: Tensor,
+pub(crate) struct KeysAndValues {
+    pub(crate) keys: Tensor,
+    pub(crate) values: Tensor,
 }
 
 impl KeyValueCache {
-    /// A cache of no tokens.
+    /// A cache without tokens.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// The number of tokens per sequence whose keys and values are here.
-    pub fn len(&self) -> usize {
-        self.layers.first().map_or(0, |layer| layer.keys.dims()[1])
+    fn first(&self) -> Option<&KeysAndValues> {
+        self.layers.first()?.own.as_ref()
     }
 
-    /// Whether no token is here.
+    /// The number of tokens per sequence.
+    pub fn len(&self) -> usize {
+        self.first().map_or(0, |own| own.keys.dims()[1])
+    }
+
+    /// Whether there are no tokens.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
     /// The keys of a layer: `[B, K, H]`, heads side by side; narrower where heads are pruned.
     pub fn keys(&self, layer: usize) -> Option<&Tensor> {
-        self.layers.get(layer).map(|layer| &layer.keys)
+        Some(&self.layers.get(layer)?.own.as_ref()?.keys)
     }
 
     /// The values of a layer: `[B, K, H]`, heads side by side; narrower where heads are pruned.
     pub fn values(&self, layer: usize) -> Option<&Tensor> {
-        self.layers.get(layer).map(|layer| &layer.values)
+        Some(&self.layers.get(layer)?.own.as_ref()?.values)
     }
 
-    /// Appends the keys and values of new tokens (`[B, Q, H]` each) to those of `layer`, and returns
-    /// all of them (`[B, K, H]` each).
-    pub(crate) fn append(
-        &mut self,
-        layer: usize,
-        keys: Tensor,
-        values: Tensor,
-    ) -> Result<(Tensor, Tensor)> {
-        match self.layers.get_mut(layer) {
-            Some(past) => {
-                past.keys = Tensor::cat(&[&past.keys, &keys], 1)?;
-                past.values = Tensor::cat(&[&past.values, &values], 1)?;
-                Ok((past.keys.clone(), past.values.clone()))
-            }
-            None => {
-                self.layers.push(KeysAndValues { keys: keys.clone(), values: values.clone() });
-                Ok((keys, values))
-            }
+    /// The entry of a layer, made if it does not exist.
+    pub(crate) fn layer(&mut self, layer: usize) -> &mut LayerCache {
+        if self.layers.len() <= layer {
+            self.layers.resize_with(layer + 1, LayerCache::default);
         }
+        &mut self.layers[layer]
     }
 
-    /// The keys and values of another encoder's states for `layer`, `[B, K, H]` each.
-    pub(crate) fn states(&self, layer: usize) -> Option<(Tensor, Tensor)> {
-        self.cross.get(layer).map(|cross| (cross.keys.clone(), cross.values.clone()))
-    }
-
-    /// Keeps the keys and values of another encoder's states for the next layer in turn.
-    pub(crate) fn push_states(&mut self, keys: Tensor, values: Tensor) {
-        self.cross.push(KeysAndValues { keys, values });
-    }
-
-    /// Checks that a model with layers of these `widths` could have filled this cache for
-    /// `batch` sequences. An empty cache fits every model.
+    /// Checks that a model with layers of these `widths` can have filled this cache for `batch`
+    /// sequences. An empty cache fits every model.
     pub(crate) fn check(
         &self,
         batch: usize,
@@ -97,7 +85,8 @@ impl KeyValueCache {
             return mismatch("layers", self.layers.len(), widths.len());
         }
         for (layer, &width) in self.layers.iter().zip(widths) {
-            let (b, _, h) = layer.keys.dims3()?;
+            let Some(own) = &layer.own else { continue };
+            let (b, _, h) = own.keys.dims3()?;
             if b != batch {
                 return mismatch("batch size", b, batch);
             }
@@ -105,7 +94,7 @@ impl KeyValueCache {
                 return mismatch("hidden size", h, width);
             }
         }
-        match (self.cross.first(), states) {
+        match (self.layers[0].cross.as_ref(), states) {
             (Some(cross), Some(states)) if cross.keys.dim(1)? != states.dim(1)? => {
                 mismatch("encoder states", cross.keys.dim(1)?, states.dim(1)?)
             }
@@ -114,13 +103,10 @@ impl KeyValueCache {
     }
 
     /// Checks that the cache was filled in this dtype on this device.
-    pub(crate) fn check_place(&self, dtype: DType, device: &Device) -> Result<()> {
-        const NAME: &str = "past_key_values";
-        let Some(first) = self.layers.first() else { return Ok(()) };
-        if first.keys.dtype() != dtype {
-            let (got, expected) = (first.keys.dtype(), format!("{dtype:?}"));
-            return Err(Error::DType { name: NAME, got, expected });
+    pub(crate) fn check_dtype_and_device(&self, dtype: DType, device: &Device) -> Result<()> {
+        match self.first() {
+            Some(own) => Error::check_tensor("past_key_values", &own.keys, dtype, device),
+            None => Ok(()),
         }
-        check_device(NAME, &first.keys, device)
     }
 }

@@ -1,27 +1,95 @@
-//! Attention of sequences that lie one after the other, head by head.
+//! Attention of packed sequences, head by head.
 //!
-//! Scores of a few queries with all keys fit into the second-level cache, so they are made, turned
-//! into weights and used up there: `[B, N, Q, K]` is never stored, and the softmax needs no
-//! correction on the way.
+//! The scores of a few queries with all keys fit into the L2 cache. They are computed, turned into
+//! weights and used there: `[B, N, Q, K]` is never stored, and the softmax sees all scores of a query
+//! at once.
 
 use std::ops::Range;
 
+use candle_core::{Device, Result, Tensor};
 use pulp::{Arch, Simd};
 
-use super::gemm::{InTiles, TALLEST, Tiled, step, tile_size};
-use super::rows::{SharedRows, with_scratch};
-use super::simd::exp;
+use super::gemm::{InTiles, MAX_MR, Tiled, for_height, rank_1_update, tile_groups, tile_size};
+use super::math::exp;
+use super::rows::{SharedRows, UninitMatrix};
+use super::scratch::with_scratch;
+use super::simd::arch;
+use super::slices::try_cpu_slice;
 use super::team;
-use crate::attention::Sequence;
+use crate::sequences::{Sequence, Sequences};
 
-/// Queries that one thread works on at a time.
+/// The most queries of a task, if there are fewer heads and sequences than threads can share.
 const QUERIES: usize = 96;
 
-/// What is added to scores: `[B or 1, N or 1, Q or 1, K]`.
+/// See [`attention`](crate::attention); `mask` is added to the scores.
+pub(crate) fn attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    (heads, scale): (usize, f64),
+    mask: Option<&Tensor>,
+    sequences: Option<&Sequences>,
+) -> Result<Option<Tensor>> {
+    let ((b, queries, h), (kb, keys, kh)) = (q.dims3()?, k.dims3()?);
+    let fits = heads > 0 && h % heads == 0 && kb == b && kh == h && v.dims() == k.dims();
+    let covered = sequences.is_none_or(|sequences| sequences.rows() == b * queries);
+    if !fits || !covered || q.elem_count() == 0 || keys == 0 {
+        return Ok(None);
+    }
+    let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
+    let (Some(q), Some(k), Some(v)) = (try_cpu_slice(&q), try_cpu_slice(&k), try_cpu_slice(&v))
+    else {
+        return Ok(None);
+    };
+    let mask = mask.map(Tensor::contiguous).transpose()?;
+    let bias = match &mask {
+        Some(mask) => match (mask.dims4(), try_cpu_slice(mask)) {
+            (Ok(dims @ (mb, mn, mq, mk)), Some(slice))
+                if mk == keys
+                    && [(mb, b), (mn, heads), (mq, queries)]
+                        .iter()
+                        .all(|(got, expected)| *got == 1 || got == expected) =>
+            {
+                Some((dims, slice))
+            }
+            // The definition returns the error.
+            _ => return Ok(None),
+        },
+        None => None,
+    };
+    let bias = bias.as_ref().map(|((mb, mn, mq, _), slice)| Bias {
+        data: slice.floats(),
+        strides: [
+            if *mb > 1 { mn * mq * keys } else { 0 },
+            if *mn > 1 { mq * keys } else { 0 },
+            if *mq > 1 { keys } else { 0 },
+        ],
+    });
+    let part = |i: usize, rows: usize| i * rows..(i + 1) * rows;
+    let each: Vec<Sequence> =
+        (0..b).map(|i| Sequence { queries: part(i, queries), keys: part(i, keys) }).collect();
+    let mut output = UninitMatrix::new(b * queries, h)?;
+    let attention = Attention {
+        q: q.floats(),
+        k: k.floats(),
+        v: v.floats(),
+        sequences: sequences.map_or(&*each, |sequences| sequences),
+        heads,
+        head_size: h / heads,
+        scale: scale as f32,
+        bias,
+    };
+    attention.run(arch(), output.rows());
+    // SAFETY: the sequences' queries are all rows, and `run` writes every element of theirs.
+    let output = unsafe { output.assume_init() };
+    Ok(Some(Tensor::from_vec(output, (b, queries, h), &Device::Cpu)?))
+}
+
+/// Added to the scores: `[B or 1, N or 1, Q or 1, K]`.
 #[derive(Clone, Copy)]
 pub(crate) struct Bias<'a> {
     pub(crate) data: &'a [f32],
-    /// Floats from one sequence, head and query to the next; 0 where all have the same.
+    /// The distance in floats between sequences, heads and queries; 0 where all share the bias.
     pub(crate) strides: [usize; 3],
 }
 
@@ -41,11 +109,11 @@ pub(crate) struct Attention<'a> {
 }
 
 impl Attention<'_> {
-    /// `out`: a row for each query, `H` floats each. Rows of no sequence stay as they are.
+    /// Writes the queries' rows of `out`, `H` floats each; other rows stay as they are.
     pub(crate) fn run(self, arch: Arch, out: SharedRows) {
         let mut tasks = Vec::new();
         for (index, sequence) in self.sequences.iter().enumerate() {
-            // Keys are packed once for each task, which long sequences can afford more than once.
+            // Each task packs the keys, so tasks are split only where threads would be idle.
             let few = self.sequences.len() * self.heads < 4 * rayon::current_num_threads();
             let size = if few { QUERIES } else { usize::MAX };
             for head in 0..self.heads {
@@ -60,8 +128,11 @@ impl Attention<'_> {
         team::for_each(tasks.len(), |index| {
             let task = &tasks[index];
             // Outside of `dispatch`: closures are not compiled for an instruction set.
-            with_scratch(Room::len(task, width), |scratch| {
-                arch.dispatch(InTiles(TaskIn { room: Room::new(scratch, task, width), task }));
+            with_scratch(Scratch::len(task, width), |buffer| {
+                arch.dispatch(InTiles(TiledTask {
+                    scratch: Scratch::new(buffer, task, width),
+                    task,
+                }));
             });
         });
     }
@@ -77,8 +148,8 @@ struct Task<'a> {
     out: SharedRows<'a>,
 }
 
-/// Keys and values of a head in panels, and room for the scores of a few queries.
-struct Room<'a> {
+/// Keys and values of a head in panels, and the scores of a few queries.
+struct Scratch<'a> {
     /// `[D, width]` for each panel of keys, multiplied with the scale.
     keys: &'a mut [f32],
     /// `[K, width]` for each panel of a head's columns.
@@ -92,81 +163,77 @@ struct Room<'a> {
     width: usize,
 }
 
-impl<'a> Room<'a> {
+impl<'a> Scratch<'a> {
     fn sizes(task: &Task, width: usize) -> [usize; 4] {
         let (d, count) = (task.attention.head_size, task.keys.len());
         let [wide, padded] = [d, count].map(|columns| columns.next_multiple_of(width));
-        [padded * d, count * wide, TALLEST * padded, TALLEST * wide]
+        [padded * d, count * wide, MAX_MR * padded, MAX_MR * wide]
     }
 
     fn len(task: &Task, width: usize) -> usize {
         Self::sizes(task, width).iter().sum()
     }
 
-    fn new(scratch: &'a mut [f32], task: &Task, width: usize) -> Self {
+    fn new(buffer: &'a mut [f32], task: &Task, width: usize) -> Self {
         let sizes = Self::sizes(task, width);
-        let (keys, rest) = scratch.split_at_mut(sizes[0]);
+        let (keys, rest) = buffer.split_at_mut(sizes[0]);
         let (values, rest) = rest.split_at_mut(sizes[1]);
         let (scores, sums) = rest.split_at_mut(sizes[2]);
         Self { keys, values, scores, sums, padded: task.keys.len().next_multiple_of(width), width }
     }
 }
 
-/// A task and its room.
-struct TaskIn<'a, 'b> {
+/// A task with its scratch memory.
+struct TiledTask<'a, 'b> {
     task: &'b Task<'a>,
-    room: Room<'b>,
+    scratch: Scratch<'b>,
 }
 
-impl Tiled for TaskIn<'_, '_> {
+impl Tiled for TiledTask<'_, '_> {
     type Output = ();
 
     #[inline(always)]
-    fn compute<S: Simd, const HEIGHT: usize, const WIDTH: usize>(mut self, simd: S) {
-        let Self { task, room } = &mut self;
-        task.pack::<S, WIDTH>(simd, room);
-        let mut query = task.queries.start;
-        while query < task.queries.end {
-            query += match task.queries.end - query {
-                left if left >= HEIGHT => task.rows::<S, HEIGHT, WIDTH>(simd, query, room),
-                4.. => task.rows::<S, 4, WIDTH>(simd, query, room),
-                2.. => task.rows::<S, 2, WIDTH>(simd, query, room),
-                _ => task.rows::<S, 1, WIDTH>(simd, query, room),
-            };
+    fn compute<S: Simd, const MR: usize, const NV: usize>(mut self, simd: S) {
+        let Self { task, scratch } = &mut self;
+        task.pack::<S, NV>(simd, scratch);
+        for (rows, height) in tile_groups(task.queries.clone(), MR) {
+            for query in rows.step_by(height) {
+                for_height!(height, MR, task.attend::<S, _, NV>(simd, query, scratch));
+            }
         }
     }
 }
 
 impl Task<'_> {
     #[inline(always)]
-    fn pack<S: Simd, const WIDTH: usize>(&self, simd: S, room: &mut Room) {
+    fn pack<S: Simd, const NV: usize>(&self, simd: S, scratch: &mut Scratch) {
         let Attention { k, v, heads, head_size: d, scale, .. } = self.attention;
-        let (h, width) = (heads * d, room.width);
+        let (h, width) = (heads * d, scratch.width);
         let column = self.head * d;
-        room.keys.fill(0.);
+        scratch.keys.fill(0.);
         for (j, row) in self.keys.clone().enumerate() {
             let key = &k[row * h + column..][..d];
-            let panel = &mut room.keys[j / width * width * d + j % width..];
-            for (place, value) in panel.iter_mut().step_by(width).zip(key) {
-                *place = value * scale;
+            let panel = &mut scratch.keys[j / width * width * d + j % width..];
+            for (slot, value) in panel.iter_mut().step_by(width).zip(key) {
+                *slot = value * scale;
             }
         }
         let count = self.keys.len();
         for (panel, from) in
-            room.values.chunks_exact_mut((count * width).max(1)).zip((0..d).step_by(width))
+            scratch.values.chunks_exact_mut((count * width).max(1)).zip((0..d).step_by(width))
         {
             let columns = from..(from + width).min(d);
-            let places = S::as_mut_simd_f32s(panel).0.as_chunks_mut::<WIDTH>().0;
-            for (place, row) in places.iter_mut().zip(self.keys.clone()) {
+            let slots = S::as_mut_simd_f32s(panel).0.as_chunks_mut::<NV>().0;
+            for (slot, row) in slots.iter_mut().zip(self.keys.clone()) {
                 let value = &v[row * h + column..][columns.clone()];
                 match S::as_simd_f32s(value).0.as_chunks().0 {
-                    // The size is known, so no function is called for each row.
-                    [whole] => *place = *whole,
+                    // The size is a constant, so copying calls no function.
+                    [whole] => *slot = *whole,
                     _ => {
-                        for (j, place) in place.iter_mut().enumerate() {
+                        for (j, slot) in slot.iter_mut().enumerate() {
                             let from = (j * S::F32_LANES).min(value.len());
                             let to = (from + S::F32_LANES).min(value.len());
-                            *place = simd.partial_load_f32s(&value[from..to]);
+                            *slot = simd.partial_load_f32s(&value[from..to]);
                         }
                     }
                 }
@@ -174,29 +241,29 @@ impl Task<'_> {
         }
     }
 
-    /// A few queries; returns how many.
+    /// `HEIGHT` queries from `query` on.
     #[inline(always)]
-    fn rows<S: Simd, const HEIGHT: usize, const WIDTH: usize>(
+    fn attend<S: Simd, const HEIGHT: usize, const NV: usize>(
         &self,
         simd: S,
         query: usize,
-        room: &mut Room,
-    ) -> usize {
+        scratch: &mut Scratch,
+    ) {
         let Attention { q, sequences, heads, head_size: d, bias, .. } = self.attention;
         let (h, column) = (heads * d, self.head * d);
-        let (count, padded, width) = (self.keys.len(), room.padded, room.width);
+        let (count, padded, width) = (self.keys.len(), scratch.padded, scratch.width);
         let queries: [&[f32]; HEIGHT] =
             std::array::from_fn(|i| &q[(query + i) * h + column..][..d]);
-        let values = S::as_simd_f32s(room.keys).0.as_chunks::<WIDTH>().0;
-        let out = &mut *room.scores;
-        simd.vectorize(Products { simd, x: queries, depth: d, values, out, stride: padded });
+        let values = S::as_simd_f32s(scratch.keys).0.as_chunks::<NV>().0;
+        let out = &mut *scratch.scores;
+        simd.vectorize(DotProducts { simd, x: queries, depth: d, values, out, stride: padded });
         let mut factors = [0f32; HEIGHT];
         for (i, (scores, factor)) in
-            room.scores.chunks_exact_mut(padded.max(1)).zip(&mut factors).enumerate()
+            scratch.scores.chunks_exact_mut(padded.max(1)).zip(&mut factors).enumerate()
         {
             if let Some(Bias { data, strides }) = bias {
-                let place = query + i - sequences[self.index].queries.start;
-                let start = self.index * strides[0] + self.head * strides[1] + place * strides[2];
+                let index = query + i - sequences[self.index].queries.start;
+                let start = self.index * strides[0] + self.head * strides[1] + index * strides[2];
                 for (score, bias) in scores.iter_mut().zip(&data[start..][..count]) {
                     *score += bias;
                 }
@@ -205,58 +272,60 @@ impl Task<'_> {
             *factor = 1. / simd.vectorize(Exponentials { simd, scores });
         }
         let weights: [&[f32]; HEIGHT] =
-            std::array::from_fn(|i| &room.scores[i * padded..][..count]);
-        let values = S::as_simd_f32s(room.values).0.as_chunks::<WIDTH>().0;
-        let (out, stride) = (&mut *room.sums, d.next_multiple_of(width));
-        simd.vectorize(Products { simd, x: weights, depth: count, values, out, stride });
-        for (i, (sums, factor)) in room.sums.chunks_exact(stride.max(1)).zip(factors).enumerate() {
+            std::array::from_fn(|i| &scratch.scores[i * padded..][..count]);
+        let values = S::as_simd_f32s(scratch.values).0.as_chunks::<NV>().0;
+        let (out, stride) = (&mut *scratch.sums, d.next_multiple_of(width));
+        simd.vectorize(DotProducts { simd, x: weights, depth: count, values, out, stride });
+        for (i, (sums, factor)) in scratch.sums.chunks_exact(stride.max(1)).zip(factors).enumerate()
+        {
             // SAFETY: each task has queries and columns of its own.
             let out = unsafe { self.out.part(query + i, column..column + d) };
-            out.iter_mut().zip(sums).for_each(|(out, sum)| *out = sum * factor);
+            for (out, sum) in out.iter_mut().zip(sums) {
+                out.write(sum * factor);
+            }
         }
-        HEIGHT
     }
 }
 
-/// The products of rows of `x` and the columns of some panels, in a function of its own for each
-/// instruction set.
-struct Products<'a, S: Simd, const HEIGHT: usize, const WIDTH: usize> {
+/// The matrix product of rows of `x` and some panels. It is a function of its own for each instruction
+/// set.
+struct DotProducts<'a, S: Simd, const HEIGHT: usize, const NV: usize> {
     simd: S,
     x: [&'a [f32]; HEIGHT],
     depth: usize,
     /// `[depth]` for each panel.
-    values: &'a [[S::f32s; WIDTH]],
+    values: &'a [[S::f32s; NV]],
     /// `[HEIGHT, stride]`.
     out: &'a mut [f32],
     stride: usize,
 }
 
-impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
-    for Products<'_, S, HEIGHT, WIDTH>
+impl<S: Simd, const HEIGHT: usize, const NV: usize> pulp::NullaryFnOnce
+    for DotProducts<'_, S, HEIGHT, NV>
 {
     type Output = ();
 
     #[inline(always)]
     fn call(self) {
-        /// Steps in a row without a jump.
+        /// Rank-1 updates in a row without a jump.
         const STEPS: usize = 4;
         let Self { simd, x, depth, values, out, stride } = self;
         let x = x.map(|row| &row[..depth]);
-        // SAFETY: each row was cut to `depth`, and `p` is an index of as many values. The compiler
-        // would check it again at each step (bench/LOG.md, CPU kernels, step 4).
+        // SAFETY: each row was cut to `depth`, and `p` is below it. The compiler would check it at each
+        // step (bench/LOG.md, CPU kernels, step 4).
         let factors = |p: usize| std::array::from_fn(|i| unsafe { *x[i].get_unchecked(p) });
         for (panel, values) in values.chunks_exact(depth.max(1)).enumerate() {
-            let mut sums = [[simd.splat_f32s(0.); WIDTH]; HEIGHT];
+            let mut sums = [[simd.splat_f32s(0.); NV]; HEIGHT];
             let (chunks, rest) = values.as_chunks::<STEPS>();
             for (chunk, values) in chunks.iter().enumerate() {
                 for (p, values) in values.iter().enumerate() {
-                    step(simd, &mut sums, &factors(chunk * STEPS + p), values);
+                    rank_1_update(simd, &mut sums, &factors(chunk * STEPS + p), values);
                 }
             }
             for (p, values) in rest.iter().enumerate() {
-                step(simd, &mut sums, &factors(chunks.len() * STEPS + p), values);
+                rank_1_update(simd, &mut sums, &factors(chunks.len() * STEPS + p), values);
             }
-            let columns = WIDTH * S::F32_LANES;
+            let columns = NV * S::F32_LANES;
             for (i, sums) in sums.iter().enumerate() {
                 let out = &mut out[i * stride + panel * columns..][..columns];
                 S::as_mut_simd_f32s(out).0.copy_from_slice(sums);
@@ -265,7 +334,7 @@ impl<S: Simd, const HEIGHT: usize, const WIDTH: usize> pulp::NullaryFnOnce
     }
 }
 
-/// The exponentials of scores, in a function of its own for each instruction set.
+/// The exponentials of scores. It is a function of its own for each instruction set.
 struct Exponentials<'a, S: Simd> {
     simd: S,
     scores: &'a mut [f32],
@@ -280,11 +349,11 @@ impl<S: Simd> pulp::NullaryFnOnce for Exponentials<'_, S> {
     }
 }
 
-/// Replaces scores by the exponentials of their distances from the largest; returns their sum.
+/// Replaces scores by the exponentials of their differences from the largest; returns the sum.
 #[inline(always)]
 fn exponentials<S: Simd>(simd: S, scores: &mut [f32]) -> f32 {
     let scores = S::as_mut_simd_f32s(scores).0;
-    // Loops, not closures, which are not compiled for an instruction set.
+    // Loops: closures would not be compiled for the instruction set.
     let mut largest = simd.splat_f32s(f32::NEG_INFINITY);
     for score in scores.iter() {
         largest = simd.max_f32s(largest, *score);
@@ -302,7 +371,7 @@ fn exponentials<S: Simd>(simd: S, scores: &mut [f32]) -> f32 {
 mod tests {
     use super::*;
     use crate::cpu::simd::archs;
-    use crate::cpu::simd::tests::{Random, assert_near, numbers};
+    use crate::cpu::testing::{Random, assert_near, numbers};
 
     /// The definition, query by query in f64; rows of no sequence are NaN.
     fn by_hand(attention: Attention, rows: usize) -> Vec<f64> {

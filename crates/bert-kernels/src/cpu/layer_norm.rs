@@ -1,31 +1,104 @@
-//! LayerNorm of rows, in two passes over each.
+//! LayerNorm of sums of rows, without storing the sums.
 
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
+use candle_core::{Device, Result, Tensor};
 use pulp::{Arch, Simd, WithSimd};
 
-use super::rows::SharedRows;
+use super::rows::{SharedRows, UninitMatrix};
+use super::simd::arch;
+use super::slices::try_cpu_slice;
 use super::team;
+use crate::ids::Ids;
+use crate::weights::LayerNormWeights;
 
-/// Elements that one thread works on at a time: fewer are not worth a second thread.
+/// The number of elements that one thread works on at a time: fewer are not worth a second thread.
 const CHUNK: usize = 1 << 14;
+
+/// See [`layer_norm`](crate::layer_norm) and [`add_layer_norm`](crate::add_layer_norm).
+pub(crate) fn layer_norm(
+    x: &Tensor,
+    residual: Option<&Tensor>,
+    weights: &LayerNormWeights,
+) -> Result<Option<Tensor>> {
+    let h = weights.gamma.elem_count();
+    let fits = x.dims().last() == Some(&h);
+    if !fits || h == 0 || residual.is_some_and(|residual| residual.dims() != x.dims()) {
+        return Ok(None);
+    }
+    let (x, residual) = (x.contiguous()?, residual.map(Tensor::contiguous).transpose()?);
+    let terms = [Some(&x), residual.as_ref()];
+    let terms: Vec<_> = terms.into_iter().flatten().map(|term| (term, None)).collect();
+    normalized_sum(&terms, x.elem_count() / h, weights)?.map(|y| y.reshape(x.shape())).transpose()
+}
+
+/// See [`embeddings_layer_norm`](crate::embeddings_layer_norm): the tables and the ids of their rows.
+pub(crate) fn embeddings_layer_norm(
+    x: Option<&Tensor>,
+    lookups: &[(&Tensor, &Ids)],
+    weights: &LayerNormWeights,
+) -> Result<Option<Tensor>> {
+    let h = weights.gamma.elem_count();
+    let (b, s) = match (x, lookups) {
+        (Some(x), _) => (x.dims3()?.0, x.dims3()?.1),
+        (None, [(_, ids), ..]) => ids.dims(),
+        (None, []) => return Ok(None),
+    };
+    let fits = |(table, ids): &(&Tensor, &Ids)| {
+        let table_fits = matches!(*table.dims(), [v, width] if v >= ids.bound() && width == h);
+        table_fits && !ids.has_absent() && (ids.dims() == (b, s) || ids.dims() == (1, s))
+    };
+    if !lookups.iter().all(fits) || x.is_some_and(|x| x.dims() != [b, s, h]) || b * s * h == 0 {
+        return Ok(None);
+    }
+    let x = x.map(Tensor::contiguous).transpose()?;
+    let terms: Vec<_> = (x.iter().map(|x| (x, None)))
+        .chain(lookups.iter().map(|(table, ids)| (*table, Some(ids.values()))))
+        .collect();
+    normalized_sum(&terms, b * s, weights)?.map(|y| y.reshape((b, s, h))).transpose()
+}
+
+/// LayerNorm of the sum of some terms: `rows` rows of a tensor each, of which ids may choose. `None`
+/// unless all tensors are contiguous on the CPU in F32 and need no gradient.
+fn normalized_sum(
+    terms: &[(&Tensor, Option<&[u32]>)],
+    rows: usize,
+    LayerNormWeights { gamma, beta, eps }: &LayerNormWeights,
+) -> Result<Option<Tensor>> {
+    let slices: Option<Vec<_>> = terms.iter().map(|(term, _)| try_cpu_slice(term)).collect();
+    let (Some(slices), Some(gamma), Some(beta), true) =
+        (slices, try_cpu_slice(gamma), try_cpu_slice(beta), beta.dims() == gamma.dims())
+    else {
+        return Ok(None);
+    };
+    let terms: Vec<Term> = (slices.iter().zip(terms))
+        .map(|(slice, (_, rows))| Term { data: slice.floats(), rows: *rows })
+        .collect();
+    let (gamma, beta, eps) = (gamma.floats(), beta.floats(), *eps as f32);
+    let mut output = UninitMatrix::new(rows, gamma.len())?;
+    LayerNorm { terms: &terms, gamma, beta, eps }.run(arch(), output.rows());
+    // SAFETY: `run` writes every row.
+    let output = unsafe { output.assume_init() };
+    Ok(Some(Tensor::from_vec(output, (rows, gamma.len()), &Device::Cpu)?))
+}
 
 /// `γ (x − mean) / √(variance + eps) + β` of each row, where `x` is a sum.
 #[derive(Clone, Copy)]
-pub(crate) struct LayerNorm<'a> {
-    /// What is added up: at least one.
-    pub(crate) terms: &'a [Term<'a>],
-    pub(crate) gamma: &'a [f32],
-    pub(crate) beta: &'a [f32],
-    pub(crate) eps: f32,
+struct LayerNorm<'a> {
+    /// At least one.
+    terms: &'a [Term<'a>],
+    gamma: &'a [f32],
+    beta: &'a [f32],
+    eps: f32,
 }
 
 /// Rows of `H` floats.
 #[derive(Clone, Copy)]
-pub(crate) struct Term<'a> {
-    pub(crate) data: &'a [f32],
-    /// Which of them come one after the other, and again from the first; all in order if absent.
-    pub(crate) rows: Option<&'a [u32]>,
+struct Term<'a> {
+    data: &'a [f32],
+    /// Row indices, repeated cyclically; `None` means rows in order.
+    rows: Option<&'a [u32]>,
 }
 
 impl<'a> Term<'a> {
@@ -37,13 +110,14 @@ impl<'a> Term<'a> {
 }
 
 impl LayerNorm<'_> {
-    /// `out`: `rows` rows of `H` floats.
-    pub(crate) fn run(self, arch: Arch, rows: usize, out: SharedRows) {
-        let chunk = (CHUNK / self.gamma.len().max(1)).max(1);
-        team::for_each(rows.div_ceil(chunk), |i| {
-            let rows = i * chunk..((i + 1) * chunk).min(rows);
-            // SAFETY: the chunks do not overlap.
-            let out = unsafe { out.cut(rows.clone()).whole() };
+    /// Writes every row of `out`.
+    fn run(self, arch: Arch, out: SharedRows) {
+        assert_eq!(out.columns(), self.gamma.len());
+        let chunk = (CHUNK / out.columns().max(1)).max(1);
+        team::for_each(out.rows().div_ceil(chunk), |i| {
+            let rows = i * chunk..((i + 1) * chunk).min(out.rows());
+            // SAFETY: the chunks do not overlap, and floats are written.
+            let out = unsafe { out.narrow(rows.clone()).whole() };
             arch.dispatch(Chunk { norm: self, rows, out });
         });
     }
@@ -52,7 +126,7 @@ impl LayerNorm<'_> {
 struct Chunk<'a> {
     norm: LayerNorm<'a>,
     rows: Range<usize>,
-    out: &'a mut [f32],
+    out: &'a mut [MaybeUninit<f32>],
 }
 
 impl WithSimd for Chunk<'_> {
@@ -62,12 +136,11 @@ impl WithSimd for Chunk<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { norm, rows, out } = self;
         let h = norm.gamma.len().max(1);
+        let (first, others) = (&norm.terms[0], &norm.terms[1..]);
         for (row, out) in rows.zip(out.chunks_exact_mut(h)) {
-            for (i, term) in norm.terms.iter().enumerate() {
-                match i {
-                    0 => out.copy_from_slice(term.row(row, h)),
-                    _ => add(simd, term.row(row, h), out),
-                }
+            let out = out.write_copy_of_slice(first.row(row, h));
+            for term in others {
+                add(simd, term.row(row, h), out);
             }
             normalize(simd, out, norm);
         }
@@ -90,7 +163,7 @@ fn normalize<S: Simd>(simd: S, row: &mut [f32], norm: LayerNorm) {
     let count = row.len() as f32;
     let (vectors, rest) = S::as_simd_f32s(row);
     let zero = simd.splat_f32s(0.);
-    // Loops, not closures, which are not compiled for an instruction set.
+    // Loops: closures would not be compiled for the instruction set.
     let mut sum = zero;
     for x in vectors {
         sum = simd.add_f32s(sum, *x);
@@ -123,7 +196,7 @@ fn normalize<S: Simd>(simd: S, row: &mut [f32], norm: LayerNorm) {
 mod tests {
     use super::*;
     use crate::cpu::simd::archs;
-    use crate::cpu::simd::tests::{assert_near, numbers};
+    use crate::cpu::testing::{assert_near, numbers};
 
     #[test]
     fn rows_of_every_length_are_normalized_on_every_instruction_set() {
@@ -143,7 +216,7 @@ mod tests {
                     let terms = &terms[..count];
                     let norm = LayerNorm { terms, gamma: &gamma, beta: &beta, eps: 1e-5 };
                     let mut out = vec![f32::NAN; rows * h];
-                    norm.run(arch, rows, SharedRows::new(&mut out, h));
+                    norm.run(arch, SharedRows::new(&mut out, h));
                     let sums: Vec<f64> = (0..rows * h)
                         .map(|i| {
                             let looked_up = table[ids[i / h % 3] as usize * h + i % h];

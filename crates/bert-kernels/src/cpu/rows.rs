@@ -1,60 +1,73 @@
-//! A buffer that several threads write different parts of, and memory that is used again.
+//! Matrices that several threads write at once, each thread its own part.
 
-use std::cell::RefCell;
 use std::marker::PhantomData;
+use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// Rows of floats of one length, of which each thread writes others.
+use candle_core::Result;
+
+/// A row-major matrix of floats that kernels write. It may be uninitialized, so it lends its parts
+/// as [`MaybeUninit`].
 #[derive(Clone, Copy)]
 pub(crate) struct SharedRows<'a> {
-    start: *mut f32,
+    start: *mut MaybeUninit<f32>,
     rows: usize,
     columns: usize,
-    buffer: PhantomData<&'a mut [f32]>,
+    buffer: PhantomData<&'a mut [MaybeUninit<f32>]>,
 }
 
-// SAFETY: the pointer is that of a buffer which is borrowed for as long as this lives, and the only
-// access is through `part`, whose callers write no element from two threads.
+// SAFETY: the pointer points into a buffer that is mutably borrowed for `'a`. Elements are reached
+// through `part` and `whole` only, whose callers promise not to overlap.
 unsafe impl Send for SharedRows<'_> {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for SharedRows<'_> {}
 
 impl<'a> SharedRows<'a> {
-    /// The rows of `buffer`, which holds a whole number of them.
+    /// The rows of `buffer`, whose length is a multiple of `columns`.
     pub(crate) fn new(buffer: &'a mut [f32], columns: usize) -> Self {
         let rows = buffer.len().checked_div(columns).unwrap_or(0);
-        Self { start: buffer.as_mut_ptr(), rows, columns, buffer: PhantomData }
+        Self { start: buffer.as_mut_ptr().cast(), rows, columns, buffer: PhantomData }
     }
 
-    /// Some of the rows.
-    pub(crate) fn cut(self, rows: Range<usize>) -> Self {
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The matrix of some of the rows.
+    pub(crate) fn narrow(self, rows: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.rows);
-        // SAFETY: the place lies in the buffer, by the line above.
+        // SAFETY: `rows.start` is at most the number of rows, so this stays within the buffer or at
+        // its end; a buffer has at most `isize::MAX` bytes.
         let start = unsafe { self.start.add(rows.start * self.columns) };
         Self { start, rows: rows.len(), ..self }
     }
 
-    /// All of them.
+    /// All elements.
     ///
     /// # Safety
     /// As [`SharedRows::part`].
     #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn whole(&self) -> &'a mut [f32] {
-        // SAFETY: these are the rows of the buffer, which is borrowed for `'a`; that nothing else
-        // refers to them is the caller's promise.
+    pub(crate) unsafe fn whole(&self) -> &'a mut [MaybeUninit<f32>] {
+        // SAFETY: these are the rows of a buffer that is borrowed for `'a`; the caller promises that
+        // no other reference overlaps.
         unsafe { std::slice::from_raw_parts_mut(self.start, self.rows * self.columns) }
     }
 
     /// Some columns of a row.
     ///
     /// # Safety
-    /// No two parts that live at once may overlap.
+    /// No two parts that are alive at the same time may overlap, and only initialized floats may be
+    /// written to them.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn part(&self, row: usize, columns: Range<usize>) -> &mut [f32] {
+    pub(crate) unsafe fn part(&self, row: usize, columns: Range<usize>) -> &mut [MaybeUninit<f32>] {
         assert!(row < self.rows && columns.start <= columns.end && columns.end <= self.columns);
-        // SAFETY: the part lies in the buffer, by the line above, which is borrowed for `'a`; that
-        // nothing else refers to it is the caller's promise.
+        // SAFETY: the assertion keeps the part within a buffer that is borrowed for `'a`; the caller
+        // promises that no other reference overlaps.
         unsafe {
             let start = self.start.add(row * self.columns + columns.start);
             std::slice::from_raw_parts_mut(start, columns.len())
@@ -62,50 +75,57 @@ impl<'a> SharedRows<'a> {
     }
 }
 
-/// The result of a kernel: rows of floats, not written yet.
-pub(crate) struct Output {
+/// Memory for a kernel's result: a row-major matrix that is not initialized yet.
+pub(crate) struct UninitMatrix {
     buffer: Vec<f32>,
     rows: usize,
     columns: usize,
 }
 
-impl Output {
-    pub(crate) fn new(rows: usize, columns: usize) -> Self {
-        let mut buffer = Vec::with_capacity(rows * columns);
-        if cfg!(test) {
-            // What a kernel leaves out, a test sees; valgrind, for which these are values, does not.
-            buffer.resize(rows * columns, f32::NAN);
-            buffer.clear();
+impl UninitMatrix {
+    /// # Errors
+    /// When so many floats cannot be allocated.
+    pub(crate) fn new(rows: usize, columns: usize) -> Result<Self> {
+        let mut buffer = Vec::new();
+        let reserved = match rows.checked_mul(columns) {
+            Some(len) => buffer.try_reserve_exact(len).is_ok(),
+            None => false,
+        };
+        match reserved {
+            true => Ok(Self { buffer, rows, columns }),
+            false => candle_core::bail!(
+                "a result of {rows} rows of {columns} floats does not fit into memory; pass fewer rows"
+            ),
         }
-        Self { buffer, rows, columns }
     }
 
-    /// Where a kernel writes.
+    /// The rows for a kernel to write.
     pub(crate) fn rows(&mut self) -> SharedRows<'_> {
         let (rows, columns) = (self.rows, self.columns);
-        SharedRows { start: self.buffer.as_mut_ptr(), rows, columns, buffer: PhantomData }
+        let start = self.buffer.spare_capacity_mut().as_mut_ptr();
+        SharedRows { start, rows, columns, buffer: PhantomData }
     }
 
-    /// What a kernel wrote, which is every row.
-    pub(crate) fn into_vec(mut self) -> Vec<f32> {
-        // SAFETY: there is room for them, and each kernel writes what it was given, which its tests
-        // show on poisoned memory.
+    /// The elements.
+    ///
+    /// # Safety
+    /// Every element must have been written.
+    pub(crate) unsafe fn assume_init(mut self) -> Vec<f32> {
+        // SAFETY: `new` reserved as many elements, and the caller promises that they are initialized.
         unsafe { self.buffer.set_len(self.rows * self.columns) };
         self.buffer
     }
 }
 
-/// Lends `work` a buffer of `len` floats with unknown values; each thread keeps its buffers.
-pub(crate) fn with_scratch<R>(len: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    thread_local! {
-        static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_that_fit_no_memory_are_errors() {
+        for (rows, columns) in [((1 << 62) + 1, 4), (usize::MAX, 2), (1 << 40, 1 << 20)] {
+            let error = UninitMatrix::new(rows, columns).err().expect("an error").to_string();
+            assert!(error.contains("does not fit into memory; pass fewer rows"), "{error}");
+        }
     }
-    // Taken out, so that what `work` calls can have a buffer of its own.
-    let mut buffer = FREE.with_borrow_mut(Vec::pop).unwrap_or_default();
-    if buffer.len() < len {
-        buffer.resize(len, f32::NAN);
-    }
-    let result = work(&mut buffer[..len]);
-    FREE.with_borrow_mut(|free| free.push(buffer));
-    result
 }

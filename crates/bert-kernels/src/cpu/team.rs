@@ -1,4 +1,4 @@
-//! Threads that compute a pass together.
+//! Threads that compute a pass with_thread_team.
 //!
 //! A pass is some hundred short jobs. A pool whose threads sleep in between would spend longer to wake
 //! them than a small job takes, so that the threads of a team stay awake for a while.
@@ -67,7 +67,7 @@ thread_local! {
 ///
 /// Kernels that are called outside do the same, each by itself. Threads that are busy otherwise come
 /// later or not at all; the work is done all the same.
-pub fn together<R>(work: impl FnOnce() -> R) -> R {
+pub fn with_thread_team<R>(work: impl FnOnce() -> R) -> R {
     if TEAM.with_borrow(Option::is_some) {
         return work();
     }
@@ -124,7 +124,7 @@ pub(crate) fn for_each(count: usize, work: impl Fn(usize) + Sync) {
     if count <= 1 || rayon::current_num_threads() == 1 {
         return (0..count).for_each(work);
     }
-    together(|| {
+    with_thread_team(|| {
         let work: &(dyn Fn(usize) + Sync) = &work;
         // SAFETY: only the lifetime changes. Nobody calls it after this function, which returns when
         // each index is done.
@@ -180,13 +180,13 @@ mod tests {
         for count in [0, 1, 2, 3, 1000] {
             check(count);
         }
-        together(|| (0..500).for_each(check));
+        with_thread_team(|| (0..500).for_each(check));
     }
 
     #[test]
     fn passes_at_once_and_inside_of_the_pool_do_not_wait_for_each_other() {
         let sum = |n: usize| {
-            together(|| {
+            with_thread_team(|| {
                 let sum = AtomicUsize::new(0);
                 for_each(n, |i| {
                     for_each(3, |j| {

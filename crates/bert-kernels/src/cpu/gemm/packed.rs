@@ -1,0 +1,198 @@
+//! Matrices in the order in which the innermost loop reads them.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+use pulp::Arch;
+
+use super::tile::tile_size;
+use crate::cpu::rows::SharedRows;
+use crate::cpu::simd::arch;
+use crate::cpu::slices::try_cpu_slice;
+use crate::cpu::team;
+
+/// Several matrices `[K, N]` side by side, each with a bias for its columns.
+#[derive(Debug)]
+pub(crate) struct PackedMatrix {
+    k: usize,
+    /// Rows of a tile.
+    mr: usize,
+    /// Columns of a tile, and of a micro-panel.
+    nr: usize,
+    parts: Vec<Part>,
+    /// Micro-panels, one after the other: `[K, NR]` each, with zeros beyond a matrix's last column.
+    panels: AlignedFloats,
+    /// `[NR]` for each panel.
+    bias: Vec<f32>,
+}
+
+/// One of the matrices.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) panels: Range<usize>,
+    pub(super) n: usize,
+}
+
+impl PackedMatrix {
+    /// Packs the projections of one input, `W` `[O, I]` and `b` `[O]` each. `None` unless they are on the
+    /// CPU in F32 and need no gradient; with the feature `accelerate`, Apple's BLAS multiplies unpacked
+    /// weights.
+    pub(crate) fn pack(projections: &[[Tensor; 2]]) -> Result<Option<Self>> {
+        if cfg!(feature = "accelerate") {
+            return Ok(None);
+        }
+        let i = projections[0][0].dims().last().copied().unwrap_or(0);
+        let contiguous = projections
+            .iter()
+            .map(|[weight, bias]| {
+                if weight.dims() != [bias.elem_count(), i] {
+                    candle_core::bail!(
+                        "linear: W has shape {:?} and b {:?}, expected [O, {i}] and [O]",
+                        weight.dims(),
+                        bias.dims()
+                    );
+                }
+                Ok((weight.contiguous()?, bias.contiguous()?))
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let slices: Option<Vec<_>> = contiguous
+            .iter()
+            .map(|(weight, bias)| Some((try_cpu_slice(weight)?, try_cpu_slice(bias)?)))
+            .collect();
+        Ok(slices.map(|slices| {
+            let floats: Vec<_> =
+                slices.iter().map(|(weight, bias)| (weight.floats(), bias.floats())).collect();
+            Self::new(arch(), i, &floats)
+        }))
+    }
+
+    /// Packs the transposes of `weights`, `[N, K]` each, with their biases, `[N]` each.
+    pub(crate) fn new(arch: Arch, k: usize, weights: &[(&[f32], &[f32])]) -> Self {
+        let (mr, nr) = tile_size(arch);
+        let mut parts = Vec::new();
+        let mut count = 0;
+        for (weight, bias) in weights {
+            assert_eq!(weight.len(), bias.len() * k, "a weight has N · K elements");
+            let panels = count..count + bias.len().div_ceil(nr);
+            count = panels.end;
+            parts.push(Part { panels, n: bias.len() });
+        }
+        let panels = AlignedFloats::zeros(count * nr * k);
+        let mut packed = Self { k, mr, nr, parts, panels, bias: vec![0.; count * nr] };
+        let panels = SharedRows::new(packed.panels.floats_mut(), nr * k);
+        for (part, (weight, bias)) in packed.parts.iter().zip(weights) {
+            let start = part.panels.start * nr;
+            packed.bias[start..start + part.n].copy_from_slice(bias);
+            let count = if k > 0 { part.panels.len() } else { 0 };
+            team::for_each(count, |i| {
+                // SAFETY: each index is another panel, and floats are written.
+                let panel = unsafe { panels.part(part.panels.start + i, 0..nr * k) };
+                let columns = i * nr..((i + 1) * nr).min(part.n);
+                for (j, column) in columns.enumerate() {
+                    let values = &weight[column * k..][..k];
+                    for (slot, value) in panel[j..].iter_mut().step_by(nr).zip(values) {
+                        slot.write(*value);
+                    }
+                }
+            });
+        }
+        packed.panels.use_huge_pages();
+        packed
+    }
+
+    /// `K`.
+    pub(crate) fn k(&self) -> usize {
+        self.k
+    }
+
+    /// `N` of a matrix.
+    pub(crate) fn n(&self, part: usize) -> usize {
+        self.parts[part].n
+    }
+
+    /// How many matrices there are.
+    pub(crate) fn count(&self) -> usize {
+        self.parts.len()
+    }
+
+    /// What was packed: the weight, `[N, K]`, and the bias, `[N]`.
+    pub(crate) fn unpack(&self, part: usize) -> (Vec<f32>, Vec<f32>) {
+        let Part { panels, n } = &self.parts[part];
+        let (k, nr, first) = (self.k, self.nr, panels.start * self.nr);
+        let mut weight = Vec::with_capacity(n * k);
+        for column in (first..first + n).filter(|_| k > 0) {
+            let panel = &self.panels.floats()[column / nr * nr * k..][..nr * k];
+            weight.extend(panel[column % nr..].iter().step_by(nr));
+        }
+        (weight, self.bias[first..first + n].to_vec())
+    }
+
+    pub(super) fn mr(&self) -> usize {
+        self.mr
+    }
+
+    pub(super) fn nr(&self) -> usize {
+        self.nr
+    }
+
+    pub(super) fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    /// The biases of a panel's columns: `[NR]`.
+    #[inline(always)]
+    pub(super) fn panel_bias(&self, panel: usize) -> &[f32] {
+        &self.bias[panel * self.nr..][..self.nr]
+    }
+
+    /// A slice of a panel's rows, `[slice, NR]`; `None` beyond the last panel.
+    #[inline(always)]
+    pub(super) fn panel(&self, panel: usize, slice: &Range<usize>) -> Option<&[f32]> {
+        let start = panel * self.nr * self.k;
+        self.panels.floats().get(start + slice.start * self.nr..start + slice.end * self.nr)
+    }
+}
+
+/// Floats that begin at a cache line, so that no vector crosses one.
+#[derive(Debug)]
+struct AlignedFloats {
+    buffer: Vec<f32>,
+    range: Range<usize>,
+}
+
+impl AlignedFloats {
+    fn zeros(len: usize) -> Self {
+        const LINE: usize = 64;
+        let buffer = vec![0.; len + LINE / size_of::<f32>()];
+        let start = buffer.as_ptr().align_offset(LINE).min(buffer.len() - len);
+        Self { buffer, range: start..start + len }
+    }
+
+    /// Asks Linux (6.1 or newer) to back the floats with huge pages: a pass reads all of them, and
+    /// needs fewer address translations then.
+    fn use_huge_pages(&self) {
+        #[cfg(all(target_os = "linux", target_env = "gnu"))]
+        {
+            const HUGE_PAGE: usize = 2 << 20;
+            let start = self.buffer.as_ptr().cast::<u8>();
+            let skip = start.align_offset(HUGE_PAGE);
+            let len = (size_of_val(&*self.buffer).saturating_sub(skip)) / HUGE_PAGE * HUGE_PAGE;
+            if len > 0 {
+                // SAFETY: `skip` and `len` stay within the buffer. The call moves the pages and leaves
+                // their contents as they are.
+                unsafe {
+                    let start = start.add(skip).cast_mut();
+                    libc::madvise(start.cast(), len, libc::MADV_COLLAPSE);
+                }
+            }
+        }
+    }
+
+    fn floats(&self) -> &[f32] {
+        &self.buffer[self.range.clone()]
+    }
+
+    fn floats_mut(&mut self) -> &mut [f32] {
+        &mut self.buffer[self.range.clone()]
+    }
+}

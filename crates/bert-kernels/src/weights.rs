@@ -1,0 +1,212 @@
+//! The parameters of operations, and the forms in which linear maps store theirs.
+//!
+//! A new form (another dtype, quantized, joined for a GPU) is a variant of [`WeightForm`] and of
+//! `Stored` here, and a kernel that multiplies it.
+
+use std::sync::Arc;
+
+use candle_core::{DType, Device, Result, Tensor};
+
+use crate::cpu::gemm::PackedMatrix;
+
+/// Parameters of [`embedding`](crate::embedding).
+#[derive(Clone, Debug)]
+pub struct EmbeddingWeights {
+    /// One row per id: `[V, H]`.
+    pub weight: Tensor,
+    /// The id whose row gets no gradient. PyTorch: `padding_idx` of `nn.Embedding`.
+    pub padding: Option<u32>,
+}
+
+/// Parameters of [`layer_norm`](crate::layer_norm).
+#[derive(Clone, Debug)]
+pub struct LayerNormWeights {
+    /// `γ`: `[H]`. PyTorch: `weight`.
+    pub gamma: Tensor,
+    /// `β`: `[H]`. PyTorch: `bias`.
+    pub beta: Tensor,
+    /// Added to the variance before the square root.
+    pub eps: f64,
+}
+
+/// A form in which linear maps can store their weights.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum WeightForm {
+    /// `W` `[O, I]` and `b` `[O]` as tensors, like PyTorch's `nn.Linear`.
+    Unpacked,
+    /// In the order in which the CPU's matrix multiplication reads them, for inference in F32. Weights
+    /// on other devices, in other dtypes or with the feature `accelerate` stay unpacked.
+    #[default]
+    Packed,
+}
+
+/// The parameters of [`linear`](crate::linear), or of several linear maps ("projections") that share
+/// their input.
+#[derive(Clone)]
+pub struct LinearWeights {
+    stored: Stored,
+}
+
+#[derive(Clone)]
+enum Stored {
+    /// `W`, `[O, I]`, and `b`, `[O]`, of each projection.
+    Unpacked(Vec<[Tensor; 2]>),
+    Packed(Arc<PackedMatrix>),
+}
+
+impl LinearWeights {
+    /// One projection. `weight`: `[O, I]`; `bias`: `[O]`.
+    pub fn new(weight: Tensor, bias: Tensor) -> Self {
+        Self { stored: Stored::Unpacked(vec![[weight, bias]]) }
+    }
+
+    /// Several projections of one input.
+    ///
+    /// # Errors
+    /// When there are none, or packed ones cannot be unpacked.
+    pub fn join(weights: impl IntoIterator<Item = Self>) -> Result<Self> {
+        let mut joined = Vec::new();
+        for mut weights in weights {
+            joined.extend_from_slice(weights.unpack_mut()?);
+        }
+        if joined.is_empty() {
+            candle_core::bail!("linear: there are no projections to join");
+        }
+        Ok(Self { stored: Stored::Unpacked(joined) })
+    }
+
+    /// The number of projections.
+    pub fn projections(&self) -> usize {
+        match &self.stored {
+            Stored::Unpacked(all) => all.len(),
+            Stored::Packed(matrix) => matrix.count(),
+        }
+    }
+
+    /// The dimensions of a projection's `W`: `[O, I]`.
+    pub fn dims(&self, projection: usize) -> [usize; 2] {
+        match &self.stored {
+            Stored::Unpacked(all) => {
+                let dims = all[projection][0].dims();
+                [dims[0], dims[dims.len() - 1]]
+            }
+            Stored::Packed(matrix) => [matrix.n(projection), matrix.k()],
+        }
+    }
+
+    /// The dtype of the parameters.
+    pub fn dtype(&self) -> DType {
+        match &self.stored {
+            Stored::Unpacked(all) => all[0][0].dtype(),
+            Stored::Packed(_) => DType::F32,
+        }
+    }
+
+    /// The form in which the weights are stored now.
+    pub fn form(&self) -> WeightForm {
+        match &self.stored {
+            Stored::Unpacked(_) => WeightForm::Unpacked,
+            Stored::Packed(_) => WeightForm::Packed,
+        }
+    }
+
+    /// `W` and `b` of a projection.
+    ///
+    /// # Errors
+    /// When they are packed and cannot be unpacked.
+    pub fn get(&self, projection: usize) -> Result<[Tensor; 2]> {
+        match &self.stored {
+            Stored::Unpacked(all) => Ok(all[projection].clone()),
+            Stored::Packed(matrix) => {
+                let (weight, bias) = matrix.unpack(projection);
+                let (o, i) = (matrix.n(projection), matrix.k());
+                let weight = Tensor::from_vec(weight, (o, i), &Device::Cpu)?;
+                Ok([weight, Tensor::from_vec(bias, o, &Device::Cpu)?])
+            }
+        }
+    }
+
+    /// `W` and `b` of a projection if they are stored as tensors.
+    pub fn tensors(&self, projection: usize) -> Option<&[Tensor; 2]> {
+        match &self.stored {
+            Stored::Unpacked(all) => Some(&all[projection]),
+            Stored::Packed(_) => None,
+        }
+    }
+
+    /// Unpacks the weights and lends `W` and `b` of each projection for changes.
+    ///
+    /// # Errors
+    /// When they cannot be unpacked.
+    pub fn unpack_mut(&mut self) -> Result<&mut [[Tensor; 2]]> {
+        if let Stored::Packed(_) = self.stored {
+            let all = (0..self.projections()).map(|i| self.get(i)).collect::<Result<_>>()?;
+            self.stored = Stored::Unpacked(all);
+        }
+        match &mut self.stored {
+            Stored::Unpacked(all) => Ok(all),
+            Stored::Packed(_) => candle_core::bail!("unpacked weights are packed"),
+        }
+    }
+
+    /// Converts the weights to `form`, if it exists for them.
+    ///
+    /// # Errors
+    /// When `W` and `b` of the projections do not fit each other.
+    pub fn convert(&mut self, form: WeightForm) -> Result<()> {
+        match (&self.stored, form) {
+            (Stored::Unpacked(_), WeightForm::Unpacked)
+            | (Stored::Packed(_), WeightForm::Packed) => {}
+            (Stored::Packed(_), WeightForm::Unpacked) => {
+                self.unpack_mut()?;
+            }
+            (Stored::Unpacked(all), WeightForm::Packed) => {
+                if let Some(matrix) = PackedMatrix::pack(all)? {
+                    self.stored = Stored::Packed(Arc::new(matrix));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// All dimensions of `x`, `[…, I]`, except the last, and their product M. Refuses another `I` and a
+    /// result `[M, O]` that cannot exist in memory.
+    pub(crate) fn rows_of<'a>(
+        &self,
+        x: &'a Tensor,
+        projection: usize,
+    ) -> Result<(&'a [usize], usize)> {
+        let [o, i] = self.dims(projection);
+        let Some((_, leading)) = x.dims().split_last().filter(|(last, _)| **last == i) else {
+            candle_core::bail!(
+                "linear: x has shape {:?}, expected {i} in the last dimension",
+                x.dims()
+            );
+        };
+        let rows = leading.iter().try_fold(1usize, |rows, size| rows.checked_mul(*size));
+        let most = isize::MAX as usize / size_of::<f64>() / o.max(1);
+        match rows.filter(|rows| *rows <= most) {
+            Some(rows) => Ok((leading, rows)),
+            None => candle_core::bail!(
+                "linear: {leading:?} rows of {o} results do not fit into memory; pass fewer rows"
+            ),
+        }
+    }
+
+    /// The packed matrix, if `x` can be multiplied by it.
+    pub(crate) fn packed_for(&self, x: &Tensor) -> Option<&PackedMatrix> {
+        match &self.stored {
+            Stored::Packed(matrix) if x.dtype() == DType::F32 && !x.track_op() => Some(matrix),
+            _ => None,
+        }
+    }
+}
+
+impl std::fmt::Debug for LinearWeights {
+    /// Sizes and form, without the elements.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let dims: Vec<_> = (0..self.projections()).map(|i| self.dims(i)).collect();
+        write!(f, "LinearWeights({dims:?}, {:?}, {:?})", self.dtype(), self.form())
+    }
+}
