@@ -9,7 +9,7 @@ use bert_tokenize::BertTokenizer;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::load::{LoadOptions, LoadReport, PreTrainedModel};
+use crate::load::pretrained::{LoadOptions, LoadReport, PreTrainedModel};
 
 /// Loads configurations. Hugging Face: `AutoConfig`.
 pub struct AutoConfig;

@@ -9,13 +9,13 @@ use bert_core::BertConfig;
 use bert_tokenize::{BertTokenizer, TokenizerFiles};
 
 use crate::error::{Error, Result};
+use crate::files::safetensors::SafetensorsFile;
+use crate::files::torch::TorchFile;
+use crate::files::weight_file::WeightFile;
 use crate::hub;
-use crate::hub_id::is_id;
-use crate::hub_options::{DownloadProgress, HubOptions};
-use crate::safetensors::SafetensorsFile;
-use crate::torch_file::TorchFile;
-use crate::weight_file::WeightFile;
-use crate::weights::shards;
+use crate::hub::id::is_id;
+use crate::hub::options::{DownloadProgress, HubOptions};
+use crate::load::backend::shards;
 
 /// The files of one model: a folder, a repository on the hub, or bytes in memory.
 ///

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use candle_core::{DType, DeviceLocation};
 
-use crate::load::Mismatch;
+use crate::load::pretrained::Mismatch;
 
 /// What this crate's functions return.
 pub type Result<T> = std::result::Result<T, Error>;

@@ -38,23 +38,14 @@
 //! * `hub` (default): download from the Hugging Face hub.
 //! * `cuda`, `metal`, `accelerate`: Candle's backends. None of them changes what a model computes.
 
-mod aside;
 mod auto;
 mod checkpoint;
 mod device;
 mod error;
-mod hub_id;
-mod hub_options;
-mod load;
-mod pickle;
-mod safetensors;
-mod save;
-mod torch_file;
-mod weight_file;
-mod weights;
-
-#[cfg_attr(not(feature = "hub"), path = "hub_disabled.rs")]
+mod files;
 mod hub;
+mod load;
+mod save;
 
 pub use auto::{
     AnyModel, AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM,
@@ -85,8 +76,8 @@ pub use candle_nn::VarMap;
 pub use checkpoint::Checkpoint;
 pub use device::{best_device, cuda_device, metal_device};
 pub use error::{Error, Result};
-pub use hub_options::DownloadProgress;
-pub use load::{Conversion, LoadOptions, LoadReport, Mismatch, PreTrainedModel};
+pub use hub::options::DownloadProgress;
+pub use load::pretrained::{Conversion, LoadOptions, LoadReport, Mismatch, PreTrainedModel};
 pub use save::{PreTrainedTokenizer, SaveOptions, load_tensors, save_tensors};
 
 /// The errors of the crates below, as [`Error::Model`], [`Error::Text`] and [`Error::Training`] carry them.

@@ -11,10 +11,10 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 use serde_json::json;
 
-use crate::aside::Aside;
 use crate::error::{Error, Result};
-use crate::safetensors::SafetensorsFile;
-use crate::weight_file::WeightFile;
+use crate::files::atomic::Aside;
+use crate::files::safetensors::SafetensorsFile;
+use crate::files::weight_file::WeightFile;
 
 const WEIGHTS: &str = "model.safetensors";
 const INDEX: &str = "model.safetensors.index.json";

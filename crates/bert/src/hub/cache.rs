@@ -6,11 +6,10 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use hf_hub::{Cache, CacheRepo};
+use hf_hub::{Cache, CacheRepo, Repo};
 
-use super::Repo;
-use crate::aside::shared_file;
 use crate::error::Error;
+use crate::files::atomic::shared_file;
 
 /// The cache of one repository at one revision.
 pub(super) struct CachedRepo {
@@ -20,11 +19,11 @@ pub(super) struct CachedRepo {
 }
 
 impl CachedRepo {
-    pub(super) fn new(cache: &Path, repo: &Repo) -> Self {
+    pub(super) fn new(cache: &Path, repo: Repo) -> Self {
         Self {
-            folder: cache.join(repo.hf_repo().folder_name()),
+            folder: cache.join(repo.folder_name()),
             revision: repo.revision().to_owned(),
-            repo: Cache::new(cache.to_owned()).repo(repo.hf_repo()),
+            repo: Cache::new(cache.to_owned()).repo(repo),
         }
     }
 

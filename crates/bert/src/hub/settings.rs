@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use ureq::http::Uri;
 
-use crate::hub_options::HubOptions;
+use crate::hub::options::HubOptions;
 
 /// What the caller says, or else what huggingface_hub reads from the environment.
 pub(super) struct Settings {

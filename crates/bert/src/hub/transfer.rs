@@ -6,7 +6,7 @@ use std::sync::mpsc;
 use indicatif::{ProgressBar, ProgressStyle};
 use ureq::Body;
 
-use crate::hub_options::{DownloadProgress, HubOptions};
+use crate::hub::options::{DownloadProgress, HubOptions};
 
 /// Bytes that are handed over at a time.
 const CHUNK: usize = 1 << 20;

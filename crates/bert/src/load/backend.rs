@@ -12,8 +12,8 @@ use rand_chacha::ChaCha8Rng;
 use rand_distr::Normal;
 
 use crate::error::{Error, Result};
-use crate::load::{Conversion, LoadOptions, LoadReport, Mismatch};
-use crate::weight_file::{TensorInfo, WeightFile};
+use crate::files::weight_file::{TensorInfo, WeightFile};
+use crate::load::pretrained::{Conversion, LoadOptions, LoadReport, Mismatch};
 
 /// A model that asks for more absent weights than this gets an error at once.
 const MOST_MISSING: usize = 10_000;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::hub_options::HubOptions;
+use crate::hub::options::HubOptions;
 
 /// A model repository that cannot be reached.
 #[derive(Clone, Debug)]

@@ -13,9 +13,9 @@ use candle_nn::{VarBuilder, VarMap};
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result, listing};
+use crate::files::weight_file::WeightFile;
+use crate::load::backend::Weights;
 use crate::save::{SaveOptions, save_model};
-use crate::weight_file::WeightFile;
-use crate::weights::Weights;
 
 /// Where a model goes and what may be missing.
 ///

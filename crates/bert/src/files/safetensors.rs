@@ -17,7 +17,7 @@ use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Vi
 
 use crate::checkpoint::Bytes;
 use crate::error::{Error, Result};
-use crate::weight_file::{TensorInfo, WeightFile};
+use crate::files::weight_file::{TensorInfo, WeightFile};
 
 /// Bytes of the header's length, which stands before the header.
 const LENGTH_BYTES: u64 = 8;

@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use zip::{CompressionMethod, ZipArchive};
 
+use super::pickle::{self, StoredTensor};
 use crate::checkpoint::Bytes;
 use crate::error::{Error, Result};
-use crate::pickle::{self, StoredTensor};
-use crate::weight_file::{TensorInfo, WeightFile};
+use crate::files::weight_file::{TensorInfo, WeightFile};
 
 /// The tensors of one file. Nothing in it is executed.
 pub(crate) struct TorchFile {

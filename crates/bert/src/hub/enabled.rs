@@ -1,9 +1,5 @@
 //! Files of a repository on the Hugging Face hub, from the cache or the network.
 
-mod cache;
-mod settings;
-mod transfer;
-
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
@@ -13,12 +9,12 @@ use hf_hub::RepoType;
 use ureq::http::{HeaderMap, Response, StatusCode};
 use ureq::{Agent, Body};
 
-use self::cache::{CachedRepo, is_file_name};
-use self::settings::Settings;
-use self::transfer::{Bar, read_in_background};
-use crate::aside::shared_file;
+use super::cache::{CachedRepo, is_file_name};
+use super::settings::Settings;
+use super::transfer::{Bar, read_in_background};
 use crate::error::{Error, Result};
-use crate::hub_options::HubOptions;
+use crate::files::atomic::shared_file;
+use crate::hub::options::HubOptions;
 
 /// How long the hub's first answer may take, name look-up and connection included.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
@@ -76,7 +72,7 @@ impl Repo {
             let reason = "there is no home folder for a cache; set HF_HOME";
             return Err(self.unreachable(names[0], Path::new(""), reason));
         };
-        let cache = CachedRepo::new(folder, self);
+        let cache = CachedRepo::new(folder, self.hf_repo());
         let mut out_of_reach = None;
         for (i, name) in names.iter().enumerate() {
             if let Some(path) = cache.get(name) {

@@ -1,0 +1,4 @@
+//! From a checkpoint's files to a model.
+
+pub(crate) mod backend;
+pub(crate) mod pretrained;
