@@ -57,7 +57,7 @@ fn main() -> Result<()> {
         DTypeName::F16 => DType::F16,
         DTypeName::Bf16 => DType::BF16,
     };
-    let options = LoadOptions::new().device(device.clone()).dtype(dtype);
+    let options = LoadOptions::new().with_device(device.clone()).with_dtype(dtype);
 
     let (model, tokenizer) = load(args.model.as_deref(), &options)?;
     let encode = EncodeOptions::new().with_padding(Padding::Longest);
@@ -83,7 +83,7 @@ fn main() -> Result<()> {
 
 /// The named checkpoint; without a name bert-base-uncased, or the built-in one offline.
 fn load(name: Option<&str>, options: &LoadOptions) -> Result<(BertModel, BertTokenizer)> {
-    let named = Checkpoint::named(name.unwrap_or("google-bert/bert-base-uncased"))?;
+    let named = Checkpoint::from_name(name.unwrap_or("google-bert/bert-base-uncased"))?;
     match load_from(&named, options) {
         Err(Error::HubUnreachable { reason, .. }) if name.is_none() => {
             println!("The hub cannot be reached ({reason}); running the built-in checkpoint.");

@@ -61,15 +61,16 @@ fn main() -> Result<()> {
     let (mut train, held_back) = examples(&args)?;
 
     let checkpoint = match &args.model {
-        Some(name) => Checkpoint::named(name)?,
+        Some(name) => Checkpoint::from_name(name)?,
         None => Checkpoint::built_in(),
     };
     let tokenizer = AutoTokenizer::from_pretrained(&checkpoint)?;
-    let mut options = LoadOptions::new().device(best_device()).initialise_missing(args.seed);
+    let mut options =
+        LoadOptions::new().with_device(best_device()).with_missing_initialized(args.seed);
     let config = checkpoint.config()?;
     // A checkpoint that names its classes keeps them.
     if config.id2label.iter().all(|(id, name)| *name == format!("LABEL_{id}")) {
-        options = options.labels(data::classes(&train));
+        options = options.with_labels(data::classes(&train));
     }
     let (mut model, report) =
         BertForSequenceClassification::from_pretrained_with_report(&checkpoint, &options)?;
@@ -90,7 +91,7 @@ fn main() -> Result<()> {
     let rate = args.learning_rate.unwrap_or(if args.model.is_none() { 1e-3 } else { 5e-5 });
     let steps = (args.epochs * train.len().div_ceil(args.batch_size)) as u64;
     let schedule = Schedule::linear(rate, steps / 10, steps)?;
-    let options = AdamWOptions { weight_decay: args.weight_decay, ..AdamWOptions::default() };
+    let options = AdamWOptions::new().with_weight_decay(args.weight_decay);
     let mut optimizer = AdamW::new(&vars, options)?;
     let mut gradients = Gradients::new(&vars);
     let dropout = ForwardOptions::training(args.seed);

@@ -273,7 +273,7 @@ fn caches_of_other_states_dtypes_and_widths_are_errors() {
     assert!(run(&model, &prompt(5)).is_ok());
     let error = run(&model, &prompt(7)).unwrap_err();
     assert_says(&error, &["past_key_values encoder states 5", "expected 7"]);
-    let half = LoadOptions::new().dtype(DType::F16);
+    let half = LoadOptions::new().with_dtype(DType::F16);
     let half = BertLMHeadModel::from_pretrained(&fixture("heads/lm"), &half).unwrap();
     let plain = BertInput::from_ids(ids(&[&[1, 2]]));
     assert_says(&run(&half, &plain).unwrap_err(), &["past_key_values has dtype F32", "F16"]);

@@ -62,8 +62,8 @@ fn files_before_pytorch_1_6_are_refused_with_the_command_that_converts_them() {
 #[test]
 fn a_bare_model_loads_into_one_with_heads_when_new_heads_are_asked_for() {
     let error = load(&fixture("base")).unwrap_err();
-    assert_says(&error, &["cls.predictions.bias", "initialise_missing"]);
-    let options = LoadOptions::new().initialise_missing(3);
+    assert_says(&error, &["cls.predictions.bias", "with_missing_initialized"]);
+    let options = LoadOptions::new().with_missing_initialized(3);
     let (model, report) =
         BertForPreTraining::from_pretrained_with_report(&fixture("base"), &options).unwrap();
     assert_eq!(report.missing.len(), 7);
@@ -163,11 +163,11 @@ fn foreign_prefixes_are_renamed_when_asked_for() {
     std::fs::copy(fixture("base/config.json"), folder.path().join("config.json")).unwrap();
     let load = |options| BertModel::from_pretrained_with_report(folder.path(), &options);
     assert_says(&load(LoadOptions::new()).unwrap_err(), &["student.", "55 of the model's weights"]);
-    let (_, report) = load(LoadOptions::new().rename_prefix("student.", "")).unwrap();
+    let (_, report) = load(LoadOptions::new().with_renamed_prefix("student.", "")).unwrap();
     assert_eq!((report.renamed.len(), report.unused.len()), (55, 0));
     let two = LoadOptions::new()
-        .rename_prefix("student.pooler.dense.weight", "pooler.dense.bias")
-        .rename_prefix("student.", "");
+        .with_renamed_prefix("student.pooler.dense.weight", "pooler.dense.bias")
+        .with_renamed_prefix("student.", "");
     assert_says(
         &load(two).unwrap_err(),
         &["pooler.dense.weight", "have the same name", "rename_prefix"],
@@ -186,9 +186,9 @@ fn mismatched_weights_are_drawn_when_asked_for() {
     let error = load(LoadOptions::new()).unwrap_err();
     assert_says(
         &error,
-        &["word_embeddings.weight ([60, 32] in place of [70, 32])", "initialise_missing"],
+        &["word_embeddings.weight ([60, 32] in place of [70, 32])", "with_missing_initialized"],
     );
-    let (_, report) = load(LoadOptions::new().initialise_missing(1)).unwrap();
+    let (_, report) = load(LoadOptions::new().with_missing_initialized(1)).unwrap();
     let mismatch = &report.mismatched[0];
     assert_eq!((&mismatch.got[..], &mismatch.expected[..]), (&[60, 32][..], &[70, 32][..]));
     assert!(report.to_string().starts_with("54 weights of the checkpoint were used."), "{report}");

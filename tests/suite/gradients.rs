@@ -11,7 +11,7 @@ fn compare<M: PreTrainedModel + Parameters>(
     loss: impl Fn(&M, &Case, &ForwardOptions) -> Tensor,
 ) {
     let folder = fixture(folder);
-    let options = LoadOptions::new().dtype(DType::F64);
+    let options = LoadOptions::new().with_dtype(DType::F64);
     let (model, vars) = M::from_pretrained_trainable(&folder, &options).unwrap();
     let mut case = cases(&folder.join("cases.safetensors")).remove(case).unwrap();
     case.widen();

@@ -223,7 +223,8 @@ fn losses_are_finite_and_right_in_half_precision() {
     for dtype in [DType::F16, DType::BF16] {
         let folder = fixture("heads/masked_lm");
         let model =
-            BertForMaskedLM::from_pretrained(&folder, &LoadOptions::new().dtype(dtype)).unwrap();
+            BertForMaskedLM::from_pretrained(&folder, &LoadOptions::new().with_dtype(dtype))
+                .unwrap();
         let case = cases(&folder.join("cases.safetensors")).remove("words").unwrap();
         let labels = &case.labels["labels"];
         let (loss, _) =

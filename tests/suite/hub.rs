@@ -111,7 +111,7 @@ fn files_are_downloaded_once_into_the_layout_of_huggingface_hub() {
     assert!(!files(cache.path()).iter().any(|path| path.to_string_lossy().contains("incomplete")));
 
     let asked = server.requests().len();
-    load(&checkpoint(&server, cache.path()).local_files_only()).unwrap();
+    load(&checkpoint(&server, cache.path()).with_local_files_only()).unwrap();
     // What the repository does not have is remembered too.
     load(&checkpoint(&server, cache.path())).unwrap();
     assert_eq!(server.requests().len(), asked, "{:?}", server.requests());
@@ -388,7 +388,8 @@ fn nobody_at_the_address_is_told_at_once() {
 #[test]
 fn without_the_network_only_the_cache_counts() {
     let cache = tempfile::tempdir().unwrap();
-    let offline = Checkpoint::from_hub(ID).unwrap().with_cache_dir(cache.path()).local_files_only();
+    let offline =
+        Checkpoint::from_hub(ID).unwrap().with_cache_dir(cache.path()).with_local_files_only();
     let error = AutoConfig::from_pretrained(&offline).unwrap_err();
     let Error::HubUnreachable { reason, .. } = &error else { panic!("{error}") };
     assert_eq!(reason, "local_files_only is set");

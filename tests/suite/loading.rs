@@ -78,7 +78,10 @@ fn missing_weights_are_an_error_that_lists_them_all() {
     let error = refusal(folder.path());
     let Error::MissingWeights { missing, .. } = &error else { panic!("{error}") };
     assert_eq!(*missing, ["pooler.dense.weight", "pooler.dense.bias"]);
-    assert_says(&error, &["2 of the model's weights", "pooler.dense.bias", "initialise_missing"]);
+    assert_says(
+        &error,
+        &["2 of the model's weights", "pooler.dense.bias", "with_missing_initialized"],
+    );
     assert!(
         BertModel::from_pretrained(folder.path(), &LoadOptions::new().without_pooling_layer())
             .is_ok()
@@ -91,7 +94,7 @@ fn missing_weights_are_drawn_when_asked_for() {
     weights.retain(|name, _| !name.starts_with("pooler") && !name.starts_with("encoder.layer.1."));
     let folder = folder_with(&weights);
     let load = |seed| {
-        let options = LoadOptions::new().initialise_missing(seed);
+        let options = LoadOptions::new().with_missing_initialized(seed);
         BertModel::from_pretrained_with_report(folder.path(), &options).unwrap()
     };
     let (model, report) = load(1);
@@ -103,7 +106,7 @@ fn missing_weights_are_drawn_when_asked_for() {
 #[test]
 fn the_padding_row_is_drawn_as_zeros() {
     let folder = folder_with(&Weights::new());
-    let options = LoadOptions::new().initialise_missing(1);
+    let options = LoadOptions::new().with_missing_initialized(1);
     let model = BertModel::from_pretrained(folder.path(), &options).unwrap();
     let run = |input: BertInput| model.forward(&input).unwrap().last_hidden_state;
     let zeros = Tensor::zeros((1, 1, 32), DType::F32, &Device::Cpu).unwrap();
@@ -131,7 +134,8 @@ fn integer_weights_are_an_error() {
     let integers = Tensor::zeros((32, 32), DType::U8, &Device::Cpu).unwrap();
     weights.insert("pooler.dense.weight".to_owned(), integers);
     assert_says(&refusal(folder_with(&weights).path()), &["pooler.dense.weight", "U8", "F32"]);
-    let error = BertModel::from_pretrained(&fixture("base"), &LoadOptions::new().dtype(DType::U8));
+    let error =
+        BertModel::from_pretrained(&fixture("base"), &LoadOptions::new().with_dtype(DType::U8));
     assert_says(&error.unwrap_err(), &["loaded as U8 on Cpu", "BF16"]);
 }
 
@@ -202,7 +206,8 @@ fn half_precision_files_load_in_any_dtype() {
         .collect();
     let folder = folder_with(&weights);
     for dtype in [DType::F32, DType::F16, DType::BF16, DType::F64] {
-        let model = BertModel::from_pretrained(folder.path(), &LoadOptions::new().dtype(dtype));
+        let model =
+            BertModel::from_pretrained(folder.path(), &LoadOptions::new().with_dtype(dtype));
         assert_eq!(output(&model.unwrap()).dtype(), dtype);
     }
 }

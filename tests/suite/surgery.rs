@@ -165,7 +165,7 @@ fn layers_that_were_taken_away_are_not_saved() {
 
 #[test]
 fn answers_have_a_first_and_a_last_token_and_nothing_else() {
-    let options = LoadOptions::new().labels(["a", "b", "c"]).initialise_missing(0);
+    let options = LoadOptions::new().with_labels(["a", "b", "c"]).with_missing_initialized(0);
     let error = BertForQuestionAnswering::from_pretrained(&fixture("base"), &options).unwrap_err();
     assert_says(&error, &["id2label is 3 classes", "expected 2"]);
 }
@@ -257,7 +257,7 @@ fn shards_hold_what_one_file_holds_and_replace_it() {
     one.save_pretrained(path, &SaveOptions::new()).unwrap();
     assert_eq!(files(), ["config.json", "model.safetensors", "notes.txt"]);
 
-    other.save_pretrained(path, &SaveOptions::new().max_shard_size(50_000)).unwrap();
+    other.save_pretrained(path, &SaveOptions::new().with_max_shard_size(50_000)).unwrap();
     let names = files();
     assert!(names.contains(&"model.safetensors.index.json".to_owned()), "{names:?}");
     assert!(names.contains(&"model-00001-of-00003.safetensors".to_owned()), "{names:?}");
@@ -267,7 +267,7 @@ fn shards_hold_what_one_file_holds_and_replace_it() {
     }
     let loaded = BertModel::from_pretrained(path, &LoadOptions::new()).unwrap();
     assert_same("words", loaded.get_input_embeddings(), other.get_input_embeddings());
-    other.save_pretrained(path, &SaveOptions::new().max_shard_size(90_000)).unwrap();
+    other.save_pretrained(path, &SaveOptions::new().with_max_shard_size(90_000)).unwrap();
     let shards = || files().into_iter().filter(|name| name.starts_with("model-")).count();
     assert_eq!(shards(), 2, "those of the earlier save go");
 
@@ -288,7 +288,7 @@ fn half_precision_is_saved_as_it_is() {
         model.save_pretrained(folder.path(), &SaveOptions::new()).unwrap();
         let config = AutoConfig::from_pretrained(folder.path()).unwrap();
         assert_eq!(config.dtype.as_deref(), Some(name));
-        let options = LoadOptions::new().dtype(dtype);
+        let options = LoadOptions::new().with_dtype(dtype);
         let (again, report) =
             BertModel::from_pretrained_with_report(folder.path(), &options).unwrap();
         assert!(report.converted.is_empty(), "{report}");
@@ -332,6 +332,6 @@ fn a_save_that_cannot_be_written_says_so_and_leaves_what_was_there() {
     let file = folder.path().join("file");
     std::fs::write(&file, "a file").unwrap();
     let error = load::<BertModel>("base").save_pretrained(&file, &SaveOptions::new()).unwrap_err();
-    assert_says(&error, &["cannot save to", "file", "choose another place"]);
+    assert_says(&error, &["cannot save to", "file", "choose another folder"]);
     assert_eq!(std::fs::read_to_string(&file).unwrap(), "a file");
 }

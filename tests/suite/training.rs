@@ -17,7 +17,7 @@ fn ten_steps(folder: &str) -> (HashMap<String, Tensor>, Schedule) {
 }
 
 fn optimizer(vars: &VarMap) -> AdamW {
-    AdamW::new(vars, AdamWOptions { weight_decay: 0.1, ..AdamWOptions::default() }).unwrap()
+    AdamW::new(vars, AdamWOptions::new().with_weight_decay(0.1)).unwrap()
 }
 
 fn batch(fixture: &HashMap<String, Tensor>, step: u64) -> (BertInput, &Tensor) {
@@ -86,7 +86,7 @@ fn assert_trained<M: Labeled>(model: &M, losses: &[f64], folder: &str, tolerance
 }
 
 fn load<M: Labeled>(folder: &str, dtype: DType) -> (M, VarMap) {
-    M::from_pretrained_trainable(&fixture(folder), &LoadOptions::new().dtype(dtype)).unwrap()
+    M::from_pretrained_trainable(&fixture(folder), &LoadOptions::new().with_dtype(dtype)).unwrap()
 }
 
 /// Ten steps, then the same with a stop in the middle, then frozen.
@@ -106,7 +106,7 @@ where
     first.save_pretrained(saved.path(), &SaveOptions::new()).unwrap();
     let state = saved.path().join("optimizer.safetensors");
     save_tensors(&before.state().unwrap(), &state).unwrap();
-    let options = LoadOptions::new().dtype(DType::F64);
+    let options = LoadOptions::new().with_dtype(DType::F64);
     let (second, vars) = M::from_pretrained_trainable(saved.path(), &options).unwrap();
     let mut after = optimizer(&vars);
     after.restore(&load_tensors(&state).unwrap()).unwrap();

@@ -1,12 +1,13 @@
-//! What a tokenizer makes of texts.
+//! Texts as tokens, and tokens as tensors.
 
-use bert_core::BertInput;
+use bert_core::{BertInput, PackedInput};
 use candle_core::{Device, Tensor};
 
 use crate::error::{Error, Result};
 
 /// One text, or pair of texts, as tokens. Every list has one entry per token.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Encoding {
     /// The tokens' ids.
     pub ids: Vec<u32>,
@@ -16,15 +17,16 @@ pub struct Encoding {
     pub type_ids: Vec<u32>,
     /// 1 for tokens, 0 for padding.
     pub attention_mask: Vec<u32>,
-    /// 1 for tokens that are not of the text: `[CLS]`, `[SEP]`, padding.
+    /// 1 for tokens that are not from the text: `[CLS]`, `[SEP]`, padding.
     pub special_tokens_mask: Vec<u32>,
-    /// Where a token begins and ends in its text, in the unit of
-    /// [`EncodeOptions::offsets`](crate::EncodeOptions::offsets); `(0, 0)` for tokens that are not of the text.
+    /// The start and end of a token in its text, in the unit of
+    /// [`EncodeOptions::offsets`](crate::EncodeOptions::offsets); `(0, 0)` for tokens that are not from
+    /// the text.
     pub offsets: Vec<(usize, usize)>,
 }
 
 impl Encoding {
-    /// The number of tokens, padding included.
+    /// The number of tokens, including padding.
     pub fn len(&self) -> usize {
         self.ids.len()
     }
@@ -50,13 +52,16 @@ impl From<tokenizers::Encoding> for Encoding {
 
 /// One or more texts as tokens. Hugging Face: `BatchEncoding`.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct BatchEncoding {
-    /// The texts in the order they were given: B of them.
+    /// The texts in the order in which they were given: B of them.
     pub encodings: Vec<Encoding>,
+    /// The tokenizer's id of padding.
+    pub pad_token_id: Option<u32>,
 }
 
 impl BatchEncoding {
-    /// Ids, types and mask as tensors on `device`: `[B, S]` each, U32.
+    /// Ids, types and mask as tensors on `device`, `[B, S]` each, U32, and the id of padding.
     ///
     /// # Errors
     /// [`Error::EmptyBatch`] for no texts and [`Error::Ragged`] for texts of different lengths.
@@ -69,8 +74,39 @@ impl BatchEncoding {
             let values: Vec<u32> = self.encodings.iter().flat_map(list).copied().collect();
             Tensor::from_vec(values, (self.encodings.len(), s), device)
         };
-        Ok(BertInput::from_ids(tensor(|encoding| &encoding.ids)?)
+        let mut input = BertInput::from_ids(tensor(|encoding| &encoding.ids)?)
             .with_token_type_ids(tensor(|encoding| &encoding.type_ids)?)
-            .with_attention_mask(tensor(|encoding| &encoding.attention_mask)?))
+            .with_attention_mask(tensor(|encoding| &encoding.attention_mask)?);
+        input.pad_token_id = self.pad_token_id;
+        Ok(input)
+    }
+
+    /// The tokens without padding, one text after the other: ids, types and positions as tensors on
+    /// `device`, `[T]` each, U32. Texts may have different lengths. A token's position is its index in
+    /// its text, counting padding before it, so the numbers are those of [`BatchEncoding::to_input`].
+    ///
+    /// # Errors
+    /// [`Error::EmptyBatch`] for no texts and [`Error::NoTokens`] for a text without tokens.
+    pub fn to_packed(&self, device: &Device) -> Result<PackedInput> {
+        if self.encodings.is_empty() {
+            return Err(Error::EmptyBatch);
+        }
+        let (mut ids, mut types, mut positions) = (Vec::new(), Vec::new(), Vec::new());
+        let mut cumulative_lengths = vec![0];
+        for (row, encoding) in self.encodings.iter().enumerate() {
+            let start = ids.len();
+            for i in (0..encoding.len()).filter(|i| encoding.attention_mask[*i] == 1) {
+                ids.push(encoding.ids[i]);
+                types.push(encoding.type_ids[i]);
+                positions.push(i as u32);
+            }
+            if ids.len() == start {
+                return Err(Error::NoTokens { row });
+            }
+            cumulative_lengths.push(ids.len());
+        }
+        Ok(PackedInput::new(Tensor::new(ids, device)?, cumulative_lengths)
+            .with_token_type_ids(Tensor::new(types, device)?)
+            .with_position_ids(Tensor::new(positions, device)?))
     }
 }

@@ -1,6 +1,6 @@
 //! What can go wrong between a text and its tensors.
 
-/// What bert-tokenize's functions return.
+/// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// An error that says what was got, what was expected and, where there is one, the way out.
@@ -20,7 +20,7 @@ pub enum Error {
     File {
         /// The file.
         file: &'static str,
-        /// What is wrong with it.
+        /// What is wrong.
         reason: String,
     },
 
@@ -33,9 +33,9 @@ pub enum Error {
     AddedToken {
         /// The token.
         content: String,
-        /// The id it would get.
+        /// The id in the vocabulary.
         got: Option<u32>,
-        /// The id the file gives it.
+        /// The id in the file.
         expected: u32,
     },
 
@@ -50,23 +50,23 @@ pub enum Error {
     MaxLength {
         /// The length asked for.
         got: usize,
-        /// How many special tokens the tokenizer adds.
+        /// The number of special tokens that the tokenizer adds.
         special: usize,
     },
 
-    /// Truncating one text of a pair would have to remove all of it, or there is no such text.
+    /// Truncating one text of a pair would remove all of it, or there is no such text.
     #[error(
-        "text {row} cannot be truncated to {max_length} tokens by shortening the {which} text only: {reason}; \
-         use TruncationStrategy::LongestFirst"
+        "text {row} cannot be truncated to {max_length} tokens by shortening the {which} text only: \
+         {reason}; use TruncationStrategy::LongestFirst"
     )]
     Truncation {
-        /// The text's place in the batch.
+        /// The text's index in the batch.
         row: usize,
         /// The length asked for.
         max_length: usize,
         /// `first` or `second`.
         which: &'static str,
-        /// Why not.
+        /// The reason.
         reason: &'static str,
     },
 
@@ -74,7 +74,7 @@ pub enum Error {
     #[error("padding is asked for, but the tokenizer has no [PAD] token")]
     NoPadToken,
 
-    /// Padding to more tokens than any model reads.
+    /// Padding to more tokens than any model reads is asked for.
     #[error("padding to {got} tokens is asked for, expected at most {most}")]
     PaddingLength {
         /// The length asked for.
@@ -87,9 +87,17 @@ pub enum Error {
     #[error("the batch has no texts, expected at least one")]
     EmptyBatch,
 
-    /// The texts of a batch have different lengths, so they make no tensor.
+    /// A text has no tokens.
+    #[error("text {row} has no tokens, expected at least one; leave it out or add special tokens")]
+    NoTokens {
+        /// Its index in the batch.
+        row: usize,
+    },
+
+    /// The texts of a batch have different lengths.
     #[error(
-        "text 0 has {first} tokens and text {row} has {got}; pad them to one length, for example with Padding::Longest"
+        "text 0 has {first} tokens and text {row} has {got}; pad them to one length, for example with \
+         Padding::Longest"
     )]
     Ragged {
         /// Tokens of the first text.
@@ -100,7 +108,7 @@ pub enum Error {
         got: usize,
     },
 
-    /// Tensors could not be made on the device.
+    /// The device cannot make tensors.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
 }

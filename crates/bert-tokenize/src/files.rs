@@ -13,10 +13,10 @@ use crate::error::{Error, Result};
 
 /// The contents of a tokenizer's files; absent ones are `None`. One of the first two is needed.
 ///
-/// As in transformers, the vocabulary comes from `tokenizer.json` where there is one and from
-/// `vocab.txt` otherwise, and what `tokenizer_config.json` says of lower case, accents, Chinese
-/// characters and special tokens counts more than what `tokenizer.json` says. What it does not
-/// say is left as `tokenizer.json` has it; transformers then assumes lower case.
+/// As in transformers, the vocabulary comes from `tokenizer.json` or, without it, from `vocab.txt`.
+/// `tokenizer_config.json` overrides what `tokenizer.json` says of lower case, accents, Chinese
+/// characters and special tokens. Where it says nothing, `tokenizer.json` decides; transformers then
+/// assumes lower case.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokenizerFiles<'a> {
     /// `tokenizer.json`.
@@ -25,8 +25,7 @@ pub struct TokenizerFiles<'a> {
     pub vocab: Option<&'a [u8]>,
     /// `tokenizer_config.json`.
     pub tokenizer_config: Option<&'a [u8]>,
-    /// `special_tokens_map.json`; counts more than the config where that has no
-    /// `added_tokens_decoder`.
+    /// `special_tokens_map.json`. It overrides a config without `added_tokens_decoder`.
     pub special_tokens_map: Option<&'a [u8]>,
     /// `added_tokens.json`.
     pub added_tokens: Option<&'a [u8]>,
@@ -41,11 +40,10 @@ const NAMED: [(&str, &str); 5] = [
     ("mask_token", "[MASK]"),
 ];
 
-/// A tokenizer, and what it does not know of itself.
+/// A tokenizer, and what [`Tokenizer`] does not hold.
 pub(crate) struct Built {
     pub(crate) tokenizer: Tokenizer,
-    pub(crate) pad_token: String,
-    /// The special tokens that have a name: the name, then the token.
+    /// The special tokens that have a name and are in the vocabulary: the name, then the token.
     pub(crate) named: Vec<(&'static str, String)>,
     /// `tokenizer_config.json`.
     pub(crate) config: Map<String, Value>,
@@ -70,7 +68,7 @@ impl TokenizerFiles<'_> {
         });
         let named = named.into_iter().filter(|(_, token)| tokenizer.token_to_id(token).is_some());
         let named = named.collect();
-        Ok(Built { tokenizer, pad_token, named, config: config.config })
+        Ok(Built { tokenizer, named, config: config.config })
     }
 }
 
@@ -79,7 +77,7 @@ struct Settings {
     config: Map<String, Value>,
     /// The special tokens that a file names.
     named: BTreeMap<&'static str, AddedToken>,
-    /// Other tokens, with the ids they must get where a file says.
+    /// Other tokens, with their ids if a file says them.
     added: Vec<(Option<u32>, AddedToken)>,
 }
 
@@ -98,7 +96,8 @@ impl Settings {
         }
         let mut added = Vec::new();
         for (id, value) in decoder.into_iter().flatten() {
-            let id = id.parse().map_err(|_| bad("tokenizer_config.json", "an id is no number"))?;
+            let id =
+                id.parse().map_err(|_| bad("tokenizer_config.json", "an id is not a number"))?;
             if let Some(token) = token(value, false) {
                 added.push((Some(id), token));
             }
@@ -114,7 +113,7 @@ impl Settings {
         if decoder.is_none() {
             for (content, id) in object("added_tokens.json", files.added_tokens)? {
                 let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
-                let id = id.ok_or_else(|| bad("added_tokens.json", "an id is no number"))?;
+                let id = id.ok_or_else(|| bad("added_tokens.json", "an id is not a number"))?;
                 let special = named.values().chain(&extra).any(|token| token.content == content);
                 added.push((Some(id), AddedToken::from(content, special)));
             }
@@ -128,7 +127,7 @@ impl Settings {
         self.config.get(key).and_then(Value::as_bool)
     }
 
-    /// `tokenizer.json` with what the config says of the normalizer and of special tokens.
+    /// `tokenizer.json` with the config's normalizer and special tokens.
     fn adjust(&self, tokenizer: &[u8]) -> Result<Tokenizer> {
         let mut tokenizer = Tokenizer::from_bytes(tokenizer).map_err(Error::Syntax)?;
         if let Some(NormalizerWrapper::BertNormalizer(stored)) = tokenizer.get_normalizer() {
@@ -149,7 +148,7 @@ impl Settings {
         Ok(tokenizer)
     }
 
-    /// The text of a special token: what a file says, or the default.
+    /// The text of a special token: that of a file, or the default.
     fn content(&self, name: &str) -> String {
         match self.named.get(name) {
             Some(token) => token.content.clone(),
@@ -222,7 +221,7 @@ impl Settings {
         )
     }
 
-    /// Adds the tokens that the files name and the vocabulary does not have as tokens of their own.
+    /// Adds the tokens that the files name.
     fn add_tokens(&self, tokenizer: &mut Tokenizer) -> Result<()> {
         for (id, token) in &self.added {
             tokenizer.add_tokens([token.clone()]).map_err(Error::Syntax)?;
@@ -237,7 +236,7 @@ impl Settings {
     }
 }
 
-/// A token as these files write it: its text, or an object with its text and how it is matched.
+/// A token in these files: its text, or an object with its text and how it is matched.
 fn token(value: &Value, special: bool) -> Option<AddedToken> {
     match value {
         Value::String(content) => Some(AddedToken::from(content.clone(), special)),

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::files::{Built, TokenizerFiles};
 use crate::options::{EncodeOptions, OffsetUnit, Padding, Side, Truncation, TruncationStrategy};
 
-/// The most tokens that a text can be padded to: far more than any BERT reads.
+/// The most tokens that a text can be padded to: far more than the positions of any BERT.
 const MOST_PADDED: usize = 1 << 20;
 
 /// A text, or a pair of texts that one sequence holds.
@@ -31,6 +31,12 @@ impl<'a> From<&'a str> for Text<'a> {
     }
 }
 
+impl<'a> From<&&'a str> for Text<'a> {
+    fn from(text: &&'a str) -> Self {
+        Self::Single(text)
+    }
+}
+
 impl<'a> From<&'a String> for Text<'a> {
     fn from(text: &'a String) -> Self {
         Self::Single(text)
@@ -43,20 +49,36 @@ impl<'a> From<(&'a str, &'a str)> for Text<'a> {
     }
 }
 
+impl<'a> From<&(&'a str, &'a str)> for Text<'a> {
+    fn from((first, second): &(&'a str, &'a str)) -> Self {
+        Self::Pair(first, second)
+    }
+}
+
+impl<'a> From<&'a (String, String)> for Text<'a> {
+    fn from((first, second): &'a (String, String)) -> Self {
+        Self::Pair(first, second)
+    }
+}
+
+impl<'a> From<&Text<'a>> for Text<'a> {
+    fn from(text: &Text<'a>) -> Self {
+        *text
+    }
+}
+
 /// Texts to token ids and back. Hugging Face: `BertTokenizer`.
 ///
-/// Truncation and padding are what a call asks for. Those that a `tokenizer.json` carries are
-/// ignored: they would cut texts without a word.
+/// Truncation and padding happen when a call asks for them. Those that a `tokenizer.json` contains are
+/// ignored: they would cut texts silently.
 #[derive(Clone, Debug)]
 pub struct BertTokenizer {
     /// Normalizer, pre-tokenizer, vocabulary and decoder only.
     tokens: Tokenizer,
     special_tokens: Option<PostProcessorWrapper>,
-    /// The padding token and its id.
-    pad: Option<(String, u32)>,
-    /// The special tokens that have a name: the name, then the token.
+    /// The special tokens that have a name and are in the vocabulary: the name, then the token.
     named: Vec<(&'static str, String)>,
-    /// What `tokenizer_config.json` says, to be saved again.
+    /// `tokenizer_config.json`, to be saved again.
     config: Map<String, Value>,
 }
 
@@ -75,13 +97,12 @@ impl BertTokenizer {
     /// [`Error::NoVocabulary`] without `tokenizer.json` and `vocab.txt`; [`Error::Syntax`],
     /// [`Error::File`] and [`Error::AddedToken`] when files are broken or contradict each other.
     pub fn from_files(files: &TokenizerFiles) -> Result<Self> {
-        let Built { tokenizer: mut tokens, pad_token, named, config } = files.build()?;
-        let pad = tokens.token_to_id(&pad_token).map(|id| (pad_token, id));
+        let Built { tokenizer: mut tokens, named, config } = files.build()?;
         let special_tokens = tokens.get_post_processor().cloned();
         tokens.with_padding(None);
         tokens.with_post_processor(None::<PostProcessorWrapper>);
         tokens.with_truncation(None).map_err(Error::Syntax)?;
-        Ok(Self { tokens, special_tokens, pad, named, config })
+        Ok(Self { tokens, special_tokens, named, config })
     }
 
     /// Encodes one text or pair.
@@ -96,7 +117,9 @@ impl BertTokenizer {
         self.encode_batch([text], options)
     }
 
-    /// Encodes texts or pairs, in parallel. No texts give no encodings.
+    /// Encodes texts or pairs in parallel. Without texts the batch is empty.
+    ///
+    /// `texts` may be `&[&str]`, `&Vec<String>`, arrays, or iterators of texts, pairs or [`Text`]s.
     ///
     /// # Errors
     /// [`Error::MaxLength`] and [`Error::Truncation`] when a text cannot be cut as asked,
@@ -137,13 +160,16 @@ impl BertTokenizer {
             encodings.push(self.add_special_tokens(first, second, options)?);
         }
         self.pad(&mut encodings, options)?;
-        Ok(BatchEncoding { encodings: encodings.into_iter().map(Into::into).collect() })
+        Ok(BatchEncoding {
+            encodings: encodings.into_iter().map(Into::into).collect(),
+            pad_token_id: self.pad_token_id(),
+        })
     }
 
-    /// The text that `ids` came from, as far as the vocabulary tells.
+    /// The text of `ids`, as far as the vocabulary tells.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] when the decoder fails. Ids that are not in the vocabulary are skipped.
+    /// [`Error::Tokenizer`] when the decoder fails. Ids outside the vocabulary are skipped.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
         self.tokens.decode(ids, false).map_err(Error::Tokenizer)
     }
@@ -166,8 +192,9 @@ impl BertTokenizer {
         self.tokens.id_to_token(id)
     }
 
-    /// Adds words that are never split, and returns how many of them the vocabulary did not have. A
-    /// model needs rows for them: `resize_token_embeddings(tokenizer.vocab_size())`. Hugging Face: `add_tokens`.
+    /// Adds words that are never split. Returns the number of words that the vocabulary did not have.
+    /// A model needs rows for them: `resize_token_embeddings(tokenizer.vocab_size())`. Hugging Face:
+    /// `add_tokens`.
     ///
     /// # Errors
     /// [`Error::Tokenizer`] when the tokenizer refuses them.
@@ -181,11 +208,11 @@ impl BertTokenizer {
         Ok(self.vocab_size() - before)
     }
 
-    /// The files that [`BertTokenizer::from_files`] reads this tokenizer from, and transformers too:
-    /// names and contents of `tokenizer.json` and `tokenizer_config.json`.
+    /// The names and contents of `tokenizer.json` and `tokenizer_config.json`, from which
+    /// [`BertTokenizer::from_files`] and transformers read this tokenizer.
     ///
     /// # Errors
-    /// [`Error::Tokenizer`] when it cannot be written down.
+    /// [`Error::Tokenizer`] when the tokenizer cannot be serialized.
     pub fn to_files(&self) -> Result<[(&'static str, String); 2]> {
         let mut tokenizer = self.tokens.clone();
         tokenizer.with_post_processor(self.special_tokens.clone());
@@ -212,9 +239,14 @@ impl BertTokenizer {
         Ok([("tokenizer.json", tokenizer), ("tokenizer_config.json", config)])
     }
 
-    /// The number of tokens, added ones included.
+    /// The number of tokens, including added ones.
     pub fn vocab_size(&self) -> usize {
         self.tokens.get_vocab_size(true)
+    }
+
+    fn special_token(&self, name: &str) -> Option<&str> {
+        let found = self.named.iter().find(|(known, _)| *known == name);
+        found.map(|(_, token)| token.as_str())
     }
 
     fn truncate(
@@ -264,7 +296,7 @@ impl BertTokenizer {
         };
         let (mut first, mut second) =
             truncate_encodings(first, second, &params).map_err(Error::Tokenizer)?;
-        // What was cut off would otherwise be combined, each piece of one text with each of the other.
+        // The rest would otherwise be combined: each piece of one text with each piece of the other.
         drop(first.take_overflowing());
         drop(second.as_mut().map(|second| second.take_overflowing()));
         Ok((first, second))
@@ -296,7 +328,9 @@ impl BertTokenizer {
                 return Err(Error::PaddingLength { got: tokens, most: MOST_PADDED });
             }
         }
-        let (pad_token, pad_id) = self.pad.clone().ok_or(Error::NoPadToken)?;
+        let (Some(pad_token), Some(pad_id)) = (self.pad_token(), self.pad_token_id()) else {
+            return Err(Error::NoPadToken);
+        };
         let params = PaddingParams {
             strategy,
             direction: match options.padding_side {
@@ -306,10 +340,44 @@ impl BertTokenizer {
             pad_to_multiple_of: Some(options.pad_to_multiple_of),
             pad_id,
             pad_type_id: 0,
-            pad_token,
+            pad_token: pad_token.to_owned(),
         };
         pad_encodings(encodings, &params).map_err(Error::Tokenizer)
     }
+}
+
+/// The special tokens that have a name, and their ids.
+macro_rules! special_tokens {
+    ($($(#[$doc:meta])* $token:ident, $id:ident;)*) => {
+        impl BertTokenizer {
+            $(
+                $(#[$doc])*
+                pub fn $token(&self) -> Option<&str> {
+                    self.special_token(stringify!($token))
+                }
+
+                #[doc = concat!("The id of [`BertTokenizer::", stringify!($token), "`].")]
+                pub fn $id(&self) -> Option<u32> {
+                    self.token_to_id(self.$token()?)
+                }
+            )*
+        }
+    };
+}
+
+special_tokens! {
+    /// The token that begins a sequence, usually `[CLS]`. `None` if the vocabulary does not have it.
+    cls_token, cls_token_id;
+    /// The token that ends a text, usually `[SEP]`. `None` if the vocabulary does not have it.
+    sep_token, sep_token_id;
+    /// The token in place of a masked word, usually `[MASK]`. `None` if the vocabulary does not have
+    /// it.
+    mask_token, mask_token_id;
+    /// The token for padding, usually `[PAD]`. `None` if the vocabulary does not have it.
+    pad_token, pad_token_id;
+    /// The token in place of an unknown word, usually `[UNK]`. `None` if the vocabulary does not have
+    /// it.
+    unk_token, unk_token_id;
 }
 
 /// A token as `added_tokens_decoder` writes it.

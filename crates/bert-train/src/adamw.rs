@@ -1,6 +1,6 @@
 //! The optimizer.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::VarMap;
@@ -10,20 +10,46 @@ use crate::gradients::{Gradients, named_vars};
 
 /// Settings of [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
 pub struct AdamWOptions {
-    /// How much of the running means of gradients and of their squares stays at each step.
+    /// The decay rates of the running means of gradients and of their squares.
     pub betas: (f64, f64),
     /// Added to the root of the mean square.
     pub eps: f64,
-    /// What share of a parameter, times the learning rate, is taken away at each step.
+    /// At each step, this share of a parameter times the learning rate is subtracted.
     pub weight_decay: f64,
 }
 
 impl Default for AdamWOptions {
     /// β 0.9 and 0.999, ε 1e-8, weight decay 0.01: PyTorch's, and those of Devlin et al. 2018, §A.2,
-    /// but for their ε of 1e-6.
+    /// except for their ε of 1e-6.
     fn default() -> Self {
         Self { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 }
+    }
+}
+
+impl AdamWOptions {
+    /// PyTorch's defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Sets [`AdamWOptions::betas`], each from 0 to below 1.
+    pub fn with_betas(mut self, first: f64, second: f64) -> Self {
+        self.betas = (first, second);
+        self
+    }
+
+    /// Sets [`AdamWOptions::eps`], at least 0.
+    pub fn with_eps(mut self, eps: f64) -> Self {
+        self.eps = eps;
+        self
+    }
+
+    /// Sets [`AdamWOptions::weight_decay`], at least 0.
+    pub fn with_weight_decay(mut self, weight_decay: f64) -> Self {
+        self.weight_decay = weight_decay;
+        self
     }
 }
 
@@ -32,14 +58,14 @@ impl Default for AdamWOptions {
 pub struct ParameterGroup {
     /// As [`AdamWOptions::weight_decay`].
     pub weight_decay: f64,
-    /// What the learning rate is multiplied with, for example less in lower layers.
+    /// The factor of the learning rate, for example smaller in lower layers.
     pub learning_rate_scale: f64,
 }
 
 /// Adam with decoupled weight decay. Loshchilov & Hutter 2019. PyTorch: `torch.optim.AdamW`.
 ///
-/// `θ ← θ (1 − η λ) − η m̂ / (√v̂ + ε)`, with `m̂` and `v̂` the running means of gradients and of
-/// their squares, corrected for having begun at 0. Half-precision parameters have F32 means.
+/// `θ ← θ (1 − η λ) − η m̂ / (√v̂ + ε)`. `m̂` and `v̂` are the running means of gradients and of their
+/// squares, corrected for their start at 0. Half-precision parameters have F32 means.
 #[derive(Clone, Debug)]
 pub struct AdamW {
     options: AdamWOptions,
@@ -51,7 +77,7 @@ struct Parameter {
     name: String,
     var: Var,
     group: ParameterGroup,
-    /// From the first gradient on.
+    /// Absent before the first gradient.
     moments: Option<Moments>,
 }
 
@@ -79,8 +105,8 @@ impl AdamW {
         })
     }
 
-    /// [`AdamW::new`] with the group of each parameter by its name, whose weight decay counts in place
-    /// of the options'.
+    /// [`AdamW::new`] with a group for each parameter, chosen by its name. The group's weight decay
+    /// replaces that of the options.
     ///
     /// # Errors
     /// [`Error::Setting`] for impossible options or groups.
@@ -106,13 +132,13 @@ impl AdamW {
         Ok(Self { options, parameters })
     }
 
-    /// Moves every parameter that has a gradient, and clears the gradients.
+    /// Updates every parameter that has a gradient, and clears the gradients.
     ///
     /// # Errors
     /// [`Error::Setting`] for a learning rate that is not a finite number from 0,
-    /// [`Error::NoGradients`] when no parameter has one, [`Error::NotFinite`] when one is infinite or
-    /// not a number, [`Error::OtherVariable`] when they are those of a model's later variables; no
-    /// parameter is changed then.
+    /// [`Error::NoGradients`] when no parameter has a gradient, [`Error::NotFinite`] when a gradient is
+    /// infinite or not a number, [`Error::OtherVariable`] when the gradients belong to other variables.
+    /// No parameter is changed then.
     pub fn step(&mut self, gradients: &mut Gradients, learning_rate: f64) -> Result<()> {
         check_learning_rate(learning_rate)?;
         let own: HashMap<_, _> =
@@ -134,13 +160,13 @@ impl AdamW {
         if moved { Ok(()) } else { Err(Error::NoGradients { parameters: self.parameters.len() }) }
     }
 
-    /// What the optimizer remembers, in PyTorch's words: `exp_avg.NAME`, `exp_avg_sq.NAME` and
-    /// `step.NAME` of every parameter that has been moved.
+    /// The optimizer's state with PyTorch's names: `exp_avg.NAME`, `exp_avg_sq.NAME` and `step.NAME` of
+    /// every parameter that has been updated.
     ///
     /// # Errors
     /// When Candle cannot allocate.
-    pub fn state(&self) -> Result<BTreeMap<String, Tensor>> {
-        let mut state = BTreeMap::new();
+    pub fn state(&self) -> Result<HashMap<String, Tensor>> {
+        let mut state = HashMap::new();
         for Parameter { name, moments, .. } in &self.parameters {
             if let Some(Moments { step, first, second }) = moments {
                 state.insert(format!("exp_avg.{name}"), first.clone());
@@ -151,10 +177,10 @@ impl AdamW {
         Ok(state)
     }
 
-    /// Remembers what [`AdamW::state`] gave. The next step is then the one that would have followed.
+    /// Restores what [`AdamW::state`] returned. The next step is then the one that would have followed.
     ///
     /// # Errors
-    /// [`Error::State`] when it is the state of other parameters; the optimizer is then as it was.
+    /// [`Error::State`] when it is the state of other parameters; the optimizer is then unchanged.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         let mut restored = Vec::new();
         for parameter in &self.parameters {
@@ -218,7 +244,7 @@ impl Parameter {
                 return Err(Error::State { what });
             }
         }
-        let place = |moment: &Tensor| {
+        let own = |moment: &Tensor| {
             moment.to_device(self.var.device())?.to_dtype(moment_dtype(&self.var))
         };
         let step = step.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
@@ -226,11 +252,11 @@ impl Parameter {
             [step] if (1. ..1e15).contains(&step) && step.fract() == 0. => step as i64,
             _ => return Err(Error::State { what: format!("{step:?} as the step of {name}") }),
         };
-        Ok(Some(Moments { step, first: place(first)?, second: place(second)? }))
+        Ok(Some(Moments { step, first: own(first)?, second: own(second)? }))
     }
 }
 
-/// In which dtype a parameter's means are kept.
+/// The dtype of a parameter's means.
 fn moment_dtype(var: &Var) -> DType {
     if var.dtype() == DType::F64 { DType::F64 } else { DType::F32 }
 }
@@ -255,8 +281,7 @@ mod tests {
     fn the_first_step_has_the_length_of_the_learning_rate() -> Result<()> {
         for dtype in [DType::F64, DType::F32, DType::BF16] {
             let (vars, x) = one(dtype)?;
-            let mut optimizer =
-                AdamW::new(&vars, AdamWOptions { weight_decay: 0.5, ..AdamWOptions::default() })?;
+            let mut optimizer = AdamW::new(&vars, AdamWOptions::new().with_weight_decay(0.5))?;
             let mut gradients = Gradients::new(&vars);
             gradients.accumulate(&(&x * 7.)?)?;
             optimizer.step(&mut gradients, 0.1)?;
@@ -273,8 +298,7 @@ mod tests {
         let names = ["dense.weight", "dense.bias", "LayerNorm.weight"];
         let tensors = names
             .map(|name| vars.get((), name, Init::Const(1.), DType::F64, &Device::Cpu).unwrap());
-        let mut optimizer =
-            AdamW::new(&vars, AdamWOptions { weight_decay: 0.5, ..AdamWOptions::default() })?;
+        let mut optimizer = AdamW::new(&vars, AdamWOptions::new().with_weight_decay(0.5))?;
         let mut gradients = Gradients::new(&vars);
         gradients.accumulate(&((&tensors[0] + &tensors[1])? + &tensors[2])?)?;
         optimizer.step(&mut gradients, 0.1)?;
@@ -302,7 +326,7 @@ mod tests {
 
         vars.data().lock().unwrap()["x.weight"].set(&Tensor::new(start, &Device::Cpu)?)?;
         let mut restored = AdamW::new(&vars, AdamWOptions::default())?;
-        restored.restore(&state.into_iter().collect())?;
+        restored.restore(&state)?;
         assert_eq!(steps(&mut restored, 3)?, expected);
         Ok(())
     }

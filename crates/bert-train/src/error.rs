@@ -1,13 +1,13 @@
 //! What can go wrong in training.
 
-/// What this crate's functions return.
+/// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// An error that says what was got, what was expected and, where there is one, the way out.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A setting has a value that no training can have.
+    /// A setting has an impossible value.
     #[error("{name} is {got}, expected {expected}")]
     Setting {
         /// The setting.
@@ -31,7 +31,7 @@ pub enum Error {
          the model that the parameters were taken from, without detach() on the way"
     )]
     NoGradients {
-        /// How many parameters there are.
+        /// The number of parameters.
         parameters: usize,
     },
 
@@ -45,11 +45,11 @@ pub enum Error {
         name: String,
     },
 
-    /// Gradients and optimizer were made for different variables of one name.
+    /// Gradients and optimizer were made for different variables with one name.
     #[error(
         "the gradient of {name} belongs to another variable than the optimizer's; make a new \
-         optimizer from what set_trainable returns, and restore() the old one's state if shapes are \
-         the same"
+         optimizer from what set_trainable returns, and restore() the old optimizer's state if the \
+         shapes are the same"
     )]
     OtherVariable {
         /// The parameter.
@@ -80,7 +80,7 @@ pub(crate) fn check(
     if fits(got) { Ok(()) } else { Err(Error::Setting { name, got, expected }) }
 }
 
-/// Refuses learning rates that are no finite number from 0.
+/// Refuses learning rates that are negative or not finite.
 pub(crate) fn check_learning_rate(got: f64) -> Result<()> {
     check("learning_rate", got, |lr| lr.is_finite() && lr >= 0., "a finite number, at least 0")
 }

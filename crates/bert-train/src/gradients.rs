@@ -8,7 +8,7 @@ use candle_nn::VarMap;
 
 use crate::error::{Error, Result, check};
 
-/// The gradients of some parameters, by name: empty at first and after every step.
+/// The gradients of some parameters, by name. There are none at first and after every step.
 #[derive(Clone, Debug)]
 pub struct Gradients {
     vars: Vec<(String, Var)>,
@@ -21,8 +21,7 @@ impl Gradients {
         Self { vars: named_vars(vars), sums: BTreeMap::new() }
     }
 
-    /// Adds the gradients of `loss`, a single number. For a mean over N batches, give N losses
-    /// divided by N.
+    /// Adds the gradients of `loss`, a scalar. For a mean over N batches, divide each loss by N.
     ///
     /// # Errors
     /// [`Error::LossShape`] when it is not a single number, [`Error::NoGradients`] when it depends on
@@ -57,7 +56,7 @@ impl Gradients {
         present.map(|(name, var)| (name.as_str(), var))
     }
 
-    /// The parameters that no loss so far depends on.
+    /// The parameters without a gradient: no loss so far depends on them.
     pub fn missing(&self) -> impl Iterator<Item = &str> {
         self.vars
             .iter()
@@ -98,13 +97,13 @@ impl Gradients {
         Ok(norm)
     }
 
-    /// Forgets all gradients, for example those of a batch that is to be left out.
+    /// Removes all gradients, for example those of a batch to leave out.
     pub fn clear(&mut self) {
         self.sums.clear();
     }
 }
 
-/// Rows in the dtype of the gradient or F32, their sum in F64.
+/// Summed within rows in F32, or F64 if the gradient is; then in F64.
 fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
     let wide = if gradient.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
     let rows = gradient.to_dtype(wide)?.sqr()?;

@@ -38,7 +38,7 @@ impl Schedule {
         Self::new(peak, warmup, total, Decay::Linear)
     }
 
-    /// Falls from `peak` to 0 at step `total` as half a cosine, and stays there. Loshchilov & Hutter
+    /// Falls from `peak` to 0 at step `total` along half a cosine, and stays at 0. Loshchilov & Hutter
     /// 2017. Hugging Face: `get_cosine_schedule_with_warmup`, which rises again after `total`.
     ///
     /// # Errors
@@ -52,7 +52,7 @@ impl Schedule {
         Ok(Self { peak, warmup, total, decay })
     }
 
-    /// The learning rate of a step; the first is step 0, whose rate is 0 where there is a warm-up.
+    /// The learning rate of a step. Steps are counted from 0; with a warm-up, the rate of step 0 is 0.
     pub fn learning_rate(&self, step: u64) -> f64 {
         if step < self.warmup {
             return self.peak * step as f64 / self.warmup as f64;

@@ -9,7 +9,9 @@ use bert_tokenize::BertTokenizer;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::load::pretrained::{LoadOptions, LoadReport, PreTrainedModel};
+use crate::load::options::LoadOptions;
+use crate::load::pretrained::PreTrainedModel;
+use crate::load::report::LoadReport;
 
 /// Loads configurations. Hugging Face: `AutoConfig`.
 pub struct AutoConfig;
@@ -19,12 +21,10 @@ impl AutoConfig {
     ///
     /// # Errors
     /// As [`Checkpoint::config`].
-    pub fn from_pretrained<C>(checkpoint: C) -> Result<BertConfig>
-    where
-        C: TryInto<Checkpoint>,
-        Error: From<C::Error>,
-    {
-        checkpoint.try_into()?.config()
+    pub fn from_pretrained(
+        checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
+    ) -> Result<BertConfig> {
+        checkpoint.try_into().map_err(Into::into)?.config()
     }
 }
 
@@ -36,12 +36,10 @@ impl AutoTokenizer {
     ///
     /// # Errors
     /// As [`Checkpoint::tokenizer`].
-    pub fn from_pretrained<C>(checkpoint: C) -> Result<BertTokenizer>
-    where
-        C: TryInto<Checkpoint>,
-        Error: From<C::Error>,
-    {
-        checkpoint.try_into()?.tokenizer()
+    pub fn from_pretrained(
+        checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
+    ) -> Result<BertTokenizer> {
+        checkpoint.try_into().map_err(Into::into)?.tokenizer()
     }
 }
 
@@ -90,43 +88,37 @@ impl AutoModel {
     ///
     /// # Errors
     /// As [`PreTrainedModel::from_pretrained`].
-    pub fn from_pretrained<C>(checkpoint: C, options: &LoadOptions) -> Result<BertModel>
-    where
-        C: TryInto<Checkpoint>,
-        Error: From<C::Error>,
-    {
+    pub fn from_pretrained(
+        checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
+        options: &LoadOptions,
+    ) -> Result<BertModel> {
         BertModel::from_pretrained(checkpoint, options)
     }
 
-    /// Loads the class that the first of the config's `architectures` names; [`BertModel`] where it
+    /// Loads the class that the first of the config's `architectures` names, or [`BertModel`] if it
     /// names none.
     ///
     /// # Errors
-    /// [`Error::UnknownArchitecture`] for a class that is not one of [`AnyModel`]'s, and as
+    /// [`Error::UnknownArchitecture`] for a class that [`AnyModel`] does not have, and as
     /// [`PreTrainedModel::from_pretrained`].
-    pub fn from_architecture<C>(checkpoint: C, options: &LoadOptions) -> Result<AnyModel>
-    where
-        C: TryInto<Checkpoint>,
-        Error: From<C::Error>,
-    {
-        let checkpoint = checkpoint.try_into()?;
+    pub fn from_architecture(
+        checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
+        options: &LoadOptions,
+    ) -> Result<AnyModel> {
+        let checkpoint = checkpoint.try_into().map_err(Into::into)?;
         let architectures = checkpoint.config()?.architectures.unwrap_or_default();
         let name = architectures.first().map_or("BertModel", String::as_str);
         load_architecture(name, &checkpoint, options)
     }
 
-    /// [`AutoModel::from_pretrained`], and what checkpoint and model did not share.
+    /// [`AutoModel::from_pretrained`] and a report of what became of the checkpoint's weights.
     ///
     /// # Errors
     /// As [`PreTrainedModel::from_pretrained`].
-    pub fn from_pretrained_with_report<C>(
-        checkpoint: C,
+    pub fn from_pretrained_with_report(
+        checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
         options: &LoadOptions,
-    ) -> Result<(BertModel, LoadReport)>
-    where
-        C: TryInto<Checkpoint>,
-        Error: From<C::Error>,
-    {
+    ) -> Result<(BertModel, LoadReport)> {
         BertModel::from_pretrained_with_report(checkpoint, options)
     }
 }

@@ -1,41 +1,45 @@
-//! Where a model's files are.
+//! The files of a checkpoint.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use bert_core::BertConfig;
 use bert_tokenize::{BertTokenizer, TokenizerFiles};
 
 use crate::error::{Error, Result};
+use crate::files::bytes::Bytes;
 use crate::files::safetensors::SafetensorsFile;
+use crate::files::shards::shards;
 use crate::files::torch::TorchFile;
 use crate::files::weight_file::WeightFile;
-use crate::hub;
+use crate::hub::Repo;
 use crate::hub::id::is_id;
 use crate::hub::options::{DownloadProgress, HubOptions};
-use crate::load::backend::shards;
 
 /// The files of one model: a folder, a repository on the hub, or bytes in memory.
 ///
-/// Wherever a checkpoint is expected, a name does too: a folder's path where there is such a
-/// folder, a hub id otherwise. Files are looked for when they are needed:
+/// Functions that take a checkpoint also take its name: the path of an existing folder, or a hub id.
+/// Files are looked for when they are needed:
 ///
 /// * `config.json`;
-/// * `tokenizer.json`, or else `vocab.txt` with what `tokenizer_config.json`,
-///   `special_tokens_map.json` and `added_tokens.json` say;
+/// * `tokenizer.json`, or else `vocab.txt` with `tokenizer_config.json`, `special_tokens_map.json` and
+///   `added_tokens.json`;
 /// * `model.safetensors`, or else `model.safetensors.index.json` and its shards, or else
-///   `pytorch_model.bin`, or else `pytorch_model.bin.index.json` and its shards.
+///   `pytorch_model.bin`, or else `pytorch_model.bin.index.json` and its shards;
+/// * any other file, with [`Checkpoint::read`].
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     source: Source,
+    /// The first option of the hub that was set although this is not on the hub.
+    unused_option: Option<&'static str>,
 }
 
 #[derive(Clone, Debug)]
 enum Source {
     Dir(PathBuf),
-    Hub(hub::Repo),
+    Hub(Repo),
     Memory(Arc<Memory>),
 }
 
@@ -45,26 +49,31 @@ struct Memory {
     files: BTreeMap<String, Bytes>,
 }
 
-/// The contents of a file in memory, shared and never copied.
-#[derive(Clone)]
-pub(crate) struct Bytes(Arc<Cow<'static, [u8]>>);
-
-impl AsRef<[u8]> for Bytes {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
+/// What a tokenizer is made of.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TokenizerFile {
+    Json,
+    Vocab,
 }
 
-impl std::fmt::Debug for Bytes {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes", self.0.len())
-    }
+/// A format of weights.
+#[derive(Clone, Copy)]
+enum WeightFormat {
+    Safetensors,
+    Torch,
+}
+
+/// One file of weights, or the index of several.
+#[derive(Clone, Copy)]
+enum Weights {
+    File(WeightFormat),
+    Index(WeightFormat),
 }
 
 /// A file of a checkpoint.
 enum File {
     OnDisk(PathBuf),
-    /// With what to call it in errors.
+    /// With its name in errors.
     InMemory(PathBuf, Bytes),
 }
 
@@ -79,7 +88,7 @@ impl File {
         match self {
             Self::OnDisk(path) => match std::fs::read(path) {
                 Ok(bytes) => Ok(Cow::Owned(bytes)),
-                Err(cause) => Err(Error::Io { path: path.clone(), cause }),
+                Err(source) => Err(Error::Io { path: path.clone(), source }),
             },
             Self::InMemory(_, bytes) => Ok(Cow::Borrowed(bytes.as_ref())),
         }
@@ -94,23 +103,23 @@ impl Checkpoint {
     pub fn from_dir(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         if path.is_dir() {
-            Ok(Self { source: Source::Dir(path.to_owned()) })
+            Ok(Self::new(Source::Dir(path.to_owned())))
         } else {
             Err(Error::NoSuchCheckpoint { name: path.display().to_string() })
         }
     }
 
     /// A repository on the Hugging Face hub, like `google-bert/bert-base-uncased`, at its branch
-    /// `main`. Files are taken from the cache and, where they are not there, downloaded into it.
+    /// `main`. Files that the cache lacks are downloaded into it.
     ///
-    /// The environment is read as huggingface_hub reads it: `HF_HOME`, `HF_HUB_CACHE`,
+    /// These variables of the environment work as in huggingface_hub: `HF_HOME`, `HF_HUB_CACHE`,
     /// `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`.
     ///
     /// # Errors
     /// [`Error::NoSuchCheckpoint`] when `id` cannot be the name of a repository.
     pub fn from_hub(id: &str) -> Result<Self> {
         if is_id(id) {
-            Ok(Self { source: Source::Hub(hub::Repo::new(id)) })
+            Ok(Self::new(Source::Hub(Repo::new(id))))
         } else {
             Err(Error::NoSuchCheckpoint { name: id.to_owned() })
         }
@@ -125,8 +134,8 @@ impl Checkpoint {
         Self::in_memory("a checkpoint in memory", files)
     }
 
-    /// The small English checkpoint that this crate carries. It is untrained: its numbers mean
-    /// nothing, but everything runs.
+    /// The small English checkpoint that is part of this crate. It is untrained: everything runs, but
+    /// its numbers mean nothing.
     pub fn built_in() -> Self {
         let files: [(_, &[u8]); 3] = [
             ("config.json", include_bytes!("../built-in/config.json")),
@@ -141,51 +150,59 @@ impl Checkpoint {
         N: Into<String>,
         B: Into<Cow<'static, [u8]>>,
     {
-        let bytes = |bytes: B| Bytes(Arc::new(bytes.into()));
+        let bytes = |bytes: B| Bytes::new(bytes.into());
         let files = files.into_iter().map(|(name, file)| (name.into(), bytes(file))).collect();
-        Self { source: Source::Memory(Arc::new(Memory { name, files })) }
+        Self::new(Source::Memory(Arc::new(Memory { name, files })))
     }
 
-    /// Takes a repository at another branch, tag or commit.
+    fn new(source: Source) -> Self {
+        Self { source, unused_option: None }
+    }
+
+    /// Chooses another branch, tag or commit of a repository.
     ///
-    /// This and the methods below say how to use the hub; they change nothing for a folder.
+    /// This option and those below are for the hub. If the checkpoint is not on the hub, reading any
+    /// of its files returns [`Error::NotOnHub`].
     pub fn with_revision(self, revision: &str) -> Self {
-        self.with_hub_options(|options| options.revision = Some(revision.to_owned()))
+        self.with_hub_option("with_revision", |it| it.revision = Some(revision.to_owned()))
     }
 
-    /// Keeps downloads in this folder, in place of what the environment says.
+    /// Keeps downloads in this folder, whatever the environment says.
     pub fn with_cache_dir(self, folder: impl Into<PathBuf>) -> Self {
-        self.with_hub_options(|options| options.cache_dir = Some(folder.into()))
+        self.with_hub_option("with_cache_dir", |it| it.cache_dir = Some(folder.into()))
     }
 
-    /// Asks this hub, in place of what the environment says.
+    /// Asks this hub, whatever the environment says.
     pub fn with_endpoint(self, url: &str) -> Self {
-        self.with_hub_options(|options| options.endpoint = Some(url.to_owned()))
+        self.with_hub_option("with_endpoint", |it| it.endpoint = Some(url.to_owned()))
     }
 
-    /// Shows the hub this token, in place of what the environment says.
+    /// Shows the hub this token, whatever the environment says.
     pub fn with_token(self, token: &str) -> Self {
-        self.with_hub_options(|options| options.token = Some(token.to_owned()))
+        self.with_hub_option("with_token", |it| it.token = Some(token.to_owned()))
     }
 
     /// Takes files from the cache only.
-    pub fn local_files_only(self) -> Self {
-        self.with_hub_options(|options| options.local_files_only = true)
+    pub fn with_local_files_only(self) -> Self {
+        self.with_hub_option("with_local_files_only", |it| it.local_files_only = true)
     }
 
-    /// Calls `callback` while files are downloaded. Without one, a bar is drawn where standard
-    /// error is a terminal.
+    /// Calls `callback` during downloads. By default, a progress bar is drawn if standard error is a
+    /// terminal.
     pub fn with_progress(
         self,
         callback: impl Fn(DownloadProgress) + Send + Sync + 'static,
     ) -> Self {
-        self.with_hub_options(|options| options.on_progress = Some(Arc::new(callback)))
+        self.with_hub_option("with_progress", |it| it.on_progress = Some(Arc::new(callback)))
     }
 
-    fn with_hub_options(mut self, set: impl FnOnce(&mut HubOptions)) -> Self {
-        if let Source::Hub(repo) = &mut self.source {
-            set(&mut repo.options);
-            repo.forget();
+    fn with_hub_option(mut self, option: &'static str, set: impl FnOnce(&mut HubOptions)) -> Self {
+        match &mut self.source {
+            Source::Hub(repo) => {
+                set(&mut repo.options);
+                repo.forget();
+            }
+            Source::Dir(_) | Source::Memory(_) => self.unused_option = Some(option),
         }
         self
     }
@@ -194,20 +211,38 @@ impl Checkpoint {
     ///
     /// # Errors
     /// [`Error::NoSuchCheckpoint`] when it can be neither.
-    pub fn named(name: &str) -> Result<Self> {
+    pub fn from_name(name: &str) -> Result<Self> {
         if Path::new(name).is_dir() { Self::from_dir(name) } else { Self::from_hub(name) }
+    }
+
+    /// Reads a file by its name, like `modules.json` or `1_Pooling/config.json`. `None` if the
+    /// checkpoint does not have it.
+    ///
+    /// # Errors
+    /// [`Error::FileName`] for a name outside the checkpoint, [`Error::NotOnHub`] for an option
+    /// without effect, and [`Error::HubUnreachable`], [`Error::Hub`] or [`Error::Io`] when the file
+    /// cannot be read.
+    pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
+        let is_plain = |part: Component| matches!(part, Component::Normal(_));
+        if name.is_empty() || name.contains('\\') || !Path::new(name).components().all(is_plain) {
+            return Err(Error::FileName { got: name.to_owned() });
+        }
+        match self.find(&[name])? {
+            Some((_, file)) => Ok(Some(file.read()?.into_owned())),
+            None => Ok(None),
+        }
     }
 
     /// Reads `config.json`.
     ///
     /// # Errors
-    /// [`Error::MissingFile`], [`Error::HubUnreachable`], [`Error::Hub`] or [`Error::Io`] when it
-    /// cannot be had, [`Error::Config`] when it is not a BERT's.
+    /// [`Error::MissingFile`] and the errors of [`Checkpoint::read`] when it cannot be read,
+    /// [`Error::Config`] when it is not that of a BERT.
     pub fn config(&self) -> Result<BertConfig> {
         let file = self.file("config.json")?;
         let text = String::from_utf8_lossy(&file.read()?).into_owned();
         BertConfig::from_json(&text)
-            .map_err(|cause| Error::Config { path: file.path().to_owned(), cause })
+            .map_err(|source| Error::Config { path: file.path().to_owned(), source })
     }
 
     /// Reads the tokenizer.
@@ -215,61 +250,70 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::config`]; [`Error::Tokenizer`] when the files do not make a tokenizer.
     pub fn tokenizer(&self) -> Result<BertTokenizer> {
-        let (which, file) = self.first_of(&["tokenizer.json", "vocab.txt"])?;
+        let (kind, file) = self.first_of(&[
+            ("tokenizer.json", TokenizerFile::Json),
+            ("vocab.txt", TokenizerFile::Vocab),
+        ])?;
         let main = file.read()?;
         let [config, map, added] = [
-            self.optional("tokenizer_config.json", which)?,
-            self.optional("special_tokens_map.json", which)?,
-            self.optional("added_tokens.json", which)?,
+            self.optional("tokenizer_config.json", kind)?,
+            self.optional("special_tokens_map.json", kind)?,
+            self.optional("added_tokens.json", kind)?,
         ];
         BertTokenizer::from_files(&TokenizerFiles {
-            tokenizer: Some(&*main).filter(|_| which == 0),
-            vocab: Some(&*main).filter(|_| which == 1),
+            tokenizer: Some(&*main).filter(|_| kind == TokenizerFile::Json),
+            vocab: Some(&*main).filter(|_| kind == TokenizerFile::Vocab),
             tokenizer_config: config.as_deref(),
             special_tokens_map: map.as_deref(),
             added_tokens: added.as_deref(),
         })
-        .map_err(|cause| Error::Tokenizer { path: file.path().to_owned(), cause })
+        .map_err(|source| Error::Tokenizer { path: file.path().to_owned(), source })
     }
 
     /// Opens the files of weights.
     pub(crate) fn weights(&self) -> Result<Vec<Box<dyn WeightFile>>> {
-        let (which, file) = self.first_of(&[
-            "model.safetensors",
-            "model.safetensors.index.json",
-            "pytorch_model.bin",
-            "pytorch_model.bin.index.json",
+        let (weights, file) = self.first_of(&[
+            ("model.safetensors", Weights::File(WeightFormat::Safetensors)),
+            ("model.safetensors.index.json", Weights::Index(WeightFormat::Safetensors)),
+            ("pytorch_model.bin", Weights::File(WeightFormat::Torch)),
+            ("pytorch_model.bin.index.json", Weights::Index(WeightFormat::Torch)),
         ])?;
-        let open: fn(File) -> Result<Box<dyn WeightFile>> =
-            if which < 2 { open_safetensors } else { open_torch };
-        if which % 2 == 0 {
-            return Ok(vec![open(file)?]);
+        match weights {
+            Weights::File(format) => Ok(vec![open(file, format)?]),
+            Weights::Index(format) => {
+                let path = file.path().to_owned();
+                let shards =
+                    shards(&file.read()?).map_err(|reason| Error::Index { path, reason })?;
+                shards.iter().map(|shard| open(self.file(shard)?, format)).collect()
+            }
         }
-        let path = file.path().to_owned();
-        let shards = shards(&file.read()?).map_err(|reason| Error::Index { path, reason })?;
-        shards.iter().map(|shard| open(self.file(shard)?)).collect()
     }
 
     fn file(&self, name: &str) -> Result<File> {
-        Ok(self.first_of(&[name])?.1)
+        Ok(self.first_of(&[(name, ())])?.1)
     }
 
-    /// A file that need not be there. One that cannot be asked for counts as not there where the
-    /// caller wants no network, or has a `tokenizer.json`, which says most of it (`which` 0). A
-    /// `vocab.txt` says nothing of lower case, so there only a known absence counts.
-    fn optional(&self, name: &str, which: usize) -> Result<Option<Vec<u8>>> {
+    /// A file that need not exist. If the hub cannot be reached, the file counts as absent when the
+    /// caller wants no network or when there is a `tokenizer.json`. With a `vocab.txt` alone that is
+    /// an error: lower-casing would be a guess.
+    fn optional(&self, name: &str, kind: TokenizerFile) -> Result<Option<Vec<u8>>> {
         match self.find(&[name]) {
             Ok(Some((_, file))) => Ok(Some(file.read()?.into_owned())),
             Ok(None) => Ok(None),
-            Err(Error::HubUnreachable { offline, .. }) if offline || which == 0 => Ok(None),
+            Err(Error::HubUnreachable { offline, .. })
+                if offline || kind == TokenizerFile::Json =>
+            {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
 
-    /// The first of `names` that there is, and which it is.
-    fn first_of(&self, names: &[&str]) -> Result<(usize, File)> {
-        match self.find(names)? {
-            Some(found) => Ok(found),
+    /// The first of some files that exists, and its kind.
+    fn first_of<K: Copy>(&self, candidates: &[(&str, K)]) -> Result<(K, File)> {
+        let names: Vec<&str> = candidates.iter().map(|(name, _)| *name).collect();
+        match self.find(&names)? {
+            Some((index, file)) => Ok((candidates[index].1, file)),
             None => Err(Error::MissingFile {
                 file: names.join(" or "),
                 checkpoint: self.to_string(),
@@ -278,7 +322,11 @@ impl Checkpoint {
         }
     }
 
+    /// The first of `names` that exists, and its index.
     fn find(&self, names: &[&str]) -> Result<Option<(usize, File)>> {
+        if let Some(option) = self.unused_option {
+            return Err(Error::NotOnHub { option, checkpoint: self.to_string() });
+        }
         let mut names_in_order = names.iter().enumerate();
         Ok(match &self.source {
             Source::Dir(folder) => names_in_order.find_map(|(i, name)| {
@@ -293,7 +341,7 @@ impl Checkpoint {
         })
     }
 
-    /// The files that are there, where that can be told without asking the network.
+    /// The files, as far as they are known without a network.
     fn listing(&self) -> Vec<String> {
         match &self.source {
             Source::Dir(folder) => {
@@ -309,50 +357,39 @@ impl Checkpoint {
     }
 }
 
-fn open_safetensors(file: File) -> Result<Box<dyn WeightFile>> {
-    Ok(match file {
-        File::OnDisk(path) => Box::new(SafetensorsFile::open(&path)?),
-        File::InMemory(path, bytes) => Box::new(SafetensorsFile::from_bytes(&path, bytes)?),
+fn open(file: File, format: WeightFormat) -> Result<Box<dyn WeightFile>> {
+    Ok(match (format, file) {
+        (WeightFormat::Safetensors, File::OnDisk(path)) => Box::new(SafetensorsFile::open(&path)?),
+        (WeightFormat::Safetensors, File::InMemory(path, bytes)) => {
+            Box::new(SafetensorsFile::from_bytes(&path, bytes)?)
+        }
+        (WeightFormat::Torch, File::OnDisk(path)) => Box::new(TorchFile::open(&path)?),
+        (WeightFormat::Torch, File::InMemory(path, bytes)) => {
+            Box::new(TorchFile::from_bytes(&path, bytes)?)
+        }
     })
 }
 
-fn open_torch(file: File) -> Result<Box<dyn WeightFile>> {
-    Ok(match file {
-        File::OnDisk(path) => Box::new(TorchFile::open(&path)?),
-        File::InMemory(path, bytes) => Box::new(TorchFile::from_bytes(&path, bytes)?),
-    })
+/// Names and paths of checkpoints.
+macro_rules! try_from {
+    ($($type:ty => $constructor:ident),* $(,)?) => {$(
+        impl TryFrom<$type> for Checkpoint {
+            type Error = Error;
+
+            fn try_from(name: $type) -> Result<Self> {
+                Self::$constructor(&name)
+            }
+        }
+    )*};
 }
 
-impl TryFrom<&str> for Checkpoint {
-    type Error = Error;
-
-    fn try_from(name: &str) -> Result<Self> {
-        Self::named(name)
-    }
-}
-
-impl TryFrom<&String> for Checkpoint {
-    type Error = Error;
-
-    fn try_from(name: &String) -> Result<Self> {
-        Self::named(name)
-    }
-}
-
-impl TryFrom<&Path> for Checkpoint {
-    type Error = Error;
-
-    fn try_from(path: &Path) -> Result<Self> {
-        Self::from_dir(path)
-    }
-}
-
-impl TryFrom<&PathBuf> for Checkpoint {
-    type Error = Error;
-
-    fn try_from(path: &PathBuf) -> Result<Self> {
-        Self::from_dir(path)
-    }
+try_from! {
+    &str => from_name,
+    &String => from_name,
+    String => from_name,
+    &Path => from_dir,
+    &PathBuf => from_dir,
+    PathBuf => from_dir,
 }
 
 impl From<&Checkpoint> for Checkpoint {

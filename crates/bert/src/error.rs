@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use candle_core::{DType, DeviceLocation};
 
-use crate::load::pretrained::Mismatch;
+use crate::load::report::{Mismatch, listing};
 
-/// What this crate's functions return.
+/// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// An error that says what was got, what was expected and, where there is one, the way out.
@@ -26,39 +26,39 @@ pub enum Error {
     /// A checkpoint's folder lacks a file.
     #[error("no {file} in {checkpoint}, which holds {}", listing(found))]
     MissingFile {
-        /// The file, or the files of which one would do.
+        /// The file, or several files of which one would do.
         file: String,
-        /// Where it was looked for.
+        /// The checkpoint.
         checkpoint: String,
-        /// The files that are there.
+        /// The files that it has.
         found: Vec<String>,
     },
 
-    /// A file could not be read.
-    #[error("cannot read {}: {cause}", path.display())]
+    /// A file cannot be read.
+    #[error("cannot read {}: {source}", path.display())]
     Io {
         /// The file.
         path: PathBuf,
-        /// Why not.
-        cause: std::io::Error,
+        /// The reason.
+        source: std::io::Error,
     },
 
     /// A `config.json` is not that of a BERT.
-    #[error("{}: {cause}", path.display())]
+    #[error("{}: {source}", path.display())]
     Config {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
-        cause: bert_core::Error,
+        /// What is wrong.
+        source: bert_core::Error,
     },
 
     /// A `tokenizer.json` cannot be used.
-    #[error("{}: {cause}", path.display())]
+    #[error("{}: {source}", path.display())]
     Tokenizer {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
-        cause: bert_tokenize::Error,
+        /// What is wrong.
+        source: bert_tokenize::Error,
     },
 
     /// A safetensors file is damaged.
@@ -66,7 +66,7 @@ pub enum Error {
     Safetensors {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong.
         reason: String,
     },
 
@@ -75,14 +75,14 @@ pub enum Error {
     TorchFile {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong.
         reason: String,
     },
 
-    /// A `pytorch_model.bin` is of the format before PyTorch 1.6.
+    /// A `pytorch_model.bin` has the format before PyTorch 1.6.
     #[error(
-        "{} is of the format before PyTorch 1.6, which is not read here; write it anew into another \
-         folder with: python -c \"import sys, torch; torch.save(torch.load(sys.argv[1], \
+        "{} has the format before PyTorch 1.6, which this library does not read; convert it into \
+         another folder with: python -c \"import sys, torch; torch.save(torch.load(sys.argv[1], \
          map_location='cpu'), sys.argv[2])\" {:?} FOLDER/pytorch_model.bin", path.display(), path
     )]
     LegacyTorchFile {
@@ -95,14 +95,14 @@ pub enum Error {
     Index {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// What is wrong.
         reason: String,
     },
 
     /// Two tensors of a checkpoint have one name.
     #[error(
         "{} and {} in {checkpoint} have the same name for the model; rename one of them with \
-         LoadOptions::rename_prefix", names[0], names[1]
+         LoadOptions::with_renamed_prefix", names[0], names[1]
     )]
     AmbiguousWeight {
         /// The checkpoint.
@@ -115,7 +115,7 @@ pub enum Error {
     #[error(
         "{} of the model's weights are not in {checkpoint}: {}; the checkpoint holds {}. \
          Load the class the checkpoint was saved from, or ask for new weights with \
-         LoadOptions::initialise_missing",
+         LoadOptions::with_missing_initialized",
         missing.len(), listing(missing), listing(found)
     )]
     MissingWeights {
@@ -131,7 +131,7 @@ pub enum Error {
     #[error(
         "{} weights in {checkpoint} have other shapes than its config.json asks for: {}; use the \
          config that belongs to these weights, or ask for new ones with \
-         LoadOptions::initialise_missing",
+         LoadOptions::with_missing_initialized",
         mismatched.len(), listing(&mismatched.iter().map(Mismatch::to_string).collect::<Vec<_>>())
     )]
     MismatchedWeights {
@@ -152,18 +152,18 @@ pub enum Error {
         got: String,
     },
 
-    /// A checkpoint was saved from a class that is not here.
+    /// A checkpoint was saved from a class that this library does not have.
     #[error("config.json names the class {got}, expected one of {}", known.join(", "))]
     UnknownArchitecture {
         /// The class.
         got: String,
-        /// Those that are here.
+        /// The classes of this library.
         known: &'static [&'static str],
     },
 
     /// A model is asked for in a dtype it cannot have.
     #[error(
-        "a model cannot be loaded as {got:?} on {on:?}, expected F32, F16, BF16 or, but for Metal, F64"
+        "a model cannot be loaded as {got:?} on {on:?}, expected F32, F16, BF16 or, except on Metal, F64"
     )]
     ModelDType {
         /// The dtype asked for.
@@ -204,28 +204,46 @@ pub enum Error {
 
     /// The hub's cache cannot be written to.
     #[error(
-        "cannot write to the hub's cache {}: {cause}; make room there, or set HF_HOME to another folder",
+        "cannot write to the hub's cache {}: {source}; make room there, or set HF_HOME to another folder",
         folder.display()
     )]
     Cache {
         /// The cache of one repository.
         folder: PathBuf,
-        /// Why not.
-        cause: std::io::Error,
+        /// The reason.
+        source: std::io::Error,
     },
 
     /// A file or a folder's files cannot be written.
     #[error(
-        "cannot save to {}: {cause}; make room there or choose another place", path.display()
+        "cannot save to {}: {source}; make room there or choose another folder", path.display()
     )]
     Save {
         /// The file or folder.
         path: PathBuf,
-        /// Why not.
-        cause: std::io::Error,
+        /// The reason.
+        source: std::io::Error,
     },
 
-    /// A device was asked for that is not here.
+    /// A name that cannot be that of a checkpoint's file.
+    #[error(
+        "{got:?} is not the name of a file in a checkpoint, expected one like modules.json or 1_Pooling/config.json"
+    )]
+    FileName {
+        /// The name.
+        got: String,
+    },
+
+    /// An option of the hub was set for a checkpoint that is not on the hub.
+    #[error("{option} has no effect on {checkpoint}, which is not on the hub; leave it out")]
+    NotOnHub {
+        /// The method that sets it.
+        option: &'static str,
+        /// The checkpoint.
+        checkpoint: String,
+    },
+
+    /// A device was asked for that this machine or build does not have.
     #[error("no {name} device: {reason}; use another device, for example the CPU")]
     NoDevice {
         /// `cuda` or `metal`.
@@ -254,15 +272,5 @@ pub enum Error {
 impl From<std::convert::Infallible> for Error {
     fn from(never: std::convert::Infallible) -> Self {
         match never {}
-    }
-}
-
-/// The first few of `names`, and how many more there are.
-pub(crate) fn listing(names: &[String]) -> String {
-    const SHOWN: usize = 6;
-    match names {
-        [] => "nothing".to_owned(),
-        names if names.len() <= SHOWN => names.join(", "),
-        names => format!("{} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN),
     }
 }

@@ -46,6 +46,7 @@ mod files;
 mod hub;
 mod load;
 mod save;
+mod tensor_files;
 
 pub use auto::{
     AnyModel, AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM,
@@ -77,8 +78,11 @@ pub use checkpoint::Checkpoint;
 pub use device::{best_device, cuda_device, metal_device};
 pub use error::{Error, Result};
 pub use hub::options::DownloadProgress;
-pub use load::pretrained::{Conversion, LoadOptions, LoadReport, Mismatch, PreTrainedModel};
-pub use save::{PreTrainedTokenizer, SaveOptions, load_tensors, save_tensors};
+pub use load::options::LoadOptions;
+pub use load::pretrained::PreTrainedModel;
+pub use load::report::{Conversion, LoadReport, Mismatch};
+pub use save::{PreTrainedTokenizer, SaveOptions};
+pub use tensor_files::{load_tensors, save_tensors};
 
 /// The errors of the crates below, as [`Error::Model`], [`Error::Text`] and [`Error::Training`] carry them.
 pub mod errors {

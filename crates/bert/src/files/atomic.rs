@@ -1,4 +1,4 @@
-//! Files that are written aside and get their names when they are whole.
+//! Atomic file replacement: write a temporary file, then rename it.
 
 use std::fs::File;
 use std::io::{BufWriter, Write};
@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use tempfile::NamedTempFile;
 
-/// A file to write to aside, which whoever shares the folder can read once it has its name.
+/// A temporary file that other users of the folder can read once it has its name.
 pub(crate) fn shared_file(folder: &Path) -> std::io::Result<NamedTempFile> {
     let mut builder = tempfile::Builder::new();
     builder.suffix(".incomplete");
@@ -15,20 +15,20 @@ pub(crate) fn shared_file(folder: &Path) -> std::io::Result<NamedTempFile> {
     builder.tempfile_in(folder)
 }
 
-/// New files of one folder. Dropped before [`Aside::rename`], they leave no trace.
-pub(crate) struct Aside {
+/// New files for one folder. Without [`StagedFiles::rename`] they are deleted.
+pub(crate) struct StagedFiles {
     folder: PathBuf,
     written: Vec<(NamedTempFile, PathBuf)>,
 }
 
-impl Aside {
-    /// In `folder`, which is made where it is not there.
+impl StagedFiles {
+    /// For `folder`, which is created if need be.
     pub(crate) fn new(folder: &Path) -> std::io::Result<Self> {
         std::fs::create_dir_all(folder)?;
         Ok(Self { folder: folder.to_owned(), written: Vec::new() })
     }
 
-    /// Writes the file that will be called `name`, down to the disk.
+    /// Writes the file that will be called `name`, and waits for the disk.
     pub(crate) fn write(
         &mut self,
         name: &str,
@@ -44,7 +44,7 @@ impl Aside {
         Ok(())
     }
 
-    /// Gives all of them their names, in the order in which they were written.
+    /// Gives the files their names, in the order in which they were written.
     pub(crate) fn rename(self) -> std::io::Result<()> {
         for (file, path) in self.written {
             file.persist(path)?;

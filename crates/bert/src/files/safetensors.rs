@@ -1,27 +1,27 @@
-//! A safetensors file, read with positioned reads.
+//! The safetensors format, read and written.
 //!
-//! Nothing is mapped into memory: a file that is truncated while it is read gives an error, and at
-//! most one tensor is held twice.
+//! Files are read with positioned reads instead of being mapped into memory: a file that is truncated
+//! meanwhile gives an error, and at most one tensor is in memory twice.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
-use std::io::{Read, Seek, SeekFrom};
+use std::io::{Error as IoError, Read, Result as IoResult, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
-use safetensors::tensor::Metadata;
+use safetensors::tensor::{Metadata, TensorInfo as Header};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use crate::checkpoint::Bytes;
+use super::bytes::Bytes;
+use super::weight_file::{TensorInfo, WeightFile};
 use crate::error::{Error, Result};
-use crate::files::weight_file::{TensorInfo, WeightFile};
 
-/// Bytes of the header's length, which stands before the header.
+/// The size of the header's length, with which a file begins.
 const LENGTH_BYTES: u64 = 8;
-/// No real header is longer; a damaged length must not allocate.
+/// Longer than any real header: a damaged length must not allocate memory.
 const MAX_HEADER_BYTES: u64 = 100 << 20;
 
 /// The tensors of one file, on disk or in memory.
@@ -45,7 +45,7 @@ impl<T: Read + Seek + Send> ReadAt for T {
 
 impl SafetensorsFile {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let io = |cause| Error::Io { path: path.to_owned(), cause };
+        let io = |source| Error::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         Self::new(path, Box::new(file), length)
@@ -59,7 +59,7 @@ impl SafetensorsFile {
 
     fn new(path: &Path, mut source: Box<dyn ReadAt>, length: u64) -> Result<Self> {
         let damaged = |reason: String| Error::Safetensors { path: path.to_owned(), reason };
-        let io = |cause| Error::Io { path: path.to_owned(), cause };
+        let io = |source| Error::Io { path: path.to_owned(), source };
         if length < LENGTH_BYTES {
             return Err(damaged(format!(
                 "it has {length} bytes, expected at least {LENGTH_BYTES}"
@@ -123,12 +123,12 @@ impl WeightFile for SafetensorsFile {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .read_at(self.data_start + start as u64, &mut bytes)
-            .map_err(|cause| Error::Io { path: self.path.clone(), cause })?;
+            .map_err(|source| Error::Io { path: self.path.clone(), source })?;
         Ok(Tensor::from_raw_buffer(&bytes, dtype, &info.shape, &Device::Cpu)?)
     }
 }
 
-/// A JSON object without two equal keys, of which serde would keep the last.
+/// A JSON object without equal keys: serde would keep the last of them.
 struct DistinctKeys;
 
 impl<'de> Deserialize<'de> for DistinctKeys {
@@ -153,4 +153,47 @@ impl<'de> Visitor<'de> for DistinctKeys {
         }
         Ok(self)
     }
+}
+
+/// A tensor to be written.
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    dtype: DType,
+    pub(crate) shape: Vec<usize>,
+}
+
+impl Entry {
+    pub(crate) fn new(name: &str, dtype: DType, shape: Vec<usize>) -> Self {
+        Self { name: name.to_owned(), dtype, shape }
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        (self.shape.iter().product::<usize>() * self.dtype.size_in_bytes()) as u64
+    }
+}
+
+/// The beginning of a safetensors file, before the tensors.
+pub(crate) fn header(entries: &[Entry]) -> IoResult<Vec<u8>> {
+    let mut end = 0;
+    let tensors = entries.iter().map(|entry| {
+        let start = end;
+        end += entry.bytes() as usize;
+        let (dtype, shape) = (Dtype::from(entry.dtype), entry.shape.clone());
+        (entry.name.clone(), Header { dtype, shape, data_offsets: (start, end) })
+    });
+    let format = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = Metadata::new(Some(format), tensors.collect()).map_err(IoError::other)?;
+    let mut text = serde_json::to_vec(&metadata)?;
+    // Tensors begin at a multiple of 8 bytes.
+    text.resize(text.len().next_multiple_of(8), b' ');
+    Ok([&(text.len() as u64).to_le_bytes(), text.as_slice()].concat())
+}
+
+/// Writes a tensor's elements.
+pub(crate) fn write_tensor(file: &mut impl Write, tensor: &Tensor) -> IoResult<()> {
+    let host = tensor.to_device(&Device::Cpu).map_err(IoError::other)?;
+    host.write_bytes(file).map_err(|error| match error {
+        candle_core::Error::Io(cause) => cause,
+        other => IoError::other(other),
+    })
 }

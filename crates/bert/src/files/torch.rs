@@ -10,10 +10,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use zip::{CompressionMethod, ZipArchive};
 
+use super::bytes::Bytes;
 use super::pickle::{self, StoredTensor};
-use crate::checkpoint::Bytes;
+use super::weight_file::{TensorInfo, WeightFile};
 use crate::error::{Error, Result};
-use crate::files::weight_file::{TensorInfo, WeightFile};
 
 /// The tensors of one file. Nothing in it is executed.
 pub(crate) struct TorchFile {
@@ -32,7 +32,7 @@ impl<T: Read + Seek + Send> Source for T {}
 
 impl TorchFile {
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        let io = |cause| Error::Io { path: path.to_owned(), cause };
+        let io = |source| Error::Io { path: path.to_owned(), source };
         let file = File::open(path).map_err(io)?;
         let length = file.metadata().map_err(io)?.len();
         Self::new(path, Box::new(file), length)
@@ -45,7 +45,7 @@ impl TorchFile {
     }
 
     fn new(path: &Path, mut file: Box<dyn Source>, length: u64) -> Result<Self> {
-        let io = |cause| Error::Io { path: path.to_owned(), cause };
+        let io = |source| Error::Io { path: path.to_owned(), source };
         let damaged = |reason: String| Error::TorchFile { path: path.to_owned(), reason };
         let mut magic = [0; 2];
         // A file shorter than this is not a zip archive either, which the next step says.

@@ -89,8 +89,8 @@ impl CachedRepo {
         Ok(path)
     }
 
-    pub(super) fn unwritable(&self, cause: std::io::Error) -> Error {
-        Error::Cache { folder: self.folder.clone(), cause }
+    pub(super) fn unwritable(&self, source: std::io::Error) -> Error {
+        Error::Cache { folder: self.folder.clone(), source }
     }
 }
 

@@ -1,6 +1,6 @@
-//! A checkpoint's weights as a `VarBuilder` reads them, with an account of what was read.
+//! A checkpoint's weights as a `VarBuilder` reads them, with a log of what was read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Shape, Tensor};
@@ -11,42 +11,43 @@ use rand::distr::Distribution;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::Normal;
 
+use super::options::LoadOptions;
+use super::report::{Conversion, LoadReport, Mismatch};
 use crate::error::{Error, Result};
 use crate::files::weight_file::{TensorInfo, WeightFile};
-use crate::load::pretrained::{Conversion, LoadOptions, LoadReport, Mismatch};
 
-/// A model that asks for more absent weights than this gets an error at once.
+/// After this many missing weights loading stops at once.
 const MOST_MISSING: usize = 10_000;
 
-/// Files of weights that remember what was asked of them. Clones share files and memory.
+/// Files of weights that log what is read from them. Clones share the files and the log.
 #[derive(Clone)]
-pub(crate) struct Weights(Arc<Inner>);
+pub(crate) struct CheckpointBackend(Arc<Inner>);
 
 struct Inner {
-    /// What the checkpoint is called in errors.
+    /// The checkpoint's name in errors.
     checkpoint: String,
     files: Vec<Box<dyn WeightFile>>,
-    /// Each weight by the name the model uses, after the caller's renamings.
-    index: HashMap<String, Place>,
-    /// Whose row of the word embeddings is zero when it is drawn.
+    /// Each weight by the model's name for it, after the caller's renamings.
+    index: HashMap<String, StoredAt>,
+    /// The row of the word embeddings that is zero when they are drawn.
     padding_row: Option<u32>,
-    account: Mutex<Account>,
+    log: Mutex<LoadLog>,
 }
 
-struct Place {
+struct StoredAt {
     file: usize,
     /// Its name in the file.
     name: String,
 }
 
-struct Account {
+struct LoadLog {
     report: LoadReport,
     generator: Option<ChaCha8Rng>,
-    /// The first error. Candle's own type would lose what kind it is.
+    /// The first error. Candle's error type would lose its kind.
     failure: Option<Error>,
 }
 
-impl Weights {
+impl CheckpointBackend {
     /// # Errors
     /// [`Error::AmbiguousWeight`] when two tensors get one name.
     pub(crate) fn new(
@@ -58,35 +59,35 @@ impl Weights {
         let mut index = HashMap::new();
         for (file, weights) in files.iter().enumerate() {
             for name in weights.names() {
-                let place = Place { file, name: name.clone() };
-                if let Some(other) = index.insert(options.renamed(&name), place) {
+                let stored = StoredAt { file, name: name.clone() };
+                if let Some(other) = index.insert(options.renamed(&name), stored) {
                     let names = [other.name, name];
                     return Err(Error::AmbiguousWeight { checkpoint, names });
                 }
             }
         }
-        let account = Mutex::new(Account {
+        let log = Mutex::new(LoadLog {
             report: LoadReport::default(),
-            generator: options.initialise_missing.map(ChaCha8Rng::seed_from_u64),
+            generator: options.initialize_missing.map(ChaCha8Rng::seed_from_u64),
             failure: None,
         });
-        Ok(Self(Arc::new(Inner { checkpoint, files, index, padding_row, account })))
+        Ok(Self(Arc::new(Inner { checkpoint, files, index, padding_row, log })))
     }
 
     /// The first error, if there was one.
     pub(crate) fn failure(&self) -> Option<Error> {
-        self.account().failure.take()
+        self.log().failure.take()
     }
 
-    /// What was and was not read, once the model is loaded.
+    /// The report, once the model is loaded.
     pub(crate) fn report(&self, tied: Vec<(String, String)>) -> Result<LoadReport> {
-        let account = self.account();
-        let mut report = LoadReport { tied, ..account.report.clone() };
-        if account.generator.is_none() && !report.mismatched.is_empty() {
+        let log = self.log();
+        let mut report = LoadReport { tied, ..log.report.clone() };
+        if log.generator.is_none() && !report.mismatched.is_empty() {
             let checkpoint = self.0.checkpoint.clone();
             return Err(Error::MismatchedWeights { checkpoint, mismatched: report.mismatched });
         }
-        if account.generator.is_none() && !report.missing.is_empty() {
+        if log.generator.is_none() && !report.missing.is_empty() {
             return Err(self.missing(report.missing));
         }
         report.used.sort();
@@ -99,8 +100,8 @@ impl Weights {
         Ok(report)
     }
 
-    fn account(&self) -> MutexGuard<'_, Account> {
-        self.0.account.lock().unwrap_or_else(PoisonError::into_inner)
+    fn log(&self) -> MutexGuard<'_, LoadLog> {
+        self.0.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn stored_names(&self) -> Vec<String> {
@@ -113,19 +114,19 @@ impl Weights {
     }
 
     fn info(&self, name: &str) -> Option<(&dyn WeightFile, &str, TensorInfo)> {
-        let place = self.0.index.get(name)?;
-        let file = &*self.0.files[place.file];
-        Some((file, &place.name, file.info(&place.name)?))
+        let StoredAt { file, name } = self.0.index.get(name)?;
+        let file = &*self.0.files[*file];
+        Some((file, name, file.info(name)?))
     }
 
-    fn load(&self, wanted: Wanted) -> Result<Tensor> {
+    fn load(&self, wanted: WeightRequest) -> Result<Tensor> {
         let Some((file, stored, info)) = self.info(wanted.name) else {
-            let mut account = self.account();
-            account.report.missing.push(wanted.name.to_owned());
-            if account.report.missing.len() > MOST_MISSING {
-                return Err(self.missing(account.report.missing.clone()));
+            let mut log = self.log();
+            log.report.missing.push(wanted.name.to_owned());
+            if log.report.missing.len() > MOST_MISSING {
+                return Err(self.missing(log.report.missing.clone()));
             }
-            return wanted.draw(account.generator.as_mut(), self.0.padding_row);
+            return wanted.draw(log.generator.as_mut(), self.0.padding_row);
         };
         if info.shape != wanted.shape.dims() {
             let mismatch = Mismatch {
@@ -133,9 +134,9 @@ impl Weights {
                 got: info.shape,
                 expected: wanted.shape.dims().to_vec(),
             };
-            let mut account = self.account();
-            account.report.mismatched.push(mismatch);
-            return wanted.draw(account.generator.as_mut(), self.0.padding_row);
+            let mut log = self.log();
+            log.report.mismatched.push(mismatch);
+            return wanted.draw(log.generator.as_mut(), self.0.padding_row);
         }
         let Some(dtype) = info.dtype else {
             return Err(Error::WeightDType {
@@ -144,14 +145,14 @@ impl Weights {
                 got: info.stored_as,
             });
         };
-        self.account().read(&wanted, stored, dtype);
+        self.log().read(&wanted, stored, dtype);
         Ok(file.read(stored, dtype)?.to_dtype(wanted.dtype)?.to_device(wanted.device)?)
     }
 }
 
-impl Account {
-    /// Writes down that a weight was read.
-    fn read(&mut self, wanted: &Wanted, stored: &str, dtype: DType) {
+impl LoadLog {
+    /// Logs that a weight was read.
+    fn read(&mut self, wanted: &WeightRequest, stored: &str, dtype: DType) {
         self.report.used.push(stored.to_owned());
         let current = current_name(wanted.name);
         if current != stored {
@@ -168,8 +169,8 @@ impl Account {
     }
 }
 
-/// A weight as a model asks for it.
-struct Wanted<'a> {
+/// What a model asks for.
+struct WeightRequest<'a> {
     name: &'a str,
     shape: &'a Shape,
     init: Init,
@@ -177,9 +178,9 @@ struct Wanted<'a> {
     device: &'a Device,
 }
 
-impl Wanted<'_> {
-    /// A fresh weight, or without a generator a placeholder without storage of its own, so that
-    /// loading goes on and all missing names can be told at once.
+impl WeightRequest<'_> {
+    /// A new weight. Without a generator, a placeholder without storage of its own, so that loading
+    /// continues and one error names all missing weights.
     fn draw(&self, generator: Option<&mut ChaCha8Rng>, padding_row: Option<u32>) -> Result<Tensor> {
         let constant = |value: f64| -> Result<Tensor> {
             let scalar = (Tensor::ones((), DType::F32, self.device)? * value)?;
@@ -211,7 +212,7 @@ impl Wanted<'_> {
     }
 }
 
-impl SimpleBackend for Weights {
+impl SimpleBackend for CheckpointBackend {
     fn get(
         &self,
         shape: Shape,
@@ -220,9 +221,9 @@ impl SimpleBackend for Weights {
         dtype: DType,
         device: &Device,
     ) -> candle_core::Result<Tensor> {
-        self.load(Wanted { name, shape: &shape, init, dtype, device }).map_err(|error| {
+        self.load(WeightRequest { name, shape: &shape, init, dtype, device }).map_err(|error| {
             let told = candle_core::Error::Msg(error.to_string());
-            self.account().failure.get_or_insert(error);
+            self.log().failure.get_or_insert(error);
             told
         })
     }
@@ -244,31 +245,14 @@ impl SimpleBackend for Weights {
     }
 }
 
-/// What transformers calls a weight today: checkpoints from TensorFlow say gamma and beta.
+/// The current name of a weight: checkpoints from TensorFlow say gamma and beta.
 fn current_name(name: &str) -> String {
     let legacy = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
     let current = |(old, new): (&str, &str)| Some(format!("{}{new}", name.strip_suffix(old)?));
     legacy.into_iter().find_map(current).unwrap_or_else(|| name.to_owned())
 }
 
-/// Buffers that transformers once stored among the weights: constants, not parameters.
+/// Whether a tensor is a constant that older versions of transformers stored among the weights.
 fn is_buffer(name: &str) -> bool {
     name.ends_with("embeddings.position_ids") || name.ends_with("embeddings.token_type_ids")
-}
-
-/// Weights by file, as the index of a sharded checkpoint lists them.
-pub(crate) fn shards(index: &[u8]) -> std::result::Result<Vec<String>, String> {
-    #[derive(serde::Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let index: Index = serde_json::from_slice(index).map_err(|error| error.to_string())?;
-    let mut files: Vec<String> = index.weight_map.into_values().collect();
-    files.sort();
-    files.dedup();
-    match files.iter().find(|file| file.contains(['/', '\\']) || file.starts_with('.')) {
-        Some(file) => Err(format!("{file:?} is not the name of a file beside it")),
-        None if files.is_empty() => Err("it lists no files".to_owned()),
-        None => Ok(files),
-    }
 }

@@ -1,4 +1,6 @@
 //! From a checkpoint's files to a model.
 
-pub(crate) mod backend;
+mod backend;
+pub(crate) mod options;
 pub(crate) mod pretrained;
+pub(crate) mod report;

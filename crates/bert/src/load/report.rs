@@ -1,0 +1,110 @@
+//! What loading reports.
+
+use std::fmt;
+
+use candle_core::DType;
+
+/// What became of a checkpoint's weights. Hugging Face: `output_loading_info`.
+///
+/// [`fmt::Display`] says it in sentences.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadReport {
+    /// The checkpoint's weights that the model uses.
+    pub used: Vec<String>,
+    /// The checkpoint's weights that the model does not have.
+    pub unused: Vec<String>,
+    /// The model's weights that the checkpoint lacks. They were drawn.
+    pub missing: Vec<String>,
+    /// The model's weights that the checkpoint has in another shape. They were drawn.
+    pub mismatched: Vec<Mismatch>,
+    /// Weights with another name in the checkpoint: that name, then the model's.
+    pub renamed: Vec<(String, String)>,
+    /// Weights that the model shares: the name of one, then the name of the weight that it is.
+    pub tied: Vec<(String, String)>,
+    /// Conversions to another dtype, and the number of weights of each.
+    pub converted: Vec<(Conversion, usize)>,
+}
+
+/// A weight whose shape in the checkpoint is not the model's.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mismatch {
+    /// Its name in the checkpoint.
+    pub name: String,
+    /// Its shape there.
+    pub got: Vec<usize>,
+    /// The shape the model needs.
+    pub expected: Vec<usize>,
+}
+
+impl fmt::Display for Mismatch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({:?} in place of {:?})", self.name, self.got, self.expected)
+    }
+}
+
+/// From one dtype to another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Conversion {
+    /// As stored.
+    pub from: DType,
+    /// As loaded.
+    pub to: DType,
+}
+
+impl fmt::Display for LoadReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = |names: &mut dyn Iterator<Item = String>| listing(&names.collect::<Vec<_>>());
+        match self.unused.len() {
+            0 if self.mismatched.is_empty() => {
+                write!(f, "All {} weights of the checkpoint were used.", self.used.len())?
+            }
+            0 => write!(f, "{} weights of the checkpoint were used.", self.used.len())?,
+            unused => write!(
+                f,
+                "{} weights of the checkpoint were used, {unused} were not: {}.",
+                self.used.len(),
+                listing(&self.unused)
+            )?,
+        }
+        if !self.missing.is_empty() {
+            write!(
+                f,
+                "\n{} weights of the model are new, because the checkpoint lacks them: {}. \
+                 Train them before use.",
+                self.missing.len(),
+                listing(&self.missing)
+            )?;
+        }
+        if !self.mismatched.is_empty() {
+            let mismatches = names(&mut self.mismatched.iter().map(Mismatch::to_string));
+            let count = self.mismatched.len();
+            write!(
+                f,
+                "\n{count} weights of the model are new, because the checkpoint has them in another \
+                 shape: {mismatches}. Train them before use."
+            )?;
+        }
+        if !self.renamed.is_empty() {
+            let pairs = names(&mut self.renamed.iter().map(|(old, new)| format!("{old} as {new}")));
+            write!(f, "\n{} weights were renamed: {pairs}.", self.renamed.len())?;
+        }
+        for (tied, to) in &self.tied {
+            write!(f, "\n{tied} is {to}.")?;
+        }
+        for (Conversion { from, to }, count) in &self.converted {
+            write!(f, "\n{count} weights were converted from {from:?} to {to:?}.")?;
+        }
+        Ok(())
+    }
+}
+
+/// The first few of `names`, and how many more there are.
+pub(crate) fn listing(names: &[String]) -> String {
+    const SHOWN: usize = 6;
+    match names {
+        [] => "nothing".to_owned(),
+        names if names.len() <= SHOWN => names.join(", "),
+        names => format!("{} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN),
+    }
+}
