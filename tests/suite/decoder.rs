@@ -8,7 +8,7 @@ use bert::*;
 use crate::support::*;
 
 fn decoder() -> BertLMHeadModel {
-    BertLMHeadModel::from_pretrained(&fixture("heads/lm"), &LoadOptions::new()).unwrap()
+    BertLMHeadModel::from_pretrained(fixture("heads/lm"), &LoadOptions::new()).unwrap()
 }
 
 fn all_cases() -> BTreeMap<String, Case> {
@@ -232,8 +232,7 @@ fn what_cannot_be_generated_is_an_error() {
     }
     let error = model.generate(&BertInput::default(), &GenerationConfig::new(1)).unwrap_err();
     assert!(matches!(error, ModelError::NoInput), "{error}");
-    let encoder =
-        BertLMHeadModel::from_pretrained(&fixture("heads/masked_lm"), &LoadOptions::new());
+    let encoder = BertLMHeadModel::from_pretrained(fixture("heads/masked_lm"), &LoadOptions::new());
     let error = encoder.unwrap().generate(&prompt, &GenerationConfig::new(1)).unwrap_err();
     assert!(matches!(error, ModelError::NotADecoder), "{error}");
 }
@@ -274,7 +273,7 @@ fn caches_of_other_states_dtypes_and_widths_are_errors() {
     let error = run(&model, &prompt(7)).unwrap_err();
     assert_says(&error, &["past_key_values encoder states 5", "expected 7"]);
     let half = LoadOptions::new().with_dtype(DType::F16);
-    let half = BertLMHeadModel::from_pretrained(&fixture("heads/lm"), &half).unwrap();
+    let half = BertLMHeadModel::from_pretrained(fixture("heads/lm"), &half).unwrap();
     let plain = BertInput::from_ids(ids(&[&[1, 2]]));
     assert_says(&run(&half, &plain).unwrap_err(), &["past_key_values has dtype F32", "F16"]);
     let wider = self::model("decoder", DType::F32);

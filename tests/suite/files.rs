@@ -20,7 +20,7 @@ fn compare(name: &str, cases_file: &str, tolerance: f64) -> LoadReport {
     let case = cases(&fixture("files").join(cases_file)).remove("case").unwrap();
     let kept = &ForwardOptions::new().with_padding_states(PaddingStates::Kept);
     let output = model.forward_with(&case.input, kept).unwrap();
-    let bare = AutoModel::from_pretrained(&folder(name), &LoadOptions::new()).unwrap();
+    let bare = AutoModel::from_pretrained(folder(name), &LoadOptions::new()).unwrap();
     let bare = bare.forward_with(&case.input, kept).unwrap();
     for (field, got) in [
         ("prediction_logits", &output.prediction_logits),
@@ -65,7 +65,7 @@ fn a_bare_model_loads_into_one_with_heads_when_new_heads_are_asked_for() {
     assert_says(&error, &["cls.predictions.bias", "with_missing_initialized"]);
     let options = LoadOptions::new().with_missing_initialized(3);
     let (model, report) =
-        BertForPreTraining::from_pretrained_with_report(&fixture("base"), &options).unwrap();
+        BertForPreTraining::from_pretrained_with_report(fixture("base"), &options).unwrap();
     assert_eq!(report.missing.len(), 7);
     assert!(report.missing.iter().all(|name| name.starts_with("cls.")));
     let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
@@ -138,7 +138,7 @@ fn a_config_that_unties_an_absent_decoder_is_an_error() {
 
 #[test]
 fn files_of_a_varmap_load() {
-    let config = AutoConfig::from_pretrained(&fixture("base")).unwrap();
+    let config = AutoConfig::from_pretrained(fixture("base")).unwrap();
     let vars = candle_nn::VarMap::new();
     let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
     let mut made = BertModel::load(vb, &config).unwrap();
@@ -170,7 +170,7 @@ fn foreign_prefixes_are_renamed_when_asked_for() {
         .with_renamed_prefix("student.", "");
     assert_says(
         &load(two).unwrap_err(),
-        &["pooler.dense.weight", "have the same name", "rename_prefix"],
+        &["pooler.dense.weight", "have the same name", "with_renamed_prefix"],
     );
 }
 

@@ -156,7 +156,7 @@ fn auto_classes_load_the_class_of_their_name() {
 #[test]
 fn the_class_that_a_checkpoint_names_is_loaded() {
     let options = LoadOptions::new();
-    let load = |folder: &str| AutoModel::from_architecture(&fixture(folder), &options).unwrap();
+    let load = |folder: &str| AutoModel::from_architecture(fixture(folder), &options).unwrap();
     assert!(matches!(load("base"), AnyModel::BertModel(_)));
     assert!(matches!(load("heads/lm"), AnyModel::BertLMHeadModel(_)));
     assert!(matches!(load("heads/masked_lm"), AnyModel::BertForMaskedLM(_)));

@@ -135,7 +135,7 @@ fn integer_weights_are_an_error() {
     weights.insert("pooler.dense.weight".to_owned(), integers);
     assert_says(&refusal(folder_with(&weights).path()), &["pooler.dense.weight", "U8", "F32"]);
     let error =
-        BertModel::from_pretrained(&fixture("base"), &LoadOptions::new().with_dtype(DType::U8));
+        BertModel::from_pretrained(fixture("base"), &LoadOptions::new().with_dtype(DType::U8));
     assert_says(&error.unwrap_err(), &["loaded as U8 on Cpu", "BF16"]);
 }
 

@@ -3,6 +3,7 @@
 //! Tests that need what `scripts/check` prepares (downloaded weights, a second build) are ignored by
 //! a plain `cargo test`.
 
+mod api;
 mod batching;
 mod checksum;
 mod corruption;

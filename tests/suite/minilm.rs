@@ -31,7 +31,7 @@ fn options() -> EncodeOptions {
 #[test]
 #[ignore = "needs scripts/fetch-minilm"]
 fn minilm_ids_offsets_and_decoded_texts_equal_transformers() {
-    let tokenizer = AutoTokenizer::from_pretrained(&folder()).unwrap();
+    let tokenizer = AutoTokenizer::from_pretrained(folder()).unwrap();
     let batch = tokenizer.encode_batch(&texts(), &options()).unwrap();
     let rows = rows();
     assert!(rows.len() >= 12 && batch.encodings.len() == rows.len());
@@ -51,9 +51,9 @@ fn minilm_ids_offsets_and_decoded_texts_equal_transformers() {
 #[ignore = "needs scripts/fetch-minilm"]
 fn minilm_embeddings_equal_transformers_alone_and_padded() {
     let (model, report) =
-        AutoModel::from_pretrained_with_report(&folder(), &LoadOptions::new()).unwrap();
+        AutoModel::from_pretrained_with_report(folder(), &LoadOptions::new()).unwrap();
     assert_eq!((report.used.len(), report.unused.len()), (103, 0));
-    let tokenizer = AutoTokenizer::from_pretrained(&folder()).unwrap();
+    let tokenizer = AutoTokenizer::from_pretrained(folder()).unwrap();
     let expected = tensors(&fixture("minilm.safetensors"));
     let check = |i: usize, output: &BaseModelOutputWithPoolingAndCrossAttentions, row, length| {
         let states = output.last_hidden_state.get(row).unwrap().narrow(0, 0, length).unwrap();

@@ -11,7 +11,7 @@ fn the_readme_program_compiles_and_runs_in_a_crate_of_its_own() {
     let program = readme.split("```rust\n").nth(1).unwrap().split("```").next().unwrap();
     let manifest = format!(
         "[package]\nname = \"outside\"\nedition = \"2024\"\n\n[workspace]\n\n[dependencies]\n\
-         anyhow = \"1\"\nbert = {{ path = {:?} }}\n\n[profile.dev.package.\"*\"]\nopt-level = 3\ndebug = false\n",
+         anyhow = \"1\"\ncandle-bert = {{ path = {:?} }}\n\n[profile.dev.package.\"*\"]\nopt-level = 3\ndebug = false\n",
         root().join("crates/bert")
     );
     let folder = tempfile::tempdir().unwrap();

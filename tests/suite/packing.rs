@@ -458,7 +458,7 @@ fn lengths_that_do_not_fit_their_tokens_are_errors() {
 #[test]
 fn losses_and_answers_count_the_padding_as_transformers_does() {
     let model = BertForTokenClassification::from_pretrained(
-        &fixture("heads/token_classification"),
+        fixture("heads/token_classification"),
         &LoadOptions::new(),
     )
     .unwrap();
@@ -468,7 +468,7 @@ fn losses_and_answers_count_the_padding_as_transformers_does() {
         |context: &ForwardOptions| model.forward_with_labels(&input, &labels, context).unwrap().0;
     assert_same("loss", &of(&ForwardOptions::new()), &of(&kept()));
     let answers = BertForQuestionAnswering::from_pretrained(
-        &fixture("heads/question_answering"),
+        fixture("heads/question_answering"),
         &LoadOptions::new(),
     )
     .unwrap();

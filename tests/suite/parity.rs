@@ -100,7 +100,7 @@ fn masks_of_three_dimensions_and_of_heads_equal_transformers_4() {
 fn a_model_without_a_pooler_has_no_pooled_output() {
     let options = LoadOptions::new().without_pooling_layer();
     let (model, report) =
-        BertModel::from_pretrained_with_report(&fixture("base"), &options).unwrap();
+        BertModel::from_pretrained_with_report(fixture("base"), &options).unwrap();
     assert_eq!(report.unused, ["pooler.dense.bias", "pooler.dense.weight"]);
     assert_eq!(compare(&model, "base/no_pooler.safetensors", 1e-5, 1e-5), 1);
     let output = model.forward(&BertInput::from_ids(ids(&[&[1, 2, 3]]))).unwrap();
@@ -359,7 +359,7 @@ fn the_pooled_output_alone_is_that_of_the_whole_pass() {
         }
     }
     let bare = LoadOptions::new().without_pooling_layer();
-    let bare = BertModel::from_pretrained(&fixture("base"), &bare).unwrap();
+    let bare = BertModel::from_pretrained(fixture("base"), &bare).unwrap();
     let error = bare.pooled(&BertInput::from_ids(ids(&[&[1]]))).unwrap_err();
     assert!(matches!(error, bert::errors::ModelError::NoPooler));
 }

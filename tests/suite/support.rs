@@ -20,7 +20,7 @@ pub fn fixture(name: &str) -> PathBuf {
 
 /// A fixture checkpoint as a model.
 pub fn model(name: &str, dtype: DType) -> BertModel {
-    BertModel::from_pretrained(&fixture(name), &LoadOptions::new().with_dtype(dtype)).unwrap()
+    BertModel::from_pretrained(fixture(name), &LoadOptions::new().with_dtype(dtype)).unwrap()
 }
 
 /// The tensors of a safetensors file.

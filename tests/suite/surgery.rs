@@ -8,7 +8,7 @@ use bert::*;
 use crate::support::*;
 
 fn load<M: PreTrainedModel>(folder: &str) -> M {
-    M::from_pretrained(&fixture(folder), &LoadOptions::new()).unwrap()
+    M::from_pretrained(fixture(folder), &LoadOptions::new()).unwrap()
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn layers_that_were_taken_away_are_not_saved() {
 #[test]
 fn answers_have_a_first_and_a_last_token_and_nothing_else() {
     let options = LoadOptions::new().with_labels(["a", "b", "c"]).with_missing_initialized(0);
-    let error = BertForQuestionAnswering::from_pretrained(&fixture("base"), &options).unwrap_err();
+    let error = BertForQuestionAnswering::from_pretrained(fixture("base"), &options).unwrap_err();
     assert_says(&error, &["id2label is 3 classes", "expected 2"]);
 }
 

@@ -211,7 +211,7 @@ fn folders_of_every_setting_tokenize_as_transformers_does() {
     let (texts, settings) = expected();
     assert!(texts.len() >= 100 && settings.len() == 10);
     for (name, rows) in settings {
-        let tokenizer = AutoTokenizer::from_pretrained(&fixture("tokenizers").join(&name)).unwrap();
+        let tokenizer = AutoTokenizer::from_pretrained(fixture("tokenizers").join(&name)).unwrap();
         let rows: Vec<Vec<u32>> = serde_json::from_value(rows).unwrap();
         let batch = tokenizer.encode_batch(&texts, &EncodeOptions::new()).unwrap();
         for ((text, encoding), ids) in texts.iter().zip(&batch.encodings).zip(&rows) {

@@ -86,7 +86,7 @@ fn assert_trained<M: Labeled>(model: &M, losses: &[f64], folder: &str, tolerance
 }
 
 fn load<M: Labeled>(folder: &str, dtype: DType) -> (M, VarMap) {
-    M::from_pretrained_trainable(&fixture(folder), &LoadOptions::new().with_dtype(dtype)).unwrap()
+    M::from_pretrained_trainable(fixture(folder), &LoadOptions::new().with_dtype(dtype)).unwrap()
 }
 
 /// Ten steps, then the same with a stop in the middle, then frozen.
@@ -177,7 +177,7 @@ fn a_frozen_model_keeps_its_numbers_when_the_variables_move_on() {
 fn only_chosen_parameters_learn() {
     let folder = "heads/sequence_classification";
     let mut model =
-        BertForSequenceClassification::from_pretrained(&fixture(folder), &LoadOptions::new())
+        BertForSequenceClassification::from_pretrained(fixture(folder), &LoadOptions::new())
             .unwrap();
     let all = model.num_parameters();
     let vars = model.set_trainable(|name| !name.starts_with("bert.embeddings.")).unwrap();
@@ -308,7 +308,7 @@ fn the_same_seed_gives_the_same_losses() {
 
 #[test]
 fn new_models_are_drawn_as_the_config_says_and_the_same_for_a_seed() {
-    let config = AutoConfig::from_pretrained(&fixture("base")).unwrap();
+    let config = AutoConfig::from_pretrained(fixture("base")).unwrap();
     let new = |seed| BertModel::from_config(&config, seed, &LoadOptions::new()).unwrap();
     let (a, b) = (new(1), new(1));
     let words = a.get_input_embeddings();

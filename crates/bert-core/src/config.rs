@@ -402,8 +402,8 @@ fn broken_field(fields: Map<String, Value>) -> Option<Error> {
     fields.into_iter().find_map(|(field, value)| {
         let got = value.to_string();
         let alone = Map::from_iter([(field.clone(), value)]);
-        let reason = serde_json::from_value::<BertConfig>(Value::Object(alone)).err()?;
-        Some(Error::ConfigField { field, got, reason })
+        let source = serde_json::from_value::<BertConfig>(Value::Object(alone)).err()?;
+        Some(Error::ConfigField { field, got, source })
     })
 }
 

@@ -11,17 +11,17 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// `config.json` is not a JSON object.
     #[error("config.json cannot be read as a BERT config: {0}")]
-    ConfigSyntax(serde_json::Error),
+    ConfigSyntax(#[source] serde_json::Error),
 
     /// A field of the config has a value of the wrong kind.
-    #[error("config field {field} is {got}: {reason}")]
+    #[error("config field {field} is {got}: {source}")]
     ConfigField {
         /// The field's name in `config.json`.
         field: String,
         /// Its value.
         got: String,
-        /// What kind it must be of.
-        reason: serde_json::Error,
+        /// The kind of value that it must have.
+        source: serde_json::Error,
     },
 
     /// `config.json` belongs to a model of another family.

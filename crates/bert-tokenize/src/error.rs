@@ -9,7 +9,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// The bytes are not a `tokenizer.json`.
     #[error("not a tokenizer.json: {0}")]
-    Syntax(Box<dyn std::error::Error + Send + Sync>),
+    Syntax(#[source] Box<dyn std::error::Error + Send + Sync>),
 
     /// There is neither a `tokenizer.json` nor a `vocab.txt`.
     #[error("a tokenizer needs tokenizer.json or vocab.txt, and neither is given")]
@@ -41,7 +41,7 @@ pub enum Error {
 
     /// The tokenizer refused a text or a token id.
     #[error("the tokenizer failed: {0}")]
-    Tokenizer(Box<dyn std::error::Error + Send + Sync>),
+    Tokenizer(#[source] Box<dyn std::error::Error + Send + Sync>),
 
     /// Truncation leaves no room for the special tokens.
     #[error(

@@ -12,7 +12,6 @@ use crate::cpu::slices::try_cpu_slice;
 use crate::cpu::team;
 
 /// Several matrices `[K, N]` side by side, each with a bias for its columns.
-#[derive(Debug)]
 pub(crate) struct PackedMatrix {
     k: usize,
     /// Rows of a tile.
@@ -27,7 +26,6 @@ pub(crate) struct PackedMatrix {
 }
 
 /// One of the matrices.
-#[derive(Debug)]
 pub(super) struct Part {
     pub(super) panels: Range<usize>,
     pub(super) n: usize,
@@ -154,7 +152,6 @@ impl PackedMatrix {
 }
 
 /// Floats that begin at a cache line, so that no vector crosses one.
-#[derive(Debug)]
 struct AlignedFloats {
     buffer: Vec<f32>,
     range: Range<usize>,
