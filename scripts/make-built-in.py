@@ -6,7 +6,7 @@
 
 The vocabulary is the special tokens, every printable ASCII character, the words of
 built-in-words.txt and common endings, so that no printable ASCII text has an unknown token.
-Parameters are drawn as transformers initialises them, with a fixed seed.
+Parameters are drawn as transformers initializes them, with a fixed seed.
 """
 
 import json

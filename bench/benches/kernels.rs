@@ -1,10 +1,10 @@
-//! Each kernel by itself, at the sizes of bert-base. `cargo bench`; items are multiply-adds of products, or
-//! numbers of what is normalized.
+//! Each kernel alone, with the sizes of bert-base. Run `cargo bench`. Items are multiply-adds, or the
+//! elements that are normalized.
 
 use bert_kernels::{
-    Activation, AttentionArgs, EmbeddingWeights, LayerNormWeights, LinearWeights, Lookup, Sequence,
-    add_layer_norm, attention, embeddings_layer_norm, feed_forward, layer_norm, linear_activation,
-    linears, together,
+    Activation, AttentionArgs, EmbeddingWeights, Ids, LayerNormWeights, LinearWeights, Lookup,
+    Sequence, Sequences, WeightForm, add_layer_norm, attention, embeddings_layer_norm,
+    feed_forward, layer_norm, linear_activation, linear_joined, with_thread_team,
 };
 use candle_core::{Device, Result, Tensor};
 use divan::{Bencher, counter::ItemsCount};
@@ -21,21 +21,21 @@ fn random(dims: &[usize]) -> Tensor {
     Tensor::randn(0f32, 1., dims, &Device::Cpu).expect("some numbers")
 }
 
-fn packed(outputs: usize, inputs: usize, maps: usize) -> LinearWeights {
-    let map = || LinearWeights::new(random(&[outputs, inputs]), random(&[outputs]));
-    let mut weights = LinearWeights::join((0..maps).map(|_| map())).expect("some maps");
-    weights.pack().expect("F32 on the CPU");
+fn packed(outputs: usize, inputs: usize, projections: usize) -> LinearWeights {
+    let projection = || LinearWeights::new(random(&[outputs, inputs]), random(&[outputs]));
+    let mut weights = LinearWeights::join((0..projections).map(|_| projection())).expect("some");
+    weights.convert(WeightForm::Packed).expect("F32 on the CPU");
     weights
 }
 
 fn bench(bencher: Bencher, items: usize, work: impl Fn() -> Result<Tensor> + Sync) {
-    together(|| bencher.counter(ItemsCount::new(items)).bench_local(work));
+    with_thread_team(|| bencher.counter(ItemsCount::new(items)).bench_local(work));
 }
 
 #[divan::bench(args = TOKENS)]
 fn projections(bencher: Bencher, tokens: usize) {
     let (x, weights) = (random(&[tokens, H]), packed(H, H, 3));
-    bench(bencher, tokens * 3 * H * H, || Ok(linears(&x, &weights, 0..3)?.remove(0)));
+    bench(bencher, tokens * 3 * H * H, || Ok(linear_joined(&x, &weights, 0..3)?.remove(0)));
 }
 
 #[divan::bench(args = TOKENS)]
@@ -89,11 +89,11 @@ fn residual_and_layer_norm(bencher: Bencher, tokens: usize) {
 fn embeddings_and_layer_norm(bencher: Bencher, tokens: usize) {
     let table = |rows| EmbeddingWeights { weight: random(&[rows, H]), padding: None };
     let (words, positions, norm) = (table(30_522), table(tokens), norm());
-    let row = |ids: Vec<u32>| Tensor::from_vec(ids, (1, tokens), &Device::Cpu).expect("a row");
+    let row = |ids: Vec<u32>, bound| Ids::new(ids, (1, tokens), bound).expect("ids in range");
     // Words from all over the table.
-    let ids = row((0..tokens as u32).map(|i| i * 7919 % 30_522).collect());
-    let places = row((0..tokens as u32).collect());
-    let lookups = [(&words, &ids), (&positions, &places)];
+    let ids = row((0..tokens as u32).map(|i| i * 7919 % 30_522).collect(), 30_522);
+    let position_ids = row((0..tokens as u32).collect(), tokens);
+    let lookups = [(&words, &ids), (&positions, &position_ids)];
     let lookups = lookups.map(|(table, ids)| Lookup { table, ids });
     bench(bencher, tokens * H, || embeddings_layer_norm(None, &lookups, &norm));
 }
@@ -125,11 +125,12 @@ fn attention_of_packed_sequences(bencher: Bencher) {
         start = rows.end;
         sequences.push(Sequence { queries: rows.clone(), keys: rows });
     }
+    let sequences = Sequences::new(sequences).expect("all rows");
     let [q, k, v] = std::array::from_fn(|_| random(&[1, start, H]));
     let items = lengths.iter().map(|length| 2 * length * length * H).sum();
     bench(bencher, items, || attention(&q, &k, &v, args(None, Some(&sequences))));
 }
 
-fn args<'a>(mask: Option<&'a Tensor>, sequences: Option<&'a [Sequence]>) -> AttentionArgs<'a> {
+fn args<'a>(mask: Option<&'a Tensor>, sequences: Option<&'a Sequences>) -> AttentionArgs<'a> {
     AttentionArgs { heads: 12, scale: 0.125, mask, weights_factor: None, relative: None, sequences }
 }

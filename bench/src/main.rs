@@ -16,8 +16,8 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
 use bert::{
-    AutoModel, BertConfig, BertForPreTraining, BertInput, BertModel, DType, Device, LoadOptions,
-    PreTrainedModel, Tensor,
+    AutoModel, BertConfig, BertForPreTraining, BertInput, BertModel, DType, Device, Head,
+    LoadOptions, PreTrainedModel, Tensor,
 };
 use candle_nn::{VarBuilder, VarMap};
 use clap::{Parser, Subcommand};

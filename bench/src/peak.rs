@@ -11,8 +11,8 @@ use crate::statistics::median;
 pub struct Limits {
     /// Of multiply-adds that never leave their registers.
     pub registers: f64,
-    /// Of the tile in which products are made, with all that it reads in the first-level cache: six
-    /// rows (AVX-512: fourteen) by two vectors (NEON: eight by three).
+    /// Of a GEMM tile that reads only the L1 cache: six rows (AVX-512: fourteen) by two vectors (NEON:
+    /// eight by three).
     pub tile: f64,
 }
 
@@ -108,16 +108,16 @@ impl WithSimd for Tile {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) -> f64 {
         match (S::F32_LANES, S::REGISTER_COUNT >= 32) {
-            (16, true) => self.products::<S, 14, 2>(simd),
-            (4, true) => self.products::<S, 8, 3>(simd),
-            _ => self.products::<S, 6, 2>(simd),
+            (16, true) => self.multiply::<S, 14, 2>(simd),
+            (4, true) => self.multiply::<S, 8, 3>(simd),
+            _ => self.multiply::<S, 6, 2>(simd),
         }
     }
 }
 
 impl Tile {
     #[inline(always)]
-    fn products<S: Simd, const HEIGHT: usize, const WIDTH: usize>(self, simd: S) -> f64 {
+    fn multiply<S: Simd, const HEIGHT: usize, const WIDTH: usize>(self, simd: S) -> f64 {
         // Small, so that sums stay finite.
         let x = std::hint::black_box(Box::new([[1e-3f32; HEIGHT]; DEPTH]));
         let values = std::hint::black_box(Box::new([Line([simd.splat_f32s(1e-3); WIDTH]); DEPTH]));
@@ -139,7 +139,7 @@ const STEPS: usize = 16;
 #[derive(Clone, Copy)]
 struct Line<V, const WIDTH: usize>([V; WIDTH]);
 
-/// The products, added up.
+/// The rank-1 updates.
 struct Products<'a, S: Simd, const HEIGHT: usize, const WIDTH: usize> {
     simd: S,
     times: usize,

@@ -65,7 +65,7 @@ fn what_stands_under_the_padding_does_not_matter() {
 }
 
 #[test]
-fn neighbours_and_their_order_do_not_matter() {
+fn neighbors_and_their_order_do_not_matter() {
     let model = model("base", DType::F32);
     let reversed: Vec<&[u32]> = ROWS.iter().rev().copied().collect();
     let mut got = run(&model, &reversed, 8, 0);

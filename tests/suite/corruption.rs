@@ -200,11 +200,11 @@ fn hostile_torch_files_are_refused() {
         (vec![("a/data.pkl", pickle(&nested), 0)], "deeper"),
         (vec![("a/data.pkl", pickle(&laughs), 0)], "deeper"),
         (vec![("a/data.pkl", pickle(&[call, b"tR."].concat()), 0)], "does not hold a state dict"),
-        (vec![("a/data.pkl", pickle(b"h\x07."), 0)], "not read"),
+        (vec![("a/data.pkl", pickle(b"h\x07."), 0)], "not stored"),
         (vec![("a/data.pkl", pickle(b"i"), 0)], "instruction 0x69"),
         (vec![("a/data.pkl", pickle(b"X\xff\xff\xff\xff"), 0)], "ends early"),
         (vec![("a/byteorder", b"big".to_vec(), 0), ("a/data.pkl", vec![], 0)], "little-endian"),
-        (vec![("a/data.pkl", pickle(&endless_names), 0)], "name without end"),
+        (vec![("a/data.pkl", pickle(&endless_names), 0)], "name that is too long"),
         // Method 8 is deflate, which is how a small file becomes a large one.
         (vec![("a/data.pkl", vec![0; 10], 8)], "compressed"),
     ] {

@@ -282,11 +282,11 @@ fn caches_of_other_states_dtypes_and_widths_are_errors() {
 }
 
 #[test]
-fn a_bad_label_is_named_with_its_own_place() {
+fn a_bad_label_is_named_with_its_own_index() {
     let labels = Tensor::new(&[[1i64, 2, 99]], &Device::Cpu).unwrap();
     let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
     let error = decoder().forward_with_labels(&input, &labels, &ForwardOptions::new());
-    assert_says(&error.unwrap_err(), &["label 99 at place 2"]);
+    assert_says(&error.unwrap_err(), &["label 99 at index 2"]);
 }
 
 #[test]

@@ -40,15 +40,15 @@ fn texts(folder: &Path) -> String {
 
 /// Accuracy on `test` of a logistic regression over the counts of words, trained on `train`.
 fn bag_of_words(train: &[(String, bool)], test: &[(String, bool)]) -> f64 {
-    let mut places = HashMap::new();
+    let mut indices = HashMap::new();
     for word in train.iter().flat_map(|(text, _)| text.split(' ')) {
-        let next = places.len();
-        places.entry(word.to_owned()).or_insert(next);
+        let next = indices.len();
+        indices.entry(word.to_owned()).or_insert(next);
     }
     let bag = |text: &str| -> Vec<usize> {
-        text.split(' ').filter_map(|word| places.get(word).copied()).collect()
+        text.split(' ').filter_map(|word| indices.get(word).copied()).collect()
     };
-    let (mut weights, mut bias) = (vec![0f64; places.len()], 0f64);
+    let (mut weights, mut bias) = (vec![0f64; indices.len()], 0f64);
     for epoch in 0..60 {
         let rate = 0.1 / (1. + epoch as f64 / 10.);
         for (text, label) in train {
@@ -70,9 +70,9 @@ fn a_bag_of_words_cannot_tell_the_made_up_classes_apart() {
     let examples = data::generate(4000, 0);
     let tame = examples.iter().filter(|example| example.label == "tame").count();
     assert!((1800..2200).contains(&tame), "{tame}");
-    let labelled: Vec<(String, bool)> =
+    let labeled: Vec<(String, bool)> =
         examples.iter().map(|it| (it.text.clone(), it.label == "tame")).collect();
-    let (train, test) = labelled.split_at(3600);
+    let (train, test) = labeled.split_at(3600);
     let accuracy = bag_of_words(train, test);
     assert!(accuracy <= 0.7, "{accuracy}");
     // The same regression learns what words alone tell.

@@ -182,8 +182,8 @@ fn labels_that_do_not_fit_are_errors() {
         model.forward_with_labels(&input, &labels, &ForwardOptions::new()).unwrap_err()
     };
     let integers = |values: &[i64]| Tensor::new(values, &Device::Cpu).unwrap();
-    assert_says(&refusal(integers(&[0, 4])), &["label 4 at place 1", "0 to 3 or -100"]);
-    assert_says(&refusal(integers(&[-1, 0])), &["label -1 at place 0"]);
+    assert_says(&refusal(integers(&[0, 4])), &["label 4 at index 1", "0 to 3 or -100"]);
+    assert_says(&refusal(integers(&[-1, 0])), &["label -1 at index 0"]);
     assert_says(&refusal(integers(&[0, 1, 2])), &["labels has shape [3]", "expected [2]"]);
     assert!(matches!(refusal(integers(&[-100, -100])), ModelError::NoLabels { .. }));
     let floats = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();

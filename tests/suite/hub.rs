@@ -168,7 +168,7 @@ fn a_download_that_stands_still_is_given_up() {
     let cache = tempfile::tempdir().unwrap();
     let start = Instant::now();
     let error = load(&checkpoint(&server, cache.path())).unwrap_err();
-    assert_says(&error, &["nothing came for 15 seconds", "try again"]);
+    assert_says(&error, &["no data came for 15 seconds", "try again"]);
     assert!(start.elapsed() < Duration::from_secs(35));
     assert!(!files(cache.path()).iter().any(|path| path.to_string_lossy().contains("incomplete")));
 }
@@ -199,7 +199,7 @@ fn revisions_that_are_paths_are_refused() {
     for revision in ["../../evil", "/etc/passwd", "", "a//b", "a?b", "a b"] {
         let checkpoint = checkpoint(&server, cache.path()).with_revision(revision);
         let error = AutoConfig::from_pretrained(&checkpoint).unwrap_err();
-        assert_says(&error, &["is no branch, tag or commit"]);
+        assert_says(&error, &["is not the name of a branch, tag or commit"]);
     }
     assert!(server.requests().is_empty());
 }

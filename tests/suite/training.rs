@@ -353,7 +353,7 @@ fn training_that_cannot_work_says_why() {
     assert_says(&error, &["labels has shape [2, 2]", "[2, 4]"]);
     let classes = Tensor::new(&[0u32, 4], &Device::Cpu).unwrap();
     let error = model.forward_with_labels(&input, &classes, context).unwrap_err();
-    assert_says(&error, &["label 4 at place 1", "0 to 3"]);
+    assert_says(&error, &["label 4 at index 1", "0 to 3"]);
 
     let mut frozen = model.clone();
     frozen.freeze().unwrap();

@@ -279,13 +279,13 @@ pub enum Error {
 
     /// A label names a class that the head does not have.
     #[error(
-        "label {got} at place {at} is out of range, expected 0 to {} or {ignored} for a place that \
+        "label {got} at index {at} is out of range, expected 0 to {} or {ignored} for a label that \
          does not count", classes - 1
     )]
     LabelOutOfRange {
         /// The label.
         got: i64,
-        /// Its place, counting row by row.
+        /// Its index, counted row by row.
         at: usize,
         /// How many classes there are.
         classes: usize,
@@ -293,7 +293,7 @@ pub enum Error {
         ignored: i64,
     },
 
-    /// Every label says that its place does not count, so there is no mean to take.
+    /// No label counts, so the loss would be the mean of nothing.
     #[error("every label is {ignored}, so there is nothing to learn from; leave such batches out")]
     NoLabels {
         /// The label that is not counted.

@@ -35,7 +35,7 @@ pub(crate) fn cross_entropy(logits: &Tensor, labels: &[i64], ignored: i64) -> Re
     Ok(log_softmax(&logits, D::Minus1)?.gather(&targets, 1)?.neg()?.mean_all()?)
 }
 
-/// [`cross_entropy`] of scores and class ids of one leading shape, −100 where a place does not count.
+/// [`cross_entropy`] of scores and class ids of one leading shape, −100 for labels that do not count.
 ///
 /// `logits`: `[…, C]`; `labels`: `[…]`, of an integer dtype → a scalar.
 pub(crate) fn classification(

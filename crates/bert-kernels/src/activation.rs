@@ -5,7 +5,7 @@ use candle_nn::ops::sigmoid;
 
 use crate::precision::widen;
 
-/// The activations of transformers' `ACT2FN` that have no parameters of their own.
+/// The activations of transformers' `ACT2FN` that have no parameters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Activation {
@@ -21,7 +21,7 @@ pub enum Activation {
     Hardswish,
     /// `(1 + erf((x − μ) / (σ√2))) / 2` with `μ = √½`, `σ = 0.282095`. Ma et al. 2022.
     Laplace,
-    /// `x` where positive, `x/100` elsewhere.
+    /// `x` if positive, otherwise `x/100`.
     LeakyRelu,
     /// `x`.
     Linear,
@@ -43,7 +43,7 @@ pub enum Activation {
     Tanh,
 }
 
-/// What transformers calls each activation; several names may mean one function.
+/// Transformers' names of the activations. A function may have several names.
 const NAMES: [(&str, Activation); 22] = [
     ("gelu", Activation::Gelu),
     ("gelu_10", Activation::Gelu10),
@@ -97,7 +97,7 @@ pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
         Activation::QuickGelu => &x * sigmoid(&(&x * 1.702)?)?,
         Activation::Hardswish => &x * ((&x + 3.)?.clamp(0., 6.)? / 6.)?,
         Activation::Laplace => {
-            // √½ to the six digits that transformers has.
+            // √½ with the six digits of transformers.
             #[allow(clippy::approx_constant)]
             let z = ((&x - 0.707107)? / (0.282095 * std::f64::consts::SQRT_2))?;
             (z.erf()? + 1.)? * 0.5
@@ -118,8 +118,8 @@ pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
 
 /// `ln(1 + eˣ)`, as `max(x, 0) + ln(1 + u)` with `u = e^−|x|`.
 ///
-/// `ln(1 + u)` is `ln(w) + (u − (w − 1))/w` with the rounded `w = 1 + u`: the second term brings
-/// back what rounding took, so that a very negative `x` gives `eˣ` and not 0.
+/// `ln(1 + u)` is `ln(w) + (u − (w − 1))/w` with the rounded `w = 1 + u`. The second term corrects the
+/// rounding: a very negative `x` gives `eˣ` and not 0.
 fn softplus(x: &Tensor) -> Result<Tensor> {
     let u = x.abs()?.neg()?.exp()?;
     let w = (&u + 1.)?;

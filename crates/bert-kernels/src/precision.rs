@@ -1,8 +1,8 @@
-//! In which dtype an operation computes.
+//! The dtype in which an operation computes.
 
 use candle_core::{DType, Result, Tensor};
 
-/// `x` in the dtype in which statistics are computed: F32 for half precision, its own otherwise.
+/// `x` in the dtype in which statistics are computed: F32 for F16 and BF16, its own otherwise.
 ///
 /// `x`: `[…]` → `[…]`.
 ///
@@ -17,7 +17,7 @@ pub fn widen(x: &Tensor) -> Result<Tensor> {
 
 /// `a · b` over the last two dimensions.
 ///
-/// Candle has no BF16 product on the CPU, so there the product is computed in F32 and rounded.
+/// On the CPU, where Candle cannot multiply BF16 matrices, it is computed in F32 and rounded.
 pub(crate) fn matmul(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dtype() == DType::BF16 && a.device().is_cpu() {
         widen(a)?.matmul(&widen(b)?)?.to_dtype(DType::BF16)

@@ -1,7 +1,7 @@
-//! How texts are cut and filled up to one length.
+//! Options of a call to the tokenizer.
 
-/// What a call to the tokenizer asks for. The default, like transformers', adds the special tokens
-/// and neither pads nor truncates.
+/// The options of a call to the tokenizer. As in transformers, the default adds special tokens and
+/// neither pads nor truncates.
 ///
 /// ```
 /// use bert_tokenize::{EncodeOptions, Padding, Truncation};
@@ -15,32 +15,32 @@
 pub struct EncodeOptions {
     /// Whether `[CLS]` and `[SEP]` are added. Default: yes.
     pub add_special_tokens: bool,
-    /// How short texts are filled up. Default: not at all.
+    /// How short texts are padded. Default: not at all.
     pub padding: Padding,
-    /// On which side they are filled up. Default: right.
+    /// The side of the padding. Default: right.
     pub padding_side: Side,
     /// Padded lengths are rounded up to a multiple of this many tokens. Default: 1.
     pub pad_to_multiple_of: usize,
-    /// How long texts are cut. Default: not at all.
+    /// How long texts are truncated. Default: not at all.
     pub truncation: Option<Truncation>,
-    /// What offsets count. Default: characters.
+    /// The unit of offsets. Default: characters.
     pub offsets: OffsetUnit,
 }
 
-/// To which length texts are padded.
+/// The length to which texts are padded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Padding {
-    /// Each keeps its own.
+    /// Each text keeps its own length.
     #[default]
     None,
-    /// That of the longest text of the batch.
+    /// The length of the longest text in the batch.
     Longest,
-    /// This many tokens, special tokens included; longer texts stay longer.
+    /// This many tokens, including special tokens. Longer texts keep their length.
     Length(usize),
 }
 
 impl Padding {
-    /// The length asked for, 0 where it comes from the texts.
+    /// The length that was asked for; 0 if it depends on the texts.
     pub(crate) fn length(self) -> usize {
         match self {
             Self::None | Self::Longest => 0,
@@ -49,22 +49,22 @@ impl Padding {
     }
 }
 
-/// To which length texts are cut, and where.
+/// The length to which texts are truncated, and what is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Truncation {
-    /// The most tokens a text, or a pair, may have, special tokens included.
+    /// The most tokens of a text or pair, including special tokens.
     pub max_length: usize,
-    /// Which text of a pair is cut.
+    /// The text of a pair that is truncated.
     pub strategy: TruncationStrategy,
-    /// At which end it is cut.
+    /// The end at which it is truncated.
     pub side: Side,
 }
 
-/// Which text of a pair is cut.
+/// The text of a pair that is truncated.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum TruncationStrategy {
-    /// The longer one, then both alike.
+    /// The longer one until both have the same length, then both.
     #[default]
     LongestFirst,
     /// The first one.
@@ -83,13 +83,13 @@ pub enum Side {
     Right,
 }
 
-/// What offsets into a text count.
+/// The unit of offsets in a text.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum OffsetUnit {
     /// Unicode scalar values, as in Python.
     #[default]
     Characters,
-    /// Bytes of UTF-8, as Rust slices strings.
+    /// Bytes of UTF-8, as in Rust's string slices.
     Bytes,
 }
 
@@ -112,7 +112,7 @@ impl EncodeOptions {
         Self::default()
     }
 
-    /// Leaves `[CLS]` and `[SEP]` out.
+    /// Leaves out `[CLS]` and `[SEP]`.
     pub fn without_special_tokens(mut self) -> Self {
         self.add_special_tokens = false;
         self
@@ -150,7 +150,7 @@ impl EncodeOptions {
 }
 
 impl Truncation {
-    /// At most `max_length` tokens, the longer text of a pair cut first, at its end.
+    /// At most `max_length` tokens. The longer text of a pair is truncated first, at its end.
     pub fn to(max_length: usize) -> Self {
         Self { max_length, strategy: TruncationStrategy::LongestFirst, side: Side::Right }
     }

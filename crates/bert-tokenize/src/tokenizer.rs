@@ -1,4 +1,4 @@
-//! The tokenizer itself: tokens of each text, then truncation, special tokens and padding.
+//! The tokenizer: tokens of each text, then truncation, special tokens and padding.
 
 use serde_json::{Map, Value, json};
 use tokenizers::tokenizer::{PaddingDirection, PaddingParams, PaddingStrategy, PostProcessor};

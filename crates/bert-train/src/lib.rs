@@ -1,5 +1,5 @@
-//! What turns gradients into learning: [`Gradients`] are taken from losses, summed and clipped;
-//! [`AdamW`] moves the parameters against them; [`Schedule`] says how far.
+//! Training for Candle models: [`Gradients`] of losses are summed and clipped, [`AdamW`] updates
+//! parameters, and a [`Schedule`] gives the learning rate of each step.
 //!
 //! ```
 //! use bert_train::{AdamW, AdamWOptions, Gradients, Schedule};
@@ -24,11 +24,10 @@
 //! # }
 //! ```
 //!
-//! A batch that does not fit in memory is split: [`Gradients::accumulate`] adds up the gradients of
-//! the parts. Gradient checkpointing (recomputing activations in the backward pass) is not here:
-//! Candle's backward pass walks the graph of every operation that the forward pass ran, and an
-//! operation of one's own may return gradients of its at most three arguments only, not of the
-//! parameters below it, so a layer cannot be run again inside of it.
+//! Split a batch that does not fit into memory: [`Gradients::accumulate`] adds the gradients of its
+//! parts. There is no gradient checkpointing (recomputing activations in the backward pass). Candle's
+//! backward pass walks the graph of the forward pass, and a custom operation returns gradients of at
+//! most three arguments, not of the parameters below it: it cannot run a layer again.
 
 mod adamw;
 mod error;

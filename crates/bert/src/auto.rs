@@ -43,11 +43,11 @@ impl AutoTokenizer {
     }
 }
 
-/// Loads models without a head, or of the class that the checkpoint was saved from. Hugging Face:
+/// Loads models without a head, or with the class that the checkpoint was saved from. Hugging Face:
 /// `AutoModel`.
 pub struct AutoModel;
 
-/// Defines [`AnyModel`] and how a class name becomes one.
+/// Defines [`AnyModel`] and loads it by the name of a class.
 macro_rules! any_model {
     ($($model:ident),*) => {
         /// A model of the class that a checkpoint's `architectures` names.

@@ -9,7 +9,7 @@ use bert_core::BertConfig;
 use bert_tokenize::{BertTokenizer, TokenizerFiles};
 
 use crate::error::{Error, Result};
-use crate::files::bytes::Bytes;
+use crate::files::file::{Bytes, File};
 use crate::files::safetensors::SafetensorsFile;
 use crate::files::shards::shards;
 use crate::files::torch::TorchFile;
@@ -68,31 +68,6 @@ enum WeightFormat {
 enum Weights {
     File(WeightFormat),
     Index(WeightFormat),
-}
-
-/// A file of a checkpoint.
-enum File {
-    OnDisk(PathBuf),
-    /// With its name in errors.
-    InMemory(PathBuf, Bytes),
-}
-
-impl File {
-    fn path(&self) -> &Path {
-        match self {
-            Self::OnDisk(path) | Self::InMemory(path, _) => path,
-        }
-    }
-
-    fn read(&self) -> Result<Cow<'_, [u8]>> {
-        match self {
-            Self::OnDisk(path) => match std::fs::read(path) {
-                Ok(bytes) => Ok(Cow::Owned(bytes)),
-                Err(source) => Err(Error::Io { path: path.clone(), source }),
-            },
-            Self::InMemory(_, bytes) => Ok(Cow::Borrowed(bytes.as_ref())),
-        }
-    }
 }
 
 impl Checkpoint {

@@ -1,4 +1,4 @@
-//! Which device to compute on.
+//! Devices by their names.
 
 use std::sync::OnceLock;
 
@@ -6,7 +6,7 @@ use candle_core::Device;
 
 use crate::error::{Error, Result};
 
-/// The fastest device that this build supports and this machine has: CUDA, then Metal, then the CPU.
+/// The fastest device of this build on this machine: CUDA, then Metal, then the CPU.
 pub fn best_device() -> Device {
     cuda_device().or_else(|_| metal_device()).unwrap_or(Device::Cpu)
 }
@@ -27,21 +27,23 @@ pub fn cuda_device() -> Result<Device> {
 pub fn metal_device() -> Result<Device> {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     once(&DEVICE, || {
-        // Candle takes the first of Metal's devices without asking whether there is one.
+        // Candle takes the first Metal device without checking that there is one.
         match std::panic::catch_unwind(|| Device::new_metal(0)) {
             Ok(device) => device.map_err(|error| no_device("metal", &error)),
-            Err(_) => Err(Error::NoDevice { name: "metal", reason: "none is there".to_owned() }),
+            Err(_) => {
+                Err(Error::NoDevice { name: "metal", reason: "this machine has none".to_owned() })
+            }
         }
     })
 }
 
-/// Candle tells devices apart by their handle, so that a program needs to keep one.
-fn once(place: &OnceLock<Device>, make: impl FnOnce() -> Result<Device>) -> Result<Device> {
-    match place.get() {
+/// Candle compares devices by their handle, so a program must keep one.
+fn once(cell: &OnceLock<Device>, make: impl FnOnce() -> Result<Device>) -> Result<Device> {
+    match cell.get() {
         Some(device) => Ok(device.clone()),
         None => {
             let device = make()?;
-            Ok(place.get_or_init(|| device).clone())
+            Ok(cell.get_or_init(|| device).clone())
         }
     }
 }

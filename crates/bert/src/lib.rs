@@ -1,4 +1,5 @@
-//! BERT as people know it from transformers: a name in, numbers out.
+//! BERT in Rust, on [Candle](https://github.com/huggingface/candle), with the names, arguments and
+//! numbers of Hugging Face's transformers.
 //!
 //! ```
 //! use bert::{AutoModel, AutoTokenizer, Checkpoint, EncodeOptions, LoadOptions};
@@ -17,7 +18,7 @@
 //!
 //! | task | class | Auto class |
 //! |---|---|---|
-//! | states and a vector for the text | [`BertModel`] | [`AutoModel`] |
+//! | embeddings of tokens and texts | [`BertModel`] | [`AutoModel`] |
 //! | pre-training | [`BertForPreTraining`] | [`AutoModelForPreTraining`] |
 //! | fill in masked words | [`BertForMaskedLM`] | [`AutoModelForMaskedLM`] |
 //! | continue a text | [`BertLMHeadModel`] | [`AutoModelForCausalLM`] |
@@ -27,16 +28,17 @@
 //! | find answers in a text | [`BertForQuestionAnswering`] | [`AutoModelForQuestionAnswering`] |
 //! | choose among answers | [`BertForMultipleChoice`] | [`AutoModelForMultipleChoice`] |
 //!
-//! Every class has transformers' name there. `forward` gives its scores, `forward_with` takes a
-//! [`ForwardContext`], `forward_with_labels` adds the loss.
+//! Classes have their transformers names. Import the trait [`Head`] to call models with a head:
+//! `forward` returns scores, `forward_with` takes [`ForwardOptions`], and `forward_with_labels` returns
+//! the loss as well.
 //!
-//! The crates below this one are re-exported whole: the model from `bert-core`, tokenization from
-//! `bert-tokenize`, training from `bert-train`.
+//! This crate re-exports the public items of the crates below it: the model from `bert-core`,
+//! tokenization from `bert-tokenize` and training from `bert-train`.
 //!
 //! # Features
 //!
-//! * `hub` (default): download from the Hugging Face hub.
-//! * `cuda`, `metal`, `accelerate`: Candle's backends. None of them changes what a model computes.
+//! * `hub` (default): downloads from the Hugging Face hub.
+//! * `cuda`, `metal`, `accelerate`: Candle's backends. Results are the same up to rounding.
 
 mod auto;
 mod checkpoint;
@@ -84,14 +86,14 @@ pub use load::report::{Conversion, LoadReport, Mismatch};
 pub use save::{PreTrainedTokenizer, SaveOptions};
 pub use tensor_files::{load_tensors, save_tensors};
 
-/// The errors of the crates below, as [`Error::Model`], [`Error::Text`] and [`Error::Training`] carry them.
+/// The errors in [`Error::Model`], [`Error::Text`] and [`Error::Training`].
 pub mod errors {
     pub use bert_core::Error as ModelError;
     pub use bert_tokenize::Error as TextError;
     pub use bert_train::Error as TrainingError;
 }
 
-/// The README's programs, compiled as tests.
+/// Compiles the README's programs as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
 struct Readme;

@@ -198,9 +198,9 @@ fn pack(tokens: &Tokens, visible: &[bool], padding: &[bool]) -> Result<Arranged>
 fn pad(tokens: &Tokens, sequences: &Sequences, causal: bool, device: &Device) -> Result<Arranged> {
     let dims @ (b, s) = (sequences.len(), longest(sequences));
     let t = sequences.rows();
-    let (mut rows, mut visible, mut places) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut rows, mut visible, mut positions) = (Vec::new(), Vec::new(), Vec::new());
     for (row, Sequence { queries, .. }) in sequences.iter().enumerate() {
-        places.extend((0..queries.len()).map(|i| (row * s + i) as u32));
+        positions.extend((0..queries.len()).map(|i| (row * s + i) as u32));
         visible.extend((0..s).map(|i| i < queries.len()));
         let token = |i| queries.start + if i < queries.len() { i } else { 0 };
         rows.extend((0..s).map(|i| token(i) as u32));
@@ -210,7 +210,7 @@ fn pad(tokens: &Tokens, sequences: &Sequences, causal: bool, device: &Device) ->
         tokens: tokens.select(&Ids::new(rows, dims, t)?)?,
         layout: Layout::Padded(mask.bias(device)?),
         callers: CallersRows {
-            table: Some(Ids::new(places, (1, t), b * s)?),
+            table: Some(Ids::new(positions, (1, t), b * s)?),
             only_zeros: false,
             packed: true,
         },

@@ -178,7 +178,7 @@ fn bias(visible: &[bool]) -> Vec<f32> {
 }
 
 /// The elements of an additive mask. −∞ becomes [`MASKED`], and so does the lowest number of the
-/// mask's dtype, which callers use in its place.
+/// mask's dtype, which callers use for −∞.
 fn additive(mask: &Tensor) -> Result<Vec<f32>> {
     let lowest = match mask.dtype() {
         DType::F16 => -65504.,

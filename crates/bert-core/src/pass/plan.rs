@@ -1,4 +1,4 @@
-//! How a pass is computed: the one place that decides what may be left out.
+//! How a pass is computed: this file alone decides what is left out.
 
 use bert_kernels::PassPolicy;
 

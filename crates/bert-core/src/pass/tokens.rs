@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use super::input::BertInput;
 use crate::error::{Error, Result};
 
-/// What the first embedding is: ids, or vectors in their place.
+/// Ids of words, or vectors that replace their embeddings.
 pub(crate) enum Words {
     /// `[B, S]`.
     Ids(Ids),

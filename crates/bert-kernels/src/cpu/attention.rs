@@ -42,29 +42,16 @@ pub(crate) fn attention(
         return Ok(None);
     };
     let mask = mask.map(Tensor::contiguous).transpose()?;
-    let bias = match &mask {
-        Some(mask) => match (mask.dims4(), try_cpu_slice(mask)) {
-            (Ok(dims @ (mb, mn, mq, mk)), Some(slice))
-                if mk == keys
-                    && [(mb, b), (mn, heads), (mq, queries)]
-                        .iter()
-                        .all(|(got, expected)| *got == 1 || got == expected) =>
-            {
-                Some((dims, slice))
-            }
+    let mask = match &mask {
+        Some(mask) => match (mask_strides(mask, [b, heads, queries, keys]), try_cpu_slice(mask)) {
+            (Some(strides), Some(slice)) => Some((strides, slice)),
             // The definition returns the error.
             _ => return Ok(None),
         },
         None => None,
     };
-    let bias = bias.as_ref().map(|((mb, mn, mq, _), slice)| Bias {
-        data: slice.floats(),
-        strides: [
-            if *mb > 1 { mn * mq * keys } else { 0 },
-            if *mn > 1 { mq * keys } else { 0 },
-            if *mq > 1 { keys } else { 0 },
-        ],
-    });
+    let bias =
+        mask.as_ref().map(|(strides, slice)| Bias { data: slice.floats(), strides: *strides });
     let part = |i: usize, rows: usize| i * rows..(i + 1) * rows;
     let each: Vec<Sequence> =
         (0..b).map(|i| Sequence { queries: part(i, queries), keys: part(i, keys) }).collect();
@@ -83,6 +70,16 @@ pub(crate) fn attention(
     // SAFETY: the sequences' queries are all rows, and `run` writes every element of theirs.
     let output = unsafe { output.assume_init() };
     Ok(Some(Tensor::from_vec(output, (b, queries, h), &Device::Cpu)?))
+}
+
+/// The distances in floats between sequences, heads and queries of a contiguous mask; 0 where all share
+/// it. `None` if it does not fit scores `[B, N, Q, K]`.
+fn mask_strides(mask: &Tensor, [b, n, q, k]: [usize; 4]) -> Option<[usize; 3]> {
+    let [mb, mn, mq, mk] = *mask.dims() else { return None };
+    let fits = |got, expected| got == 1 || got == expected;
+    let stride = |size, stride| if size > 1 { stride } else { 0 };
+    (mk == k && fits(mb, b) && fits(mn, n) && fits(mq, q))
+        .then(|| [stride(mb, mn * mq * k), stride(mn, mq * k), stride(mq, k)])
 }
 
 /// Added to the scores: `[B or 1, N or 1, Q or 1, K]`.
@@ -127,7 +124,7 @@ impl Attention<'_> {
         let (_, width) = tile_size(arch);
         team::for_each(tasks.len(), |index| {
             let task = &tasks[index];
-            // Outside of `dispatch`: closures are not compiled for an instruction set.
+            // Outside of `dispatch`: closures would not be compiled for the instruction set.
             with_scratch(Scratch::len(task, width), |buffer| {
                 arch.dispatch(InTiles(TiledTask {
                     scratch: Scratch::new(buffer, task, width),
@@ -150,7 +147,7 @@ struct Task<'a> {
 
 /// Keys and values of a head in panels, and the scores of a few queries.
 struct Scratch<'a> {
-    /// `[D, width]` for each panel of keys, multiplied with the scale.
+    /// `[D, width]` for each panel of keys, multiplied by the scale.
     keys: &'a mut [f32],
     /// `[K, width]` for each panel of a head's columns.
     values: &'a mut [f32],
@@ -158,7 +155,7 @@ struct Scratch<'a> {
     scores: &'a mut [f32],
     /// `[queries, D rounded up to whole panels]`.
     sums: &'a mut [f32],
-    /// Keys, rounded up to whole panels.
+    /// The number of keys, rounded up to whole panels.
     padded: usize,
     width: usize,
 }
@@ -419,7 +416,8 @@ mod tests {
         }
     }
 
-    /// Attention of sequences of so many queries and keys, with a row between two that belongs to neither.
+    /// Checks sequences with these numbers of queries and keys. Between two sequences there is a row
+    /// that belongs to neither.
     fn check_lengths(heads: usize, head_size: usize, lengths: &[(usize, usize)]) {
         let h = heads * head_size;
         let (rows, keys) = lengths.iter().fold((0, 0), |(q, k), (a, b)| (q + a + 1, k + b));
@@ -455,7 +453,7 @@ mod tests {
 
     #[test]
     fn masks_by_sequence_head_and_query_count() {
-        // So many queries are divided among threads.
+        // Enough queries to be divided among threads.
         let (b, heads, d, s) = (2, 3, 5, 203);
         let [q, k, v] = [1, 2, 3].map(|seed| numbers(b * s * heads * d, seed));
         let sequences: Vec<Sequence> = (0..b)
@@ -463,7 +461,7 @@ mod tests {
             .collect();
         for (mb, mn, mq) in [(1, 1, 1), (b, 1, 1), (b, 1, s), (1, heads, s), (b, heads, s)] {
             let mut data = numbers(mb * mn * mq * s, 4);
-            // The first query of the mask sees nothing, others not every key.
+            // The first query of the mask sees no key, others some.
             data[..s].fill(f32::MIN);
             data.iter_mut().skip(s).step_by(3).for_each(|x| *x = f32::MIN);
             let stride = |count: usize, size: usize| if count > 1 { size } else { 0 };

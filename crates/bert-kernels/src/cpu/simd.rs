@@ -1,4 +1,4 @@
-//! Which instruction set to use.
+//! The choice of the instruction set.
 //!
 //! Kernels are written once over [`pulp::Simd`] and compiled for every instruction set. This file
 //! chooses one of them at run time.

@@ -1,7 +1,7 @@
-//! Threads that compute a pass with_thread_team.
+//! Threads that stay awake for a whole pass.
 //!
-//! A pass is some hundred short jobs. A pool whose threads sleep in between would spend longer to wake
-//! them than a small job takes, so that the threads of a team stay awake for a while.
+//! A pass is some hundred short jobs. Waking a thread of the pool takes longer than a small job, so
+//! the threads of a team wait for the next job without going to sleep.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -9,23 +9,23 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// How long a thread waits for the next job before it goes back to the pool, whose other work it keeps
-/// waiting: longer than what lies between two jobs of a pass.
+/// How long a thread waits for the next job before it returns to the pool, where other work may be
+/// waiting: longer than the time between two jobs of a pass.
 const PATIENCE: Duration = Duration::from_millis(1);
 
-/// Work of which each index is done once, by whoever comes first.
+/// Work for a number of indices. Each is done once, by the first thread that takes it.
 struct Job {
-    /// Lives until every index is done, for which [`for_each`] waits.
+    /// Valid until every index is done: [`for_each`] waits for that.
     work: *const (dyn Fn(usize) + Sync),
     count: usize,
-    /// The first index that nobody has taken.
+    /// The next index to take.
     next: AtomicUsize,
     done: AtomicUsize,
     failed: AtomicBool,
 }
 
-// SAFETY: `work` may be called from several threads, as it is `Sync`, and is called only while the
-// thread that lent it waits.
+// SAFETY: `work` is `Sync`, so several threads may call it, and they call it only while the thread that
+// lent it waits.
 unsafe impl Send for Job {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for Job {}
@@ -37,7 +37,7 @@ impl Job {
             if index >= self.count {
                 return;
             }
-            // SAFETY: this index is not done, so that the one who lent the work waits for it.
+            // SAFETY: this index is not done yet, so the thread that lent the work still waits.
             let work = unsafe { &*self.work };
             if catch_unwind(AssertUnwindSafe(|| work(index))).is_err() {
                 self.failed.store(true, Ordering::Relaxed);
@@ -51,9 +51,9 @@ impl Job {
 #[derive(Default)]
 struct Team {
     job: Mutex<Option<Arc<Job>>>,
-    /// How many jobs there were.
+    /// The number of jobs so far.
     jobs: AtomicUsize,
-    /// How many threads help, or are about to come.
+    /// The number of threads that help or were asked to.
     helpers: AtomicUsize,
     over: AtomicBool,
 }
@@ -63,16 +63,16 @@ thread_local! {
     static TEAM: RefCell<Option<Arc<Team>>> = const { RefCell::new(None) };
 }
 
-/// Runs `work`, whose kernels share threads of Rayon's pool that stay from one to the next.
+/// Runs `work` with a team of Rayon's threads that stay awake from one kernel to the next.
 ///
-/// Kernels that are called outside do the same, each by itself. Threads that are busy otherwise come
-/// later or not at all; the work is done all the same.
+/// A kernel outside of such a call has a team for itself. Threads that are busy with other work join
+/// later or not at all; the result is the same.
 pub fn with_thread_team<R>(work: impl FnOnce() -> R) -> R {
     if TEAM.with_borrow(Option::is_some) {
         return work();
     }
     TEAM.set(Some(Arc::new(Team::default())));
-    // However it ends.
+    // Dropped even if `work` panics.
     let _over = Over;
     work()
 }
@@ -88,11 +88,11 @@ impl Drop for Over {
 }
 
 impl Team {
-    /// Has the job done by every thread that there is.
+    /// Offers the job to every thread of the pool.
     fn publish(self: &Arc<Self>, job: &Arc<Job>) {
         *self.job.lock().unwrap_or_else(PoisonError::into_inner) = Some(job.clone());
         self.jobs.fetch_add(1, Ordering::Release);
-        // Those who lost their patience are called again.
+        // Threads that have returned to the pool are asked again.
         let wanted = rayon::current_num_threads() - 1;
         for _ in self.helpers.load(Ordering::Relaxed)..wanted {
             self.helpers.fetch_add(1, Ordering::Relaxed);
@@ -126,8 +126,8 @@ pub(crate) fn for_each(count: usize, work: impl Fn(usize) + Sync) {
     }
     with_thread_team(|| {
         let work: &(dyn Fn(usize) + Sync) = &work;
-        // SAFETY: only the lifetime changes. Nobody calls it after this function, which returns when
-        // each index is done.
+        // SAFETY: only the lifetime changes. This function returns when every index is done, and
+        // `Job::help` calls the work for indices that are not done only.
         let work: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(work) };
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let job = Arc::new(Job { work, count, next, done, failed: AtomicBool::new(false) });
@@ -144,8 +144,8 @@ pub(crate) fn for_each(count: usize, work: impl Fn(usize) + Sync) {
     });
 }
 
-/// Waits without going to sleep, for so long at most; lets others have the processor if it takes a
-/// while. Whether it is ready.
+/// Waits, at most as long as `at_most` says, without going to sleep; after a while it yields the
+/// processor to other threads. Returns whether it is ready.
 fn wait_for(ready: impl Fn() -> bool, at_most: Option<Duration>) -> bool {
     const SPINS: usize = 1000;
     for _ in 0..SPINS {
@@ -213,7 +213,7 @@ mod tests {
             for_each(100, |i| assert!(i != 50, "on purpose"));
         });
         assert!(result.is_err());
-        // And the next job finds its threads.
+        // The next job works.
         for_each(100, |_| {});
     }
 }

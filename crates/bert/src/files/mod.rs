@@ -1,7 +1,7 @@
 //! Files of weights, and how files are written.
 
 pub(crate) mod atomic;
-pub(crate) mod bytes;
+pub(crate) mod file;
 mod pickle;
 pub(crate) mod safetensors;
 pub(crate) mod shards;

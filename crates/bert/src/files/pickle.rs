@@ -1,33 +1,33 @@
 //! The pickle of a state dict, as `torch.save` writes it, read without executing anything.
 //!
-//! Only what names tensors is understood: strings, integers, tuples, the storages that persistent
-//! ids stand for, and the two functions that rebuild a tensor from one. Every other call gives a
-//! value that is ignored. Memory is bounded by the pickle's length: what the memo repeats is shared.
+//! It understands only what describes tensors: strings, integers, tuples, storages (persistent ids) and
+//! the two functions that make tensors of storages. The value of every other call is ignored. Memory
+//! is bounded by the pickle's length, because values that the memo repeats are shared.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// Where a tensor lies in the file.
+/// The location of a tensor in the file.
 #[derive(Clone, Debug)]
 pub(crate) struct StoredTensor {
     /// The storage's name below `data/`.
     pub(crate) storage: Arc<str>,
     /// The storage's class, like `FloatStorage`.
     pub(crate) class: Arc<str>,
-    /// First element.
+    /// The index of the first element.
     pub(crate) offset: usize,
     pub(crate) shape: Vec<usize>,
     /// In elements.
     pub(crate) strides: Vec<usize>,
 }
 
-/// Tuples nest no deeper than this in a state dict, and dropping a value recurses.
+/// The deepest nesting of tuples in a state dict. Dropping a value recurses, so more is refused.
 const DEEPEST: usize = 4;
-/// The longest name of a storage, a class or a function: they are copied where they are used.
+/// The longest name of a storage, class or function: names are copied whenever they are used.
 const LONGEST: usize = 256;
-/// The most dimensions a tensor has.
+/// The most dimensions of a tensor.
 const MOST_DIMENSIONS: usize = 8;
 
 #[derive(Clone)]
@@ -54,7 +54,7 @@ type Result<T> = std::result::Result<T, String>;
 /// The tensors of a state dict by name.
 ///
 /// # Errors
-/// Says what is wrong, in words that can stand behind a colon.
+/// The reason, without a capital letter and a full stop.
 pub(crate) fn state_dict(pickle: &[u8]) -> Result<BTreeMap<String, Arc<StoredTensor>>> {
     let mut reader = Reader { rest: pickle };
     let mut machine = Machine { stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
@@ -111,13 +111,13 @@ fn utf8(bytes: &[u8]) -> Result<Rc<str>> {
 
 struct Machine {
     stack: Vec<Value>,
-    /// Heights of the stack at which a `MARK` stands.
+    /// The heights of the stack at its `MARK`s.
     marks: Vec<usize>,
     memo: HashMap<u64, Value>,
 }
 
 impl Machine {
-    /// One instruction. The numbers are those of Python's `pickletools`.
+    /// Executes one instruction. The codes are those of Python's `pickletools`.
     fn step(&mut self, code: u8, reader: &mut Reader) -> Result<()> {
         match code {
             0x80 => drop(reader.bytes(1)?), // PROTO
@@ -159,7 +159,7 @@ impl Machine {
             }
             0x93 => match (self.pop()?, self.pop()?) {
                 (Value::Text(name), Value::Text(module)) => self.function(&module, &name)?,
-                _ => return Err("its pickle names a class by something else than text".to_owned()),
+                _ => return Err("its pickle has a class whose name is not text".to_owned()),
             },
             b'Q' => match self.pop()? {
                 Value::Tuple(id) => self.stack.push(Value::Storage(id)),
@@ -209,7 +209,7 @@ impl Machine {
         self.stack.push(Value::Int(value));
     }
 
-    /// LONG1: an integer of any size; one that needs more than eight bytes counts nothing here.
+    /// LONG1: an integer of any size. An integer of more than eight bytes is ignored.
     fn long(&mut self, reader: &mut Reader) -> Result<()> {
         let count = usize::from(reader.byte()?);
         let bytes = reader.bytes(count)?;
@@ -244,26 +244,30 @@ impl Machine {
     }
 
     fn recall(&mut self, key: u64) -> Result<()> {
-        let value = self.memo.get(&key).ok_or("its pickle repeats what it has not read")?.clone();
+        let value = self
+            .memo
+            .get(&key)
+            .ok_or("its pickle refers to a value that it has not stored")?
+            .clone();
         self.stack.push(value);
         Ok(())
     }
 
-    /// Keys and values in turn, for the dict below them.
+    /// Adds keys and values, in turns, to the dict below them.
     fn set_items(&mut self, items: Vec<Value>) -> Result<()> {
         let Some(Value::Dict(dict)) = self.stack.last() else { return Ok(()) };
         for pair in items.chunks_exact(2) {
             if let (Value::Text(name), Value::Tensor(tensor)) = (&pair[0], &pair[1])
                 && dict.borrow_mut().insert(name.to_string(), tensor.clone()).is_some()
             {
-                return Err(format!("{name} stands in it twice"));
+                return Err(format!("it contains {name} twice"));
             }
         }
         Ok(())
     }
 }
 
-/// The functions of a state dict; any other gives a value that is ignored.
+/// Calls a function of a state dict. The value of any other function is ignored.
 fn call(function: &Value, arguments: &Value) -> Result<Value> {
     let (Value::Function(function), Value::Tuple(arguments)) = (function, arguments) else {
         return Ok(Value::Ignored);
@@ -303,7 +307,7 @@ fn call(function: &Value, arguments: &Value) -> Result<Value> {
 }
 
 fn short(name: &str) -> Result<&str> {
-    if name.len() <= LONGEST { Ok(name) } else { Err("it has a name without end".to_owned()) }
+    if name.len() <= LONGEST { Ok(name) } else { Err("it has a name that is too long".to_owned()) }
 }
 
 fn size(value: &Value) -> Result<usize> {
@@ -311,6 +315,6 @@ fn size(value: &Value) -> Result<usize> {
         Value::Int(size) => {
             usize::try_from(*size).map_err(|_| format!("a tensor in it has the size {size}"))
         }
-        _ => Err("a tensor in it has a size that is no integer".to_owned()),
+        _ => Err("a tensor in it has a size that is not an integer".to_owned()),
     }
 }

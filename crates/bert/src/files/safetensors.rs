@@ -15,7 +15,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo as Header};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::bytes::Bytes;
+use super::file::Bytes;
 use super::weight_file::{TensorInfo, WeightFile};
 use crate::error::{Error, Result};
 
@@ -51,7 +51,7 @@ impl SafetensorsFile {
         Self::new(path, Box::new(file), length)
     }
 
-    /// `name` stands for the path in errors.
+    /// `name` replaces the path in errors.
     pub(crate) fn from_bytes(name: &Path, bytes: Bytes) -> Result<Self> {
         let length = bytes.as_ref().len() as u64;
         Self::new(name, Box::new(std::io::Cursor::new(bytes)), length)
@@ -91,7 +91,7 @@ impl SafetensorsFile {
 }
 
 impl WeightFile for SafetensorsFile {
-    /// In the order the tensors stand in.
+    /// In the order of the file.
     fn names(&self) -> Vec<String> {
         self.header.offset_keys()
     }
@@ -148,7 +148,7 @@ impl<'de> Visitor<'de> for DistinctKeys {
         let mut seen = HashSet::new();
         while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
             if let Some(key) = seen.replace(key) {
-                return Err(M::Error::custom(format!("{key} stands in it twice")));
+                return Err(M::Error::custom(format!("it contains {key} twice")));
             }
         }
         Ok(self)

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use zip::{CompressionMethod, ZipArchive};
 
-use super::bytes::Bytes;
+use super::file::Bytes;
 use super::pickle::{self, StoredTensor};
 use super::weight_file::{TensorInfo, WeightFile};
 use crate::error::{Error, Result};
@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 pub(crate) struct TorchFile {
     path: PathBuf,
     archive: Mutex<Archive>,
-    /// What stands before `data.pkl` and `data/`.
+    /// The part of names before `data.pkl` and `data/`.
     prefix: String,
     tensors: BTreeMap<String, Arc<StoredTensor>>,
 }
@@ -38,7 +38,7 @@ impl TorchFile {
         Self::new(path, Box::new(file), length)
     }
 
-    /// `name` stands for the path in errors.
+    /// `name` replaces the path in errors.
     pub(crate) fn from_bytes(name: &Path, bytes: Bytes) -> Result<Self> {
         let length = bytes.as_ref().len() as u64;
         Self::new(name, Box::new(Cursor::new(bytes)), length)
@@ -48,12 +48,12 @@ impl TorchFile {
         let io = |source| Error::Io { path: path.to_owned(), source };
         let damaged = |reason: String| Error::TorchFile { path: path.to_owned(), reason };
         let mut magic = [0; 2];
-        // A file shorter than this is not a zip archive either, which the next step says.
+        // A shorter file is not a zip archive: the next step returns that error.
         if file.read(&mut magic).map_err(io)? == 2 && magic[0] == 0x80 {
             return Err(Error::LegacyTorchFile { path: path.to_owned() });
         }
         let mut archive = ZipArchive::new(BufReader::new(file))
-            .map_err(|error| damaged(format!("it is no zip archive: {error}")))?;
+            .map_err(|error| damaged(format!("it is not a zip archive: {error}")))?;
         let mut pickle_entry = None;
         for index in 0..archive.len() {
             let entry = archive.by_index_raw(index).map_err(|error| damaged(error.to_string()))?;
@@ -84,7 +84,7 @@ impl TorchFile {
     }
 }
 
-/// A whole entry. The zip crate compares its checksum.
+/// Reads an entry. The zip crate checks its checksum.
 fn read_entry(archive: &mut Archive, index: usize) -> std::result::Result<Vec<u8>, String> {
     let mut entry = archive.by_index(index).map_err(|error| error.to_string())?;
     let size = entry.size();
@@ -133,7 +133,7 @@ impl WeightFile for TorchFile {
     }
 }
 
-/// The elements of a tensor in row-major order, or `None` where it does not lie in its storage.
+/// The elements of a tensor in row-major order. `None` if it reaches beyond its storage.
 fn gather<'a>(storage: &'a [u8], tensor: &StoredTensor, element: usize) -> Option<Cow<'a, [u8]>> {
     let StoredTensor { offset, shape, strides, .. } = tensor;
     let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size))?;

@@ -1,16 +1,16 @@
-//! Files of named tensors, whatever their format.
+//! Files of named tensors in any format.
 
 use candle_core::{DType, Tensor};
 
 use crate::error::Result;
 
-/// What a file says of a tensor before it is read.
+/// What a file says of a tensor before reading it.
 #[derive(Clone, Debug)]
 pub(crate) struct TensorInfo {
     pub(crate) shape: Vec<usize>,
-    /// The floating-point dtype it is stored in; absent for integers and the like.
+    /// The dtype, if it is a floating-point one.
     pub(crate) dtype: Option<DType>,
-    /// What the file calls the dtype.
+    /// The file's name of the dtype.
     pub(crate) stored_as: String,
 }
 
@@ -19,9 +19,9 @@ pub(crate) trait WeightFile: Send + Sync {
     /// The names of its tensors.
     fn names(&self) -> Vec<String>;
 
-    /// What it says of a tensor.
+    /// What the file says of a tensor.
     fn info(&self, name: &str) -> Option<TensorInfo>;
 
-    /// Reads a tensor to the host. `dtype` is the one that [`WeightFile::info`] gives.
+    /// Reads a tensor to the host. `dtype` is that of [`WeightFile::info`].
     fn read(&self, name: &str, dtype: DType) -> Result<Tensor>;
 }

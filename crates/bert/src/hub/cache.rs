@@ -1,7 +1,7 @@
 //! The cache on disk, in huggingface_hub's layout.
 //!
-//! `blobs/` holds contents by their ETag, `snapshots/<commit>/` links to them by name, `refs/` says
-//! which commit a branch is at, and `.no_exist/` remembers which files a commit does not have.
+//! `blobs/` has contents by their ETag, `snapshots/<commit>/` links to them by name, `refs/` has the
+//! commits of branches, and `.no_exist/` lists files that a commit does not have.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -27,12 +27,12 @@ impl CachedRepo {
         }
     }
 
-    /// Where the contents with this ETag are, or will be.
+    /// The path of the contents with this ETag, which may not exist yet.
     pub(super) fn blob_path(&self, etag: &str) -> PathBuf {
         self.repo.blob_path(etag)
     }
 
-    /// The commit that the cache knows the revision as, if it holds anything of it.
+    /// The commit of the revision in the cache, if the cache has any of its files.
     pub(super) fn commit(&self) -> Option<String> {
         let commit = std::fs::read_to_string(self.folder.join("refs").join(&self.revision));
         let commit = commit.map_or_else(|_| self.revision.clone(), |text| text.trim().to_owned());
@@ -49,8 +49,8 @@ impl CachedRepo {
         self.commit().is_some_and(absent)
     }
 
-    /// Remembers that a commit does not have a file, so that it is not asked for again. Where that
-    /// cannot be written down, the only loss is that question.
+    /// Records that a commit does not have a file, so that the hub is not asked again. If the record
+    /// cannot be written, the hub is merely asked again.
     pub(super) fn remember_absent(&self, file: &str, commit: &str) {
         let path = self.folder.join(".no_exist").join(commit).join(file);
         if is_file_name(commit)
@@ -61,7 +61,7 @@ impl CachedRepo {
         }
     }
 
-    /// Writes down, aside and then by renaming, which commit the revision is.
+    /// Records the commit of the revision, in a temporary file that is then renamed.
     fn point_at(&self, commit: &str) -> std::io::Result<()> {
         let path = self.folder.join("refs").join(&self.revision);
         if self.revision == commit || path.is_file() {
@@ -69,13 +69,13 @@ impl CachedRepo {
         }
         let parent = path.parent().unwrap_or(&self.folder);
         std::fs::create_dir_all(parent)?;
-        let mut aside = shared_file(parent)?;
-        aside.write_all(commit.as_bytes())?;
-        aside.persist(path)?;
+        let mut temporary = shared_file(parent)?;
+        temporary.write_all(commit.as_bytes())?;
+        temporary.persist(path)?;
         Ok(())
     }
 
-    /// Gives a blob its name in the snapshot of a commit, and the revision that commit.
+    /// Links a blob to its name in the snapshot of a commit, and records the commit of the revision.
     pub(super) fn link(&self, file: &str, blob: &Path, commit: &str) -> std::io::Result<PathBuf> {
         let path = self.repo.pointer_path(commit).join(file);
         std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
@@ -104,7 +104,7 @@ fn symlink(_target: &Path, blob: &Path, path: &Path) -> std::io::Result<()> {
     std::fs::hard_link(blob, path)
 }
 
-/// Whether a text can be the name of one file.
+/// Whether a text is the name of a single file.
 pub(super) fn is_file_name(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with('.')

@@ -1,11 +1,11 @@
-//! The hub, in a build without the feature `hub`: every file is an error.
+//! The hub without the feature `hub`: every file is an error.
 
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
 use crate::hub::options::HubOptions;
 
-/// A model repository that cannot be reached.
+/// A model repository that this build cannot reach.
 #[derive(Clone, Debug)]
 pub(crate) struct Repo {
     id: String,

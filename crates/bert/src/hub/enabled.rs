@@ -1,4 +1,4 @@
-//! Files of a repository on the Hugging Face hub, from the cache or the network.
+//! Files of a repository, from the cache or the network.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -16,11 +16,11 @@ use crate::error::{Error, Result};
 use crate::files::atomic::shared_file;
 use crate::hub::options::HubOptions;
 
-/// How long the hub's first answer may take, name look-up and connection included.
+/// How long the hub's first answer may take, including the look-up of its name and the connection.
 const FIRST_ANSWER: Duration = Duration::from_secs(5);
-/// How long a download may stand still.
+/// How long a download may stall.
 const STALL: Duration = Duration::from_secs(15);
-/// How long a hub that could not be reached is left alone.
+/// How long a hub that could not be reached is not asked again.
 const GIVEN_UP: Duration = Duration::from_secs(30);
 
 /// A model repository at a branch, tag or commit.
@@ -28,13 +28,13 @@ const GIVEN_UP: Duration = Duration::from_secs(30);
 pub(crate) struct Repo {
     id: String,
     pub(crate) options: HubOptions,
-    /// When and why the hub could not be reached: asking again at once would wait again.
+    /// When and why the hub could not be reached.
     given_up: Arc<Mutex<Option<(Instant, String)>>>,
 }
 
-/// What the hub says of a file before it is downloaded.
+/// The hub's answer about a file, before the download.
 struct Metadata {
-    /// Where the file is, at this commit.
+    /// The file's address at this commit.
     url: String,
     commit: String,
     etag: String,
@@ -54,17 +54,18 @@ impl Repo {
         &self.id
     }
 
-    /// Forgets what another hub or cache answered.
+    /// Forgets that the hub could not be reached, because the options have changed.
     pub(crate) fn forget(&mut self) {
         self.given_up = Arc::default();
     }
 
-    /// The first of `names` that the repository has, and its path in the cache, or `None` where it
-    /// has none of them. What is in the cache is found without the network; where the network is
-    /// out of reach, only the cache counts.
+    /// The index of the first of `names` that the repository has, and its path in the cache. `None` if
+    /// it has none of them. Files in the cache are found without the network; without a network, only
+    /// the cache counts.
     pub(crate) fn find(&self, names: &[&str]) -> Result<Option<(usize, PathBuf)>> {
         if !is_revision(self.revision()) {
-            let reason = format!("{:?} is no branch, tag or commit", self.revision());
+            let reason =
+                format!("{:?} is not the name of a branch, tag or commit", self.revision());
             return Err(self.refused(names[0], reason));
         }
         let settings = Settings::new(&self.options);
@@ -91,7 +92,7 @@ impl Repo {
         out_of_reach.map_or(Ok(None), Err)
     }
 
-    /// Downloads a file, or gives `None` where the repository does not have it.
+    /// Downloads a file. `None` if the repository does not have it.
     fn fetch(
         &self,
         file: &str,
@@ -118,7 +119,7 @@ impl Repo {
         }
     }
 
-    /// Asks for a file; `None` where the repository does not have it.
+    /// Asks the hub about a file. `None` if the repository does not have it.
     fn metadata(
         &self,
         file: &str,
@@ -132,10 +133,10 @@ impl Repo {
             .max_redirects(0)
             .build()
             .into();
-        // A repository that is partly in the cache stays at that commit: files of two do not fit.
+        // If a part of a repository is in the cache, its other files come from the same commit.
         let revision = cache.commit().unwrap_or_else(|| self.revision().to_owned());
         let mut url = self.url(file, &revision, settings);
-        // A renamed repository redirects within the hub; a large file to where it is stored.
+        // A renamed repository redirects within the hub, a large file to its storage.
         for _ in 0..5 {
             let request =
                 settings.authorize(agent.head(&url).header("Accept-Encoding", "identity"));
@@ -163,7 +164,7 @@ impl Repo {
                     let Some(mut metadata) = read_metadata(&response) else {
                         return Err(self.unreachable(file, folder, reason));
                     };
-                    // The branch may move before the download.
+                    // The download asks for the commit: the branch may move meanwhile.
                     let (branch, commit) =
                         (resolve(&escaped(&revision)), resolve(&metadata.commit));
                     metadata.url = url.replacen(&branch, &commit, 1);
@@ -171,10 +172,10 @@ impl Repo {
                 }
             }
         }
-        Err(self.refused(file, "it redirects without end".to_owned()))
+        Err(self.refused(file, "it redirects endlessly".to_owned()))
     }
 
-    /// What an answer without a file means: nothing where the file does not exist.
+    /// The error of an answer without a file; no error if the file does not exist.
     fn refusal(&self, file: &str, response: &Response<Body>, cache: &Path) -> Result<()> {
         let status = response.status();
         if status.is_server_error() || [407, 429].contains(&status.as_u16()) {
@@ -199,7 +200,7 @@ impl Repo {
         Err(self.refused(file, reason))
     }
 
-    /// Downloads a file and puts it into the cache under its name when it is whole.
+    /// Downloads a file and links it in the cache once it is complete.
     fn download(
         &self,
         file: &str,
@@ -233,7 +234,7 @@ impl Repo {
         cache.link(file, &blob, &metadata.commit).map_err(|cause| cache.unwritable(cause))
     }
 
-    /// Writes a body aside and renames it when it has the announced length.
+    /// Writes a body to a temporary file and renames it if it has the announced length.
     fn store(
         &self,
         file: &str,
@@ -245,14 +246,14 @@ impl Repo {
         let unwritable = |cause| cache.unwritable(cause);
         let folder = blob.parent().unwrap_or(blob);
         std::fs::create_dir_all(folder).map_err(unwritable)?;
-        let mut aside = shared_file(folder).map_err(unwritable)?;
+        let mut temporary = shared_file(folder).map_err(unwritable)?;
         let chunks = read_in_background(body);
         let bar = Bar::new(&self.options, file, bytes);
         let mut done = 0;
         loop {
             match chunks.recv_timeout(STALL) {
                 Ok(Ok(chunk)) => {
-                    aside.write_all(&chunk).map_err(unwritable)?;
+                    temporary.write_all(&chunk).map_err(unwritable)?;
                     done += chunk.len() as u64;
                     bar.report(done);
                 }
@@ -265,7 +266,7 @@ impl Repo {
                 Err(mpsc::RecvTimeoutError::Timeout) => {
                     let seconds = STALL.as_secs();
                     return Err(self
-                        .refused(file, format!("nothing came for {seconds} seconds; try again")));
+                        .refused(file, format!("no data came for {seconds} seconds; try again")));
                 }
             }
         }
@@ -273,7 +274,7 @@ impl Repo {
             let bytes = bytes.unwrap_or_default();
             return Err(self.refused(file, format!("{done} of {bytes} bytes came; try again")));
         }
-        aside.persist(blob).map_err(|error| cache.unwritable(error.error))?;
+        temporary.persist(blob).map_err(|error| cache.unwritable(error.error))?;
         Ok(())
     }
 
@@ -301,7 +302,7 @@ impl Repo {
     }
 }
 
-/// Whether a text can be a branch, a tag or a commit, and the name of a file below `refs/`.
+/// Whether a text can be the name of a branch, tag or commit, and of a file below `refs/`.
 fn is_revision(text: &str) -> bool {
     text.split('/').all(|part| {
         !part.is_empty()
@@ -311,17 +312,17 @@ fn is_revision(text: &str) -> bool {
     })
 }
 
-/// A revision as the hub's addresses have it.
+/// A revision in the hub's addresses.
 fn escaped(revision: &str) -> String {
     revision.replace('/', "%2F").replace('+', "%2B")
 }
 
-/// What stands between a repository and a file in the hub's addresses.
+/// The part between a repository and a file in the hub's addresses.
 fn resolve(revision: &str) -> String {
     format!("/resolve/{revision}/")
 }
 
-/// Commit, ETag and length of a file; commit and ETag become names of files.
+/// Commit, ETag and length of a file. Commit and ETag become names of files, so they are checked.
 fn read_metadata(response: &Response<Body>) -> Option<Metadata> {
     let headers = response.headers();
     let etag = header(headers, "x-linked-etag").or_else(|| header(headers, "etag"))?;

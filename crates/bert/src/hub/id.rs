@@ -1,7 +1,7 @@
-//! What a hub id looks like.
+//! Names of repositories.
 
-/// Whether `name` can be the name of a repository: `name` or `owner/name`, of letters, digits,
-/// `-`, `_` and `.`, each part beginning with a letter or digit.
+/// Whether `name` can be the name of a repository: `name` or `owner/name`, with letters, digits, `-`,
+/// `_` and `.`. Each part begins with a letter or digit.
 pub(crate) fn is_id(name: &str) -> bool {
     let part = |part: &str| {
         part.starts_with(|c: char| c.is_ascii_alphanumeric())

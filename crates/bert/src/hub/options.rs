@@ -1,21 +1,21 @@
-//! What a caller may say about the hub, in place of the environment.
+//! Options of the hub, which override the environment.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-/// How far the download of one file is.
+/// The progress of the download of one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DownloadProgress {
     /// The file's name in the repository.
     pub file: String,
-    /// Bytes that have come.
+    /// Bytes received.
     pub done: u64,
-    /// Bytes of the whole file, where the hub says.
+    /// Bytes of the whole file, if the hub says.
     pub total: Option<u64>,
 }
 
-/// Settings of one repository; absent ones come from the environment.
+/// Options of one repository. Absent ones come from the environment.
 #[derive(Clone, Default)]
 pub(crate) struct HubOptions {
     pub(crate) revision: Option<String>,

@@ -1,4 +1,4 @@
-//! Where the hub and its cache are, and who asks.
+//! The addresses of the hub and its cache, and the token.
 
 use std::ffi::OsStr;
 use std::path::PathBuf;
@@ -7,12 +7,12 @@ use ureq::http::Uri;
 
 use crate::hub::options::HubOptions;
 
-/// What the caller says, or else what huggingface_hub reads from the environment.
+/// The caller's options, or else the variables of the environment that huggingface_hub reads.
 pub(super) struct Settings {
     pub(super) endpoint: String,
     token: Option<String>,
     pub(super) cache: Option<PathBuf>,
-    /// Why the network is not to be used, if it is not.
+    /// Why the network must not be used, if it must not.
     pub(super) offline: Option<&'static str>,
 }
 
@@ -52,7 +52,7 @@ impl Settings {
                 .or_else(|| path("HF_HUB_CACHE"))
                 .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
                 .or_else(|| Some(home?.join("hub"))),
-            // The first of the two variables that says anything counts.
+            // The first of the two variables that is set counts.
             offline: match (options.local_files_only, variable("HF_HUB_OFFLINE")) {
                 (true, _) => Some("local_files_only is set"),
                 (false, Some(value)) => is_yes(&value).then_some("HF_HUB_OFFLINE is set"),
@@ -70,7 +70,7 @@ impl Settings {
         }
     }
 
-    /// Scheme and host of the endpoint, which redirects within the hub leave out.
+    /// Scheme and host of the endpoint: redirects within the hub leave them out.
     pub(super) fn origin(&self) -> String {
         let uri: Option<Uri> = self.endpoint.parse().ok();
         let parts = uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.authority()?)));
@@ -78,7 +78,7 @@ impl Settings {
     }
 }
 
-/// Whether a variable's value is what huggingface_hub takes for yes.
+/// Whether huggingface_hub takes a variable's value for yes.
 fn is_yes(value: &OsStr) -> bool {
     let value = value.to_string_lossy().to_uppercase();
     ["1", "ON", "YES", "TRUE"].contains(&value.as_str())

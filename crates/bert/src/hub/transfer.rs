@@ -1,4 +1,4 @@
-//! Bytes from the network, and how far they are.
+//! Bytes from the network, and their progress.
 
 use std::io::{IsTerminal, Read};
 use std::sync::mpsc;
@@ -8,11 +8,11 @@ use ureq::Body;
 
 use crate::hub::options::{DownloadProgress, HubOptions};
 
-/// Bytes that are handed over at a time.
+/// The number of bytes per message.
 const CHUNK: usize = 1 << 20;
 
-/// Reads a body on a thread of its own, because ureq has no limit for a read that stands still.
-/// The end of the channel is the end of the body.
+/// Reads a body on its own thread, because ureq cannot limit how long a read stalls. The channel is
+/// closed at the end of the body.
 pub(super) fn read_in_background(body: Body) -> mpsc::Receiver<std::io::Result<Vec<u8>>> {
     let (sender, receiver) = mpsc::sync_channel(4);
     std::thread::spawn(move || {
@@ -26,7 +26,7 @@ pub(super) fn read_in_background(body: Body) -> mpsc::Receiver<std::io::Result<V
                 Err(error) => Err(error),
             };
             let ended = message.is_err();
-            // The receiver is gone when the download was given up.
+            // The receiver is dropped when the download has failed.
             if sender.send(message).is_err() || ended {
                 return;
             }
@@ -35,7 +35,7 @@ pub(super) fn read_in_background(body: Body) -> mpsc::Receiver<std::io::Result<V
     receiver
 }
 
-/// The caller's callback, or a bar where standard error is a terminal.
+/// The caller's callback, or a progress bar if standard error is a terminal.
 pub(super) struct Bar<'a> {
     options: &'a HubOptions,
     file: &'a str,

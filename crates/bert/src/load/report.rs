@@ -90,7 +90,7 @@ impl fmt::Display for LoadReport {
             write!(f, "\n{} weights were renamed: {pairs}.", self.renamed.len())?;
         }
         for (tied, to) in &self.tied {
-            write!(f, "\n{tied} is {to}.")?;
+            write!(f, "\n{tied} is shared with {to}.")?;
         }
         for (Conversion { from, to }, count) in &self.converted {
             write!(f, "\n{count} weights were converted from {from:?} to {to:?}.")?;

@@ -68,14 +68,13 @@ impl PanelSlice<'_> {
         let nr = matrix.nr();
         let start = (panel - part.panels.start) * nr;
         let columns = start..(start + nr).min(part.n);
-        let is_first = slice.start == 0;
         // The first rows of a block prefetch the next panel.
         let next = matrix.panel(panel + 1, slice).filter(|_| rows.start == block.rows.start);
         let kernel = MicroKernel::<S, HEIGHT, NV> {
             simd,
             x: x.as_chunks().0,
             values: S::as_simd_f32s(values).0.as_chunks().0,
-            bias: is_first.then(|| S::as_simd_f32s(matrix.panel_bias(panel)).0),
+            bias: (slice.start == 0).then(|| S::as_simd_f32s(matrix.panel_bias(panel)).0),
             next: next.unwrap_or(&[]),
             activation: match slice.end == matrix.k() {
                 true => block.activation,
@@ -85,18 +84,29 @@ impl PanelSlice<'_> {
             rows: rows.clone(),
             column: start,
         };
-        if columns.len() == nr {
-            simd.vectorize(kernel);
-            return;
+        match columns.len() == nr {
+            true => simd.vectorize(kernel),
+            false => self.multiply_narrow(kernel, columns),
         }
-        // The last panel of a matrix is wider than the output: its tiles are computed in a buffer.
+    }
+
+    /// The last panel of a matrix is wider than the output: its tiles are computed in a buffer.
+    #[inline(always)]
+    fn multiply_narrow<S: Simd, const HEIGHT: usize, const NV: usize>(
+        &self,
+        kernel: MicroKernel<S, HEIGHT, NV>,
+        columns: Range<usize>,
+    ) {
+        let (nr, depth) = (self.block.matrix.nr(), self.slice.len());
         let mut buffer = [0f32; 32 * MAX_MR];
         let buffer = &mut buffer[..HEIGHT * nr];
-        for (tile, row) in rows.step_by(HEIGHT).enumerate() {
-            // SAFETY: each block has its own rows, each chunk its own columns, and this thread uses
-            // one part at a time.
-            let rows = || (row..row + HEIGHT).map(|row| unsafe { out.part(row, columns.clone()) });
-            if !is_first {
+        for (tile, row) in kernel.rows.clone().step_by(HEIGHT).enumerate() {
+            let rows = || {
+                // SAFETY: each block has its own rows, each chunk its own columns, and this thread
+                // uses one part at a time.
+                (row..row + HEIGHT).map(|row| unsafe { kernel.out.part(row, columns.clone()) })
+            };
+            if kernel.bias.is_none() {
                 for (sums, row) in buffer.chunks_exact_mut(nr).zip(rows()) {
                     // SAFETY: the slice of K before this one wrote the row.
                     sums[..row.len()].copy_from_slice(unsafe { row.assume_init_ref() });
@@ -104,8 +114,9 @@ impl PanelSlice<'_> {
             }
             {
                 let out = SharedRows::new(buffer, nr);
-                let x = &kernel.x[tile * slice.len()..][..slice.len()];
+                let x = &kernel.x[tile * depth..][..depth];
                 let next = if tile == 0 { kernel.next } else { &[] };
+                let simd = kernel.simd;
                 simd.vectorize(MicroKernel { x, next, out, rows: 0..HEIGHT, column: 0, ..kernel });
             }
             for (sums, row) in buffer.chunks_exact(nr).zip(rows()) {

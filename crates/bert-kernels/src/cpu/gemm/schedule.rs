@@ -39,7 +39,7 @@ pub(super) fn slices(k: usize) -> impl Iterator<Item = Range<usize>> {
 /// Chunks of panels (NC columns) in the order in which threads take them.
 pub(super) struct Schedule {
     pub(super) panels: Range<usize>,
-    /// How many places in the panels threads start from: one each, or one for all of them.
+    /// The number of panels that threads start from: one for each thread, or one for all.
     pub(super) lanes: usize,
     /// Chunks of a lane.
     pub(super) per_lane: usize,

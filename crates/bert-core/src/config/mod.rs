@@ -1,11 +1,14 @@
 //! The model's configuration, as in a checkpoint's `config.json`.
 
+mod validate;
+
 use std::collections::BTreeMap;
 
 use bert_kernels::Activation;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use self::validate::{MAX_LABELS, invalid};
 use crate::error::{Error, Result};
 
 /// A BERT's configuration. Hugging Face: `BertConfig`, of transformers 5.23 and 4.57.
@@ -37,7 +40,7 @@ pub struct BertConfig {
     pub max_position_embeddings: usize,
     /// Rows of the token type embeddings.
     pub type_vocab_size: usize,
-    /// Standard deviation of freshly initialised matrices.
+    /// The standard deviation of new matrices.
     pub initializer_range: f64,
     /// Added to the variance in every LayerNorm.
     pub layer_norm_eps: f64,
@@ -144,13 +147,6 @@ pub enum TokenIds {
     Many(Vec<i64>),
 }
 
-/// The largest size a config may have: the number of elements of a matrix always fits a `usize`.
-const MAX_SIZE: usize = i32::MAX as usize;
-/// The most layers a config may have.
-const MAX_LAYERS: usize = 1 << 16;
-/// The most labels a config may have.
-const MAX_LABELS: usize = 1 << 20;
-
 impl Default for BertConfig {
     fn default() -> Self {
         Self {
@@ -204,13 +200,14 @@ impl Default for BertConfig {
 impl BertConfig {
     /// Reads and validates the text of a `config.json`.
     ///
-    /// `null` stands for the default, but for `pad_token_id`, where it means that there is none.
-    /// `id2label` says how many classes there are, or else `num_labels`; `label2id` alone does not
-    /// count, as in transformers.
+    /// `null` means the default, except for `pad_token_id`, where it means that there is none. The
+    /// number of classes is that of `id2label` or, without it, `num_labels`; as in transformers,
+    /// `label2id` alone has no effect.
     ///
     /// # Errors
-    /// [`Error::ConfigSyntax`] when it is not a JSON object, [`Error::ConfigField`] when a value is of
-    /// the wrong kind, [`Error::NotBert`] when `model_type` says so, [`Error::Config`] as [`BertConfig::validate`].
+    /// [`Error::ConfigSyntax`] when it is not a JSON object, [`Error::ConfigField`] when a value has the
+    /// wrong kind, [`Error::NotBert`] for another `model_type`, and [`Error::Config`] as
+    /// [`BertConfig::validate`].
     pub fn from_json(text: &str) -> Result<Self> {
         let mut keys: Map<String, Value> = serde_json::from_str(text)?;
         match keys.get("model_type") {
@@ -299,95 +296,6 @@ impl BertConfig {
         })
     }
 
-    /// Checks that a model can have these sizes.
-    ///
-    /// # Errors
-    /// [`Error::Config`] with the field, its value and what it may be.
-    pub fn validate(&self) -> Result<()> {
-        for (field, size) in [
-            ("vocab_size", self.vocab_size),
-            ("hidden_size", self.hidden_size),
-            ("num_attention_heads", self.num_attention_heads),
-            ("intermediate_size", self.intermediate_size),
-            ("max_position_embeddings", self.max_position_embeddings),
-            ("type_vocab_size", self.type_vocab_size),
-            ("id2label", self.id2label.len()),
-        ] {
-            if !(1..=MAX_SIZE).contains(&size) {
-                return Err(invalid(field, size, format!("a size from 1 to {MAX_SIZE}")));
-            }
-        }
-        if self.num_hidden_layers > MAX_LAYERS {
-            let expected = format!("at most {MAX_LAYERS}");
-            return Err(invalid("num_hidden_layers", self.num_hidden_layers, expected));
-        }
-        if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
-            let expected =
-                format!("a multiple of num_attention_heads, {}", self.num_attention_heads);
-            return Err(invalid("hidden_size", self.hidden_size, expected));
-        }
-        for (field, probability) in [
-            ("hidden_dropout_prob", Some(self.hidden_dropout_prob)),
-            ("attention_probs_dropout_prob", Some(self.attention_probs_dropout_prob)),
-            ("classifier_dropout", self.classifier_dropout),
-        ] {
-            if let Some(p) = probability.filter(|p| !(0. ..=1.).contains(p)) {
-                return Err(invalid(field, p, "a probability between 0 and 1"));
-            }
-        }
-        for (field, value) in
-            [("layer_norm_eps", self.layer_norm_eps), ("initializer_range", self.initializer_range)]
-        {
-            if !(value.is_finite() && value >= 0.) {
-                return Err(invalid(field, value, "a finite number, at least 0"));
-            }
-        }
-        if self.add_cross_attention && !self.is_decoder {
-            let expected = "false, or is_decoder true";
-            return Err(invalid("add_cross_attention", true, expected));
-        }
-        for (layer, pruned) in &self.pruned_heads {
-            let (n, layers) = (self.num_attention_heads, self.num_hidden_layers);
-            if *layer >= layers {
-                let expected = format!("layers below {layers}");
-                return Err(invalid("pruned_heads", format!("layer {layer}"), expected));
-            }
-            if let Some(head) = pruned.iter().find(|head| **head >= n) {
-                return Err(invalid(
-                    "pruned_heads",
-                    format!("{layer}: {head}"),
-                    format!("heads below {n}"),
-                ));
-            }
-            if (0..n).all(|head| pruned.contains(&head)) {
-                return Err(invalid(
-                    "pruned_heads",
-                    format!("{layer}: all of them"),
-                    "at least one head left",
-                ));
-            }
-        }
-        let vocab_size = self.vocab_size as i64;
-        if let Some(id) = self.pad_token_id.filter(|id| !(-vocab_size..vocab_size).contains(id)) {
-            return Err(invalid(
-                "pad_token_id",
-                id,
-                format!("an id below vocab_size, {vocab_size}"),
-            ));
-        }
-        if self.problem_type == Some(ProblemType::SingleLabelClassification)
-            && self.num_labels() == 1
-        {
-            let expected = "at least 2 labels, or problem_type \"regression\"";
-            return Err(invalid(
-                "problem_type",
-                "\"single_label_classification\" with 1 label",
-                expected,
-            ));
-        }
-        self.activation().map(drop)
-    }
-
     /// Every field by its name, without the other keys.
     fn fields(&self) -> Result<Map<String, Value>> {
         match serde_json::to_value(self)? {
@@ -405,10 +313,6 @@ fn broken_field(fields: Map<String, Value>) -> Option<Error> {
         let source = serde_json::from_value::<BertConfig>(Value::Object(alone)).err()?;
         Some(Error::ConfigField { field, got, source })
     })
-}
-
-fn invalid(field: &'static str, got: impl ToString, expected: impl ToString) -> Error {
-    Error::Config { field, got: got.to_string(), expected: expected.to_string() }
 }
 
 fn default_labels(count: usize) -> BTreeMap<usize, String> {
