@@ -59,84 +59,108 @@ fn main() -> Result<()> {
     ensure!(args.epochs > 0 && args.batch_size > 0, "--epochs and --batch-size begin at 1");
     ensure!((1..=args.batch_size).contains(&args.accumulate), "--accumulate: 1 to --batch-size");
     let (mut train, held_back) = examples(&args)?;
-
-    let checkpoint = match &args.model {
-        Some(name) => Checkpoint::from_name(name)?,
-        None => Checkpoint::built_in(),
-    };
-    let tokenizer = AutoTokenizer::from_pretrained(&checkpoint)?;
-    let mut options =
-        LoadOptions::new().with_device(best_device()).with_missing_initialized(args.seed);
-    let config = checkpoint.config()?;
-    // A checkpoint that names its classes keeps them.
-    if config.id2label.iter().all(|(id, name)| *name == format!("LABEL_{id}")) {
-        options = options.with_labels(data::classes(&train));
-    }
-    let (mut model, report) =
-        BertForSequenceClassification::from_pretrained_with_report(&checkpoint, &options)?;
-    println!("{checkpoint}: {report}");
-    let frozen = |name: &str| args.freeze.iter().any(|beginning| name.starts_with(beginning));
-    let vars = model.set_trainable(|name| !frozen(name))?;
-    let task =
-        Task { tokenizer, classes: model.bert.config().clone(), max_length: args.max_length };
-    println!(
-        "{} of {} parameters learn {} classes from {} texts, measured on {} others",
-        model.num_trainable_parameters(),
-        model.num_parameters(),
-        task.classes.num_labels(),
-        train.len(),
-        held_back.len()
-    );
-
-    let rate = args.learning_rate.unwrap_or(if args.model.is_none() { 1e-3 } else { 5e-5 });
-    let steps = (args.epochs * train.len().div_ceil(args.batch_size)) as u64;
-    let schedule = Schedule::linear(rate, steps / 10, steps)?;
-    let options = AdamWOptions::new().with_weight_decay(args.weight_decay);
-    let mut optimizer = AdamW::new(&vars, options)?;
-    let mut gradients = Gradients::new(&vars);
-    let dropout = ForwardOptions::training(args.seed);
+    let mut trainer = Trainer::new(&args, &train, held_back.len())?;
     let mut order = ChaCha8Rng::seed_from_u64(args.seed);
-    let (mut step, mut best) = (0, -1.);
+    let mut best = -1.;
     let start = Instant::now();
     for epoch in 1..=args.epochs {
         train.shuffle(&mut order);
-        let bar = ProgressBar::new(train.len() as u64)
-            .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")?);
-        let mut sum = 0.;
-        for batch in train.chunks(args.batch_size) {
-            for part in batch.chunks(batch.len().div_ceil(args.accumulate)) {
-                let (input, labels) = task.tensors(part, model.bert.device())?;
-                let (loss, _) = model.forward_with_labels(&input, &labels, &dropout)?;
-                gradients.accumulate(&(&loss * (part.len() as f64 / batch.len() as f64))?)?;
-                sum += f64::from(loss.to_scalar::<f32>()?) * part.len() as f64;
-            }
-            gradients.clip_norm(args.max_grad_norm)?;
-            optimizer.step(&mut gradients, schedule.learning_rate(step))?;
-            step += 1;
-            bar.inc(batch.len() as u64);
-        }
-        bar.finish_and_clear();
-
-        let mut frozen = model.clone();
+        let loss = trainer.epoch(&train, &args)?;
+        let mut frozen = trainer.model.clone();
         frozen.freeze()?;
-        let accuracy = task.accuracy(&frozen, &held_back, args.batch_size)?;
+        let accuracy = trainer.task.accuracy(&frozen, &held_back, args.batch_size)?;
         println!(
-            "epoch {epoch}: loss {:.4}, held-back accuracy {:.1} %, {:.0} s",
-            sum / train.len() as f64,
+            "epoch {epoch}: loss {loss:.4}, held-back accuracy {:.1} %, {:.0} s",
             100. * accuracy,
             start.elapsed().as_secs_f64()
         );
         if accuracy > best {
             best = accuracy;
             frozen.save_pretrained(&args.output, &SaveOptions::new())?;
-            task.tokenizer.save_pretrained(&args.output)?;
+            trainer.task.tokenizer.save_pretrained(&args.output)?;
         }
     }
     println!("best {:.1} %, saved in {}", 100. * best, args.output.display());
     Ok(())
 }
 
-/// What to learn from, and what to measure with.
+/// A model and what trains it.
+struct Trainer {
+    model: BertForSequenceClassification,
+    task: Task,
+    optimizer: AdamW,
+    gradients: Gradients,
+    schedule: Schedule,
+    dropout: ForwardOptions,
+    step: u64,
+}
+
+impl Trainer {
+    fn new(args: &Args, train: &[Example], held_back: usize) -> Result<Self> {
+        let checkpoint = match &args.model {
+            Some(name) => Checkpoint::from_name(name)?,
+            None => Checkpoint::built_in(),
+        };
+        let tokenizer = AutoTokenizer::from_pretrained(&checkpoint)?;
+        let mut options =
+            LoadOptions::new().with_device(best_device()).with_missing_initialized(args.seed);
+        // A checkpoint that names its classes keeps them.
+        let labels = checkpoint.config()?.id2label;
+        if labels.iter().all(|(id, name)| *name == format!("LABEL_{id}")) {
+            options = options.with_labels(data::classes(train));
+        }
+        let (mut model, report) =
+            BertForSequenceClassification::from_pretrained_with_report(&checkpoint, &options)?;
+        println!("{checkpoint}: {report}");
+        let frozen = |name: &str| args.freeze.iter().any(|beginning| name.starts_with(beginning));
+        let vars = model.set_trainable(|name| !frozen(name))?;
+        let classes = model.bert.config().clone();
+        println!(
+            "{} of {} parameters learn {} classes from {} texts, measured on {held_back} others",
+            model.num_trainable_parameters(),
+            model.num_parameters(),
+            classes.num_labels(),
+            train.len(),
+        );
+        let rate = args.learning_rate.unwrap_or(if args.model.is_none() { 1e-3 } else { 5e-5 });
+        let steps = (args.epochs * train.len().div_ceil(args.batch_size)) as u64;
+        let options = AdamWOptions::new().with_weight_decay(args.weight_decay);
+        Ok(Self {
+            task: Task { tokenizer, classes, max_length: args.max_length },
+            optimizer: AdamW::new(&vars, options)?,
+            gradients: Gradients::new(&vars),
+            schedule: Schedule::linear(rate, steps / 10, steps)?,
+            dropout: ForwardOptions::training(args.seed),
+            step: 0,
+            model,
+        })
+    }
+
+    /// Trains on all texts once; returns the mean loss.
+    fn epoch(&mut self, train: &[Example], args: &Args) -> Result<f64> {
+        let bar = ProgressBar::new(train.len() as u64)
+            .with_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg}")?);
+        let mut sum = 0.;
+        for batch in train.chunks(args.batch_size) {
+            for part in batch.chunks(batch.len().div_ceil(args.accumulate)) {
+                let (input, labels) = self.task.tensors(part, self.model.bert.device())?;
+                let (loss, _) = self.model.forward_with_labels(&input, &labels, &self.dropout)?;
+                let share = part.len() as f64 / batch.len() as f64;
+                self.gradients.accumulate(&(&loss * share)?)?;
+                sum += f64::from(loss.to_scalar::<f32>()?) * part.len() as f64;
+            }
+            self.gradients.clip_norm(args.max_grad_norm)?;
+            let rate = self.schedule.learning_rate(self.step);
+            self.optimizer.step(&mut self.gradients, rate)?;
+            self.step += 1;
+            bar.inc(batch.len() as u64);
+        }
+        bar.finish_and_clear();
+        Ok(sum / train.len() as f64)
+    }
+}
+
+/// The texts to learn from, and those to measure with.
 fn examples(args: &Args) -> Result<(Vec<Example>, Vec<Example>)> {
     let (mut train, held_back) = match (&args.train, &args.eval) {
         (Some(train), Some(eval)) => (data::read(train)?, data::read(eval)?),
@@ -177,7 +201,7 @@ impl Task {
         Ok((input, Tensor::new(labels, device)?))
     }
 
-    /// The share of examples whose best class is theirs.
+    /// The share of examples whose class has the highest score.
     fn accuracy(
         &self,
         model: &BertForSequenceClassification,

@@ -328,6 +328,11 @@ impl Error {
         Self::Shape { name, got: got.dims().to_vec(), expected: expected.into() }
     }
 
+    /// A field of a config with an impossible value.
+    pub(crate) fn config(field: &'static str, got: impl ToString, expected: impl ToString) -> Self {
+        Self::Config { field, got: got.to_string(), expected: expected.to_string() }
+    }
+
     /// A tensor of another dtype than `expected`.
     pub(crate) fn dtype(name: &'static str, got: &Tensor, expected: impl Into<String>) -> Self {
         Self::DType { name, got: got.dtype(), expected: expected.into() }

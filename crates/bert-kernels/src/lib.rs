@@ -53,3 +53,8 @@ pub use policy::PassPolicy;
 pub use precision::widen;
 pub use sequences::{Sequence, Sequences};
 pub use weights::{EmbeddingWeights, LayerNormWeights, LinearWeights, WeightForm};
+
+/// Compiles the README's program as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

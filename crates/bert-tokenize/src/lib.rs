@@ -23,3 +23,8 @@ pub use error::{Error, Result};
 pub use files::TokenizerFiles;
 pub use options::{EncodeOptions, OffsetUnit, Padding, Side, Truncation, TruncationStrategy};
 pub use tokenizer::{BertTokenizer, Text};
+
+/// Compiles the README's program as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -38,3 +38,8 @@ pub use adamw::{AdamW, AdamWOptions, ParameterGroup};
 pub use error::{Error, Result};
 pub use gradients::Gradients;
 pub use schedule::Schedule;
+
+/// Compiles the README's program as a test.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -14,6 +14,7 @@ use crate::load::pretrained::PreTrainedModel;
 use crate::load::report::LoadReport;
 
 /// Loads configurations. Hugging Face: `AutoConfig`.
+#[derive(Clone, Copy, Debug)]
 pub struct AutoConfig;
 
 impl AutoConfig {
@@ -29,6 +30,7 @@ impl AutoConfig {
 }
 
 /// Loads tokenizers. Hugging Face: `AutoTokenizer`.
+#[derive(Clone, Copy, Debug)]
 pub struct AutoTokenizer;
 
 impl AutoTokenizer {
@@ -45,6 +47,7 @@ impl AutoTokenizer {
 
 /// Loads models without a head, or with the class that the checkpoint was saved from. Hugging Face:
 /// `AutoModel`.
+#[derive(Clone, Copy, Debug)]
 pub struct AutoModel;
 
 /// Defines [`AnyModel`] and loads it by the name of a class.

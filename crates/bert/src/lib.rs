@@ -93,7 +93,8 @@ pub mod errors {
     pub use bert_train::Error as TrainingError;
 }
 
-/// Compiles the README's programs as tests.
+/// Compiles the READMEs' programs as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../../../README.md")]
+#[doc = include_str!("../README.md")]
 struct Readme;

@@ -8,7 +8,6 @@ use bert_kernels::Activation;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use self::validate::{MAX_LABELS, invalid};
 use crate::error::{Error, Result};
 
 /// A BERT's configuration. Hugging Face: `BertConfig`, of transformers 5.23 and 4.57.
@@ -147,6 +146,9 @@ pub enum TokenIds {
     Many(Vec<i64>),
 }
 
+/// The most labels of a config.
+const MAX_LABELS: usize = 1 << 20;
+
 impl Default for BertConfig {
     fn default() -> Self {
         Self {
@@ -235,7 +237,7 @@ impl BertConfig {
         if let Some(count) = other.remove("num_labels").filter(|_| !has_names) {
             let labels = count.as_u64().filter(|count| (1..=MAX_LABELS as u64).contains(count));
             let expected = format!("a number from 1 to {MAX_LABELS}");
-            let labels = labels.ok_or_else(|| invalid("num_labels", &count, expected))?;
+            let labels = labels.ok_or_else(|| Error::config("num_labels", &count, expected))?;
             config.id2label = default_labels(labels as usize);
         }
         if !has_ids || !has_names {
@@ -292,7 +294,7 @@ impl BertConfig {
     pub fn activation(&self) -> Result<Activation> {
         Activation::from_name(&self.hidden_act).ok_or_else(|| {
             let known = Activation::names().collect::<Vec<_>>().join(", ");
-            invalid("hidden_act", format!("{:?}", self.hidden_act), format!("one of {known}"))
+            Error::config("hidden_act", format!("{:?}", self.hidden_act), format!("one of {known}"))
         })
     }
 

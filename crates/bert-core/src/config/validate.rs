@@ -7,9 +7,6 @@ use crate::error::{Error, Result};
 const MAX_SIZE: usize = i32::MAX as usize;
 /// The most layers of a config.
 const MAX_LAYERS: usize = 1 << 16;
-/// The most labels of a config.
-pub(super) const MAX_LABELS: usize = 1 << 20;
-
 impl BertConfig {
     /// Checks that a model can have this configuration.
     ///
@@ -21,19 +18,19 @@ impl BertConfig {
         self.validate_pruned_heads()?;
         if self.add_cross_attention && !self.is_decoder {
             let expected = "false, or is_decoder true";
-            return Err(invalid("add_cross_attention", true, expected));
+            return Err(Error::config("add_cross_attention", true, expected));
         }
         let vocab_size = self.vocab_size as i64;
         if let Some(id) = self.pad_token_id.filter(|id| !(-vocab_size..vocab_size).contains(id)) {
             let expected = format!("an id below vocab_size, {vocab_size}");
-            return Err(invalid("pad_token_id", id, expected));
+            return Err(Error::config("pad_token_id", id, expected));
         }
         if self.problem_type == Some(ProblemType::SingleLabelClassification)
             && self.num_labels() == 1
         {
             let got = "\"single_label_classification\" with 1 label";
             let expected = "at least 2 labels, or problem_type \"regression\"";
-            return Err(invalid("problem_type", got, expected));
+            return Err(Error::config("problem_type", got, expected));
         }
         self.activation().map(drop)
     }
@@ -49,17 +46,17 @@ impl BertConfig {
             ("id2label", self.id2label.len()),
         ] {
             if !(1..=MAX_SIZE).contains(&size) {
-                return Err(invalid(field, size, format!("a size from 1 to {MAX_SIZE}")));
+                return Err(Error::config(field, size, format!("a size from 1 to {MAX_SIZE}")));
             }
         }
         if self.num_hidden_layers > MAX_LAYERS {
             let expected = format!("at most {MAX_LAYERS}");
-            return Err(invalid("num_hidden_layers", self.num_hidden_layers, expected));
+            return Err(Error::config("num_hidden_layers", self.num_hidden_layers, expected));
         }
         if !self.hidden_size.is_multiple_of(self.num_attention_heads) {
             let expected =
                 format!("a multiple of num_attention_heads, {}", self.num_attention_heads);
-            return Err(invalid("hidden_size", self.hidden_size, expected));
+            return Err(Error::config("hidden_size", self.hidden_size, expected));
         }
         Ok(())
     }
@@ -71,14 +68,14 @@ impl BertConfig {
             ("classifier_dropout", self.classifier_dropout),
         ] {
             if let Some(p) = probability.filter(|p| !(0. ..=1.).contains(p)) {
-                return Err(invalid(field, p, "a probability between 0 and 1"));
+                return Err(Error::config(field, p, "a probability between 0 and 1"));
             }
         }
         for (field, value) in
             [("layer_norm_eps", self.layer_norm_eps), ("initializer_range", self.initializer_range)]
         {
             if !(value.is_finite() && value >= 0.) {
-                return Err(invalid(field, value, "a finite number, at least 0"));
+                return Err(Error::config(field, value, "a finite number, at least 0"));
             }
         }
         Ok(())
@@ -90,22 +87,17 @@ impl BertConfig {
         for (layer, pruned) in &self.pruned_heads {
             if *layer >= layers {
                 let expected = format!("layers below {layers}");
-                return Err(invalid(FIELD, format!("layer {layer}"), expected));
+                return Err(Error::config(FIELD, format!("layer {layer}"), expected));
             }
             if let Some(head) = pruned.iter().find(|head| **head >= n) {
                 let expected = format!("heads below {n}");
-                return Err(invalid(FIELD, format!("{layer}: {head}"), expected));
+                return Err(Error::config(FIELD, format!("{layer}: {head}"), expected));
             }
             if (0..n).all(|head| pruned.contains(&head)) {
                 let got = format!("{layer}: all of them");
-                return Err(invalid(FIELD, got, "at least one head left"));
+                return Err(Error::config(FIELD, got, "at least one head left"));
             }
         }
         Ok(())
     }
-}
-
-/// A field with an impossible value.
-pub(super) fn invalid(field: &'static str, got: impl ToString, expected: impl ToString) -> Error {
-    Error::Config { field, got: got.to_string(), expected: expected.to_string() }
 }
