@@ -1,4 +1,4 @@
-//! Labelled texts: from a file, or made up so that only the order of words tells the label.
+//! Labeled texts: from a file, or made up so that only the order of words tells the label.
 
 use std::collections::HashSet;
 use std::path::Path;

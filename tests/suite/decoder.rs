@@ -210,7 +210,7 @@ fn what_cannot_be_generated_is_an_error() {
     assert!(matches!(error, ModelError::MaskValue { .. }), "{error}");
     let positions = prompt.clone().with_position_ids(ids(&[&[0, 1, 2]]));
     let error = model.generate(&positions, one).unwrap_err();
-    assert_says(&error, &["position_ids cannot be continued"]);
+    assert_says(&error, &["generate cannot continue position_ids"]);
     let outside = BertInput::from_ids(ids(&[&[1, 60]]));
     let error = model.generate(&outside, &GenerationConfig::new(0)).unwrap_err();
     assert_says(&error, &["input_ids holds 60"]);

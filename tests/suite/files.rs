@@ -174,7 +174,7 @@ fn foreign_prefixes_are_renamed_when_asked_for() {
         .with_renamed_prefix("student.", "");
     assert_says(
         &load(two).unwrap_err(),
-        &["pooler.dense.weight", "have the same name", "with_renamed_prefix"],
+        &["pooler.dense.weight", "are the same parameter", "with_renamed_prefix"],
     );
 }
 

@@ -307,7 +307,7 @@ fn a_body_that_is_shorter_than_announced_is_not_kept() {
     });
     let cache = tempfile::tempdir().unwrap();
     let error = load(&checkpoint(&server, cache.path())).unwrap_err();
-    assert_says(&error, &["1000 of 2591808 bytes came"]);
+    assert_says(&error, &["1000 of 2591808 bytes received"]);
     assert!(!files(cache.path()).iter().any(|path| path.ends_with("model.safetensors")));
 }
 
@@ -321,9 +321,9 @@ fn refusals_say_what_to_do() {
         (
             404,
             "EntryNotFound",
-            ["no config.json in google-bert/bert-base-uncased", "holds nothing"],
+            ["no config.json in google-bert/bert-base-uncased", "config.json"],
         ),
-        (418, "", ["418", "does not give"]),
+        (418, "", ["418", "cannot get"]),
         (503, "", ["503", "cannot be reached"]),
         (429, "", ["429", "cannot be reached"]),
         (200, "", ["X-Repo-Commit", "check HF_ENDPOINT"]),
@@ -350,7 +350,7 @@ fn names_that_would_leave_the_cache_are_refused() {
         });
         let cache = tempfile::tempdir().unwrap();
         let error = AutoConfig::from_pretrained(checkpoint(&server, cache.path())).unwrap_err();
-        assert_says(&error, &["no usable X-Repo-Commit and ETag"]);
+        assert_says(&error, &["no valid X-Repo-Commit and ETag"]);
         assert!(files(cache.path()).is_empty());
     }
 }

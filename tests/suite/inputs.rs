@@ -175,7 +175,7 @@ fn impossible_configs_name_the_field() {
         (r#"{"hidden_dropout_prob": 1.5}"#, ["hidden_dropout_prob is 1.5", "between 0 and 1"]),
         (r#"{"classifier_dropout": -0.1}"#, ["classifier_dropout is -0.1", "between 0 and 1"]),
         (r#"{"layer_norm_eps": -1e-12}"#, ["layer_norm_eps is", "at least 0"]),
-        (r#"{"pad_token_id": 30522}"#, ["pad_token_id is 30522", "below vocab_size"]),
+        (r#"{"pad_token_id": 30522}"#, ["pad_token_id is 30522", "an id from -30522 to 30521"]),
         (r#"{"add_cross_attention": true}"#, ["add_cross_attention is true", "is_decoder"]),
         (r#"{"pruned_heads": {"12": [1]}}"#, ["pruned_heads is layer 12", "layers below 12"]),
         (r#"{"pruned_heads": {"1": [12]}}"#, ["pruned_heads is 1: 12", "heads below 12"]),

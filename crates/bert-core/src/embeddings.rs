@@ -54,8 +54,8 @@ impl BertEmbeddings {
         self.forward_with(input, &ForwardOptions::new())
     }
 
-    /// [`BertEmbeddings::forward`] with options, of which the dropout and the length of the cache
-    /// matter.
+    /// [`BertEmbeddings::forward`] with options. Only dropout and the length of the cache have an
+    /// effect.
     ///
     /// # Errors
     /// As [`BertEmbeddings::forward`].

@@ -5,7 +5,7 @@ use candle_core::{DType, Device, DeviceLocation, Tensor};
 /// What bert-core's functions return.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An error that says what was got, what was expected and, where there is one, the way out.
+/// An error that says what was given, what was expected and, where possible, how to fix it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -98,7 +98,7 @@ pub enum Error {
     },
 
     /// An id has no row in the table it indexes.
-    #[error("{name} holds {got} at {at:?}, but the checkpoint has {size} ({field}): 0 to {}", size - 1)]
+    #[error("{name} holds {got} at {at:?}, but {field} is {size}; expected 0 to {}", size - 1)]
     IdOutOfRange {
         /// The tensor's name.
         name: &'static str,
@@ -148,8 +148,10 @@ pub enum Error {
     },
 
     /// A mask holds something that is neither 0 nor 1, or NaN.
-    #[error("attention_mask of shape {shape:?} holds {got}, expected {expected}")]
+    #[error("{name} of shape {shape:?} holds {got}, expected {expected}")]
     MaskValue {
+        /// The mask's name.
+        name: &'static str,
         /// The mask's shape.
         shape: Vec<usize>,
         /// The value.
@@ -159,7 +161,7 @@ pub enum Error {
     },
 
     /// A layer that the model does not have was asked for.
-    #[error("{name} of layer {got} asked for, expected {} to {}", -(*count as i64), *count as i64 - 1)]
+    #[error("layer {got} of {name} asked for, expected {} to {}", -(*count as i64), *count as i64 - 1)]
     NoSuchLayer {
         /// `hidden_states` or `attentions`.
         name: &'static str,
@@ -213,7 +215,7 @@ pub enum Error {
     NotADecoder,
 
     /// An input that cannot be continued was given to generation.
-    #[error("{name} cannot be continued, expected input_ids alone; leave it out")]
+    #[error("generate cannot continue {name}; leave {name} out and pass input_ids")]
     NotForGeneration {
         /// The input's name.
         name: &'static str,
@@ -252,8 +254,8 @@ pub enum Error {
 
     /// The parameters of a model that trains cannot be replaced.
     #[error(
-        "{what} while {name} is trained: its optimizer would go on with the old parameters; call \
-         freeze() before it, set_trainable() after it, and make a new optimizer"
+        "{what} is impossible while {name} is trained, because its optimizer would keep the old \
+         parameters; call freeze() before it, set_trainable() after it, and make a new optimizer"
     )]
     Trainable {
         /// What was asked for.
@@ -301,7 +303,7 @@ pub enum Error {
     },
 
     /// A head that reads the pooled output has a model without a pooler below it.
-    #[error("the model below this head has no pooler; load it with BertModel::load")]
+    #[error("the model has no pooler; load it with BertModel::load")]
     NoPooler,
 
     /// A key/value cache was given that another model, or another batch, filled.

@@ -42,7 +42,7 @@ pub struct Sampling {
     pub temperature: f64,
     /// The number of likeliest tokens to draw from. Default: all.
     pub top_k: Option<usize>,
-    /// The probability that the likeliest tokens to draw from have together. Default: 1.
+    /// Tokens are drawn from the fewest likeliest ones whose probabilities add up to this. Default: 1.
     pub top_p: f64,
 }
 

@@ -120,9 +120,8 @@ impl BertModel {
     /// same up to rounding.
     ///
     /// # Errors
-    /// When the input does not fit itself or the model ([`Error::NoCrossAttention`] and
-    /// [`Error::NoEncoderStates`] for encoder states); see [`Error`]. Inputs are checked before any
-    /// arithmetic.
+    /// When the inputs do not fit each other or the model ([`Error::NoCrossAttention`] and
+    /// [`Error::NoEncoderStates`] for encoder states); see [`Error`].
     pub fn forward(
         &self,
         input: &BertInput,
@@ -273,6 +272,7 @@ impl BertModel {
         (b, s): (usize, usize),
     ) -> Result<Option<EncoderStates>> {
         const NAME: &str = "encoder_hidden_states";
+        const MASK: &str = "encoder_attention_mask";
         let (states, mask) = match (&input.encoder_hidden_states, &input.encoder_attention_mask) {
             (None, None) => return Ok(None),
             (None, Some(_)) => return Err(Error::NoEncoderStates),
@@ -288,10 +288,10 @@ impl BertModel {
         };
         Error::check_tensor(NAME, states, self.dtype(), self.device())?;
         let mask = match mask {
-            Some(mask) => AttentionMask::new(mask)?,
+            Some(mask) => AttentionMask::named(MASK, mask)?,
             None => AttentionMask::all_visible(),
         };
-        mask.check("encoder_attention_mask", [b, n, s, keys])?;
+        mask.check(MASK, [b, n, s, keys])?;
         Ok(Some(EncoderStates { states: states.clone(), mask }))
     }
 

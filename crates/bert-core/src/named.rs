@@ -130,7 +130,7 @@ macro_rules! named {
     };
 }
 
-/// The name of the part `name` of the part `at`: `at.name`, or one of them if the other is empty.
+/// Joins a prefix and a name as `at.name`. If one is empty, returns the other.
 pub fn below(at: &str, name: &str) -> String {
     match (at, name) {
         ("", name) => name.to_owned(),

@@ -7,7 +7,8 @@ use candle_core::Tensor;
 
 use crate::pass::cache::KeyValueCache;
 
-/// One tensor per layer, or per chosen layer. An index means the same layer whichever were chosen.
+/// One tensor per layer, or per chosen layer. Indices do not shift: index `i` means the same layer even
+/// if only some layers were chosen.
 #[derive(Clone, Debug)]
 pub struct LayerOutputs {
     slots: Vec<Slot>,

@@ -156,15 +156,7 @@ pub trait Parameters: Model {
             self.set_trainable(|_| false)?;
         }
         self.convert(options.form)?;
-        match options.form {
-            WeightForm::Packed => pack_decoder(self, |_| true),
-            _ => {
-                if let Some(head) = self.predictions_mut() {
-                    head.unpack_decoder();
-                }
-                Ok(())
-            }
-        }
+        convert_decoder(self, Some(options.form))
     }
 
     /// Replaces parameters by name, for example to merge adapters or to average checkpoints. Weights
@@ -197,7 +189,7 @@ pub trait Parameters: Model {
             return Err(Error::NoSuchParameter { got: got.unwrap_or_default(), known: names });
         }
         self.replace("", &mut |name, _| values.get(name).cloned().map(untracked).transpose())?;
-        pack_decoder(self, BertLMPredictionHead::is_packed)
+        convert_decoder(self, None)
     }
 
     /// The word embeddings: `[V, H]`. Hugging Face: `get_input_embeddings`.
@@ -216,7 +208,7 @@ pub trait Parameters: Model {
         check_table("input embeddings", &table, self.get_input_embeddings())?;
         let padding = self.config().padding_row();
         self.bert_mut().embeddings.set_word_embeddings(untracked(table)?, padding);
-        pack_decoder(self, BertLMPredictionHead::is_packed)
+        convert_decoder(self, None)
     }
 
     /// The matrix of the decoder over the vocabulary, `[V, H]`: the word embeddings if it is tied to
@@ -243,7 +235,7 @@ pub trait Parameters: Model {
         let head = self.predictions_mut().ok_or(Error::NoDecoder)?;
         head.set_decoder(untracked(decoder)?);
         self.bert_mut().config_mut().tie_word_embeddings = false;
-        pack_decoder(self, BertLMPredictionHead::is_packed)
+        convert_decoder(self, None)
     }
 
     /// Changes the size of the vocabulary. New words get the mean of the old embeddings (Hewitt
@@ -267,7 +259,7 @@ pub trait Parameters: Model {
         }
         self.bert_mut().embeddings.set_word_embeddings(table, config.padding_row());
         *self.bert_mut().config_mut() = config;
-        pack_decoder(self, BertLMPredictionHead::is_packed)
+        convert_decoder(self, None)
     }
 }
 
@@ -320,12 +312,13 @@ impl BertModel {
     }
 }
 
-/// Packs the decoder over the vocabulary, if there is one that is `wanted`.
-fn pack_decoder(model: &mut impl Model, wanted: fn(&BertLMPredictionHead) -> bool) -> Result<()> {
+/// Converts the decoder over the vocabulary, if there is one, to a form; without a form, to the one that
+/// it has, because its matrix may have changed.
+fn convert_decoder(model: &mut impl Model, form: Option<WeightForm>) -> Result<()> {
     let words = model.bert().embeddings.word_embeddings().clone();
     match model.predictions_mut() {
-        Some(head) if wanted(head) => head.pack_decoder(&words),
-        _ => Ok(()),
+        Some(head) => head.convert_decoder(&words, form.unwrap_or(head.decoder_form())),
+        None => Ok(()),
     }
 }
 

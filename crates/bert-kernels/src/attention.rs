@@ -9,8 +9,8 @@ use crate::cpu;
 use crate::precision::{matmul, widen};
 use crate::sequences::{Sequence, Sequences};
 
-/// What masking adds to a score: finite, but so far below any score that the sum is this number
-/// itself. A query whose keys are all masked therefore attends to all of them equally, and no result
+/// The value added to masked scores. It is finite, but so large in magnitude that adding it to a score
+/// gives this value itself. A query whose keys are all masked therefore attends to all of them equally, and no result
 /// is NaN.
 pub const MASKED: f64 = f32::MIN as f64;
 
@@ -81,7 +81,8 @@ fn check(
     }
     if rows != q.1 || q.0 != 1 || k.0 != 1 || !plain {
         candle_core::bail!(
-            "attention: sequences of {rows} rows, without masks, for q {q:?} and k {k:?}"
+            "attention: packed sequences of {rows} rows need B = 1 and neither mask, weights factor nor \
+             relative positions; q has shape {q:?}, k {k:?}"
         );
     }
     Ok(())

@@ -1,6 +1,6 @@
 //! The operations a BERT is made of, one file each.
 //!
-//! The model calls these functions and nothing below them: it never names a backend, a dtype or a
+//! The model calls these functions and nothing below them: it never chooses by backend, dtype or
 //! device. Each function is defined by differentiable Candle operations, so it runs on every device
 //! and gradients pass through it. Where a backend has a kernel and no gradient is needed, the kernel
 //! computes the same. Kernels exist for the CPU in F32: [packed](WeightForm::Packed) linear maps and
@@ -19,8 +19,8 @@
 //! | [`add_layer_norm`] | LayerNorm of a sum | `[…, H]`, `[…, H]` → `[…, H]` |
 //! | [`attention`] | scaled dot-product attention | `[B, Q, H]`, `[B, K, H]` → `[B, Q, H]` |
 //!
-//! [`with_thread_team`] keeps threads awake for the operations of a whole pass, and [`PassPolicy`] is
-//! what a backend wants of one.
+//! [`with_thread_team`] keeps threads awake for the operations of a whole pass. [`PassPolicy`] says how
+//! a backend prefers to compute one.
 //!
 //! Dtypes: F32, F64, F16 and BF16. For F16 and BF16 tensors, activations, softmax and LayerNorm
 //! compute in F32 and round their result; matrix multiplications accumulate as the backend does, and

@@ -49,7 +49,10 @@ pub fn linear_joined(
     projections: Range<usize>,
 ) -> Result<Vec<Tensor>> {
     if projections.end > weights.projections() {
-        candle_core::bail!("linear: projections {projections:?} of {}", weights.projections());
+        candle_core::bail!(
+            "linear: projections {projections:?} requested, but there are only {}",
+            weights.projections()
+        );
     }
     if let Some(outputs) = cpu::linear::linear_joined(x, weights, projections.clone())? {
         return Ok(outputs);

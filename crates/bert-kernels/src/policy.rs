@@ -7,7 +7,8 @@ use candle_core::{DType, Tensor};
 pub struct PassPolicy {
     /// Whether packed sequences are faster than padded ones.
     pub skips_padding: bool,
-    /// The number of tokens of a large batch that should go through all layers before others do.
+    /// The number of tokens per part of a large batch: each part goes through all layers before the next
+    /// part starts.
     pub tokens_at_a_time: usize,
 }
 

@@ -15,8 +15,8 @@ use crate::error::{Error, Result};
 ///
 /// As in transformers, the vocabulary comes from `tokenizer.json` or, without it, from `vocab.txt`.
 /// `tokenizer_config.json` overrides what `tokenizer.json` says of lower case, accents, Chinese
-/// characters and special tokens. Where it says nothing, `tokenizer.json` decides; transformers then
-/// assumes lower case.
+/// characters and special tokens. For settings that it lacks, `tokenizer.json` decides; transformers
+/// assumes lower case for them.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokenizerFiles<'a> {
     /// `tokenizer.json`.

@@ -21,8 +21,7 @@ pub struct AdamWOptions {
 }
 
 impl Default for AdamWOptions {
-    /// β 0.9 and 0.999, ε 1e-8, weight decay 0.01: PyTorch's, and those of Devlin et al. 2018, §A.2,
-    /// except for their ε of 1e-6.
+    /// β 0.9 and 0.999, ε 1e-8, weight decay 0.01, as in PyTorch. The original BERT code has ε 1e-6.
     fn default() -> Self {
         Self { betas: (0.9, 0.999), eps: 1e-8, weight_decay: 0.01 }
     }
@@ -135,7 +134,7 @@ impl AdamW {
     /// Updates every parameter that has a gradient, and clears the gradients.
     ///
     /// # Errors
-    /// [`Error::Setting`] for a learning rate that is not a finite number from 0,
+    /// [`Error::Setting`] for a learning rate that is negative or not finite,
     /// [`Error::NoGradients`] when no parameter has a gradient, [`Error::NotFinite`] when a gradient is
     /// infinite or not a number, [`Error::OtherVariable`] when the gradients belong to other variables.
     /// No parameter is changed then.

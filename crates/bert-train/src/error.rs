@@ -3,7 +3,7 @@
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An error that says what was got, what was expected and, where there is one, the way out.
+/// An error that says what was given, what was expected and, where possible, how to fix it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {

@@ -25,9 +25,9 @@
 //! ```
 //!
 //! Split a batch that does not fit into memory: [`Gradients::accumulate`] adds the gradients of its
-//! parts. There is no gradient checkpointing (recomputing activations in the backward pass). Candle's
-//! backward pass walks the graph of the forward pass, and a custom operation returns gradients of at
-//! most three arguments, not of the parameters below it: it cannot run a layer again.
+//! parts. There is no gradient checkpointing (recomputing activations in the backward pass): Candle's
+//! backward pass needs the full forward graph, and a custom operation can return gradients of at most
+//! three arguments and not of parameters inside of it, so it cannot recompute a layer.
 
 mod adamw;
 mod error;

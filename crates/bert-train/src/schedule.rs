@@ -24,7 +24,7 @@ impl Schedule {
     /// `peak` after `warmup` steps. Hugging Face: `get_constant_schedule_with_warmup`.
     ///
     /// # Errors
-    /// [`Error::Setting`](crate::Error::Setting) for a rate that is not a finite number from 0.
+    /// [`Error::Setting`](crate::Error::Setting) for a rate that is negative or not finite.
     pub fn constant(peak: f64, warmup: u64) -> Result<Self> {
         Self::new(peak, warmup, warmup, Decay::None)
     }

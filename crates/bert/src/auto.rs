@@ -34,7 +34,7 @@ impl AutoConfig {
 pub struct AutoTokenizer;
 
 impl AutoTokenizer {
-    /// Reads the `tokenizer.json` of `checkpoint`: a [`Checkpoint`], a folder's path or a hub id.
+    /// Reads the tokenizer of `checkpoint`: a [`Checkpoint`], a folder's path or a hub id.
     ///
     /// # Errors
     /// As [`Checkpoint::tokenizer`].

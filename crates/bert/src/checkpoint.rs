@@ -24,8 +24,8 @@ use crate::hub::options::{DownloadProgress, HubOptions};
 /// Files are looked for when they are needed:
 ///
 /// * `config.json`;
-/// * `tokenizer.json`, or else `vocab.txt` with `tokenizer_config.json`, `special_tokens_map.json` and
-///   `added_tokens.json`;
+/// * `tokenizer.json`, or else `vocab.txt`, with `tokenizer_config.json`, `special_tokens_map.json` and
+///   `added_tokens.json` if they exist;
 /// * `model.safetensors`, or else `model.safetensors.index.json` and its shards, or else
 ///   `pytorch_model.bin`, or else `pytorch_model.bin.index.json` and its shards;
 /// * any other file, with [`Checkpoint::read`].
@@ -142,17 +142,17 @@ impl Checkpoint {
         self.with_hub_option("with_revision", |it| it.revision = Some(revision.to_owned()))
     }
 
-    /// Keeps downloads in this folder, whatever the environment says.
+    /// Sets the folder of the cache, overriding the environment.
     pub fn with_cache_dir(self, folder: impl Into<PathBuf>) -> Self {
         self.with_hub_option("with_cache_dir", |it| it.cache_dir = Some(folder.into()))
     }
 
-    /// Asks this hub, whatever the environment says.
+    /// Sets the hub's URL, overriding the environment.
     pub fn with_endpoint(self, url: &str) -> Self {
         self.with_hub_option("with_endpoint", |it| it.endpoint = Some(url.to_owned()))
     }
 
-    /// Shows the hub this token, whatever the environment says.
+    /// Sets the access token, overriding the environment.
     pub fn with_token(self, token: &str) -> Self {
         self.with_hub_option("with_token", |it| it.token = Some(token.to_owned()))
     }
@@ -316,18 +316,18 @@ impl Checkpoint {
         })
     }
 
-    /// The files, as far as they are known without a network.
-    fn listing(&self) -> Vec<String> {
+    /// The files, if they are known without a network.
+    fn listing(&self) -> Option<Vec<String>> {
         match &self.source {
             Source::Dir(folder) => {
                 let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
                 let mut names: Vec<String> =
                     entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
                 names.sort();
-                names
+                Some(names)
             }
-            Source::Hub(_) => Vec::new(),
-            Source::Memory(memory) => memory.files.keys().cloned().collect(),
+            Source::Hub(_) => None,
+            Source::Memory(memory) => Some(memory.files.keys().cloned().collect()),
         }
     }
 }

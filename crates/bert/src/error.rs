@@ -9,7 +9,7 @@ use crate::load::report::{Mismatch, listing};
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// An error that says what was got, what was expected and, where there is one, the way out.
+/// An error that says what was given, what was expected and, where possible, how to fix it.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -24,14 +24,14 @@ pub enum Error {
     },
 
     /// A checkpoint's folder lacks a file.
-    #[error("no {file} in {checkpoint}, which holds {}", listing(found))]
+    #[error("no {file} in {checkpoint}{}", holding(found))]
     MissingFile {
         /// The file, or several files of which one would do.
         file: String,
         /// The checkpoint.
         checkpoint: String,
-        /// The files that it has.
-        found: Vec<String>,
+        /// The files that it has, if they are known.
+        found: Option<Vec<String>>,
     },
 
     /// A file cannot be read.
@@ -101,7 +101,7 @@ pub enum Error {
 
     /// Two tensors of a checkpoint have one name.
     #[error(
-        "{} and {} in {checkpoint} have the same name for the model; rename one of them with \
+        "{} and {} in {checkpoint} are the same parameter of the model; rename one of them with \
          LoadOptions::with_renamed_prefix", names[0], names[1]
     )]
     AmbiguousWeight {
@@ -174,9 +174,11 @@ pub enum Error {
 
     /// The hub was needed and did not answer.
     #[error(
-        "{file} of {repo} is not in the cache {}, and the hub cannot be reached: {reason}; \
-         connect to the network, or pass the path of a folder that holds the checkpoint",
-        cache.display()
+        "{file} of {repo} is not in the cache {}, and {}; pass the path of a folder that holds the \
+         checkpoint, or {}",
+        cache.display(),
+        if *offline { reason.clone() } else { format!("the hub cannot be reached: {reason}") },
+        if *offline { "allow the network once" } else { "connect to the network" }
     )]
     HubUnreachable {
         /// The repository.
@@ -187,12 +189,12 @@ pub enum Error {
         cache: PathBuf,
         /// Why the hub cannot be reached.
         reason: String,
-        /// Whether the caller or the environment wants it so.
+        /// Whether the caller or the environment forbids the network.
         offline: bool,
     },
 
     /// The hub answered, but not with the file.
-    #[error("the hub does not give {file} of {repo}: {reason}")]
+    #[error("cannot get {file} of {repo} from the hub: {reason}")]
     Hub {
         /// The repository.
         repo: String,
@@ -273,4 +275,10 @@ impl From<std::convert::Infallible> for Error {
     fn from(never: std::convert::Infallible) -> Self {
         match never {}
     }
+}
+
+/// The files of a checkpoint, if they are known.
+fn holding(found: &Option<Vec<String>>) -> String {
+    let listing = |found: &Vec<String>| format!(", which holds {}", listing(found));
+    found.as_ref().map(listing).unwrap_or_default()
 }

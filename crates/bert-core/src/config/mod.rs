@@ -62,7 +62,7 @@ pub struct BertConfig {
     /// Whether the language-model head uses the word embeddings as its matrix.
     pub tie_word_embeddings: bool,
 
-    /// The classes that the checkpoint's authors loaded it into.
+    /// The classes of models that the checkpoint was saved from.
     pub architectures: Option<Vec<String>>,
     /// `"bert"`.
     pub model_type: String,

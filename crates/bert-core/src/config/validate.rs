@@ -22,7 +22,7 @@ impl BertConfig {
         }
         let vocab_size = self.vocab_size as i64;
         if let Some(id) = self.pad_token_id.filter(|id| !(-vocab_size..vocab_size).contains(id)) {
-            let expected = format!("an id below vocab_size, {vocab_size}");
+            let expected = format!("an id from {} to {}", -vocab_size, vocab_size - 1);
             return Err(Error::config("pad_token_id", id, expected));
         }
         if self.problem_type == Some(ProblemType::SingleLabelClassification)

@@ -30,7 +30,7 @@ pub trait Head: Model {
     /// When the labels do not fit the scores.
     fn loss(&self, output: &Self::Output, labels: &Self::Labels) -> Result<Tensor>;
 
-    /// `input`: B sequences of S tokens → the scores that the class describes.
+    /// `input`: B sequences of S tokens → the output that the model's documentation describes.
     ///
     /// # Errors
     /// As [`BertModel::forward`].
@@ -46,7 +46,8 @@ pub trait Head: Model {
         self.scores(&HeadPass { input, options, reads_padding: false })
     }
 
-    /// The loss that the class describes, a scalar, and the output of [`Head::forward_with`].
+    /// The loss that the model's documentation describes, a scalar, and the output of
+    /// [`Head::forward_with`].
     ///
     /// # Errors
     /// As [`BertModel::forward_with`]; for labels that do not fit [`Error::Shape`], [`Error::DType`],

@@ -15,7 +15,7 @@ use crate::named;
 /// `LayerNorm(activation(x W + b)) Eᵀ + c`, with the word embeddings `E` as the decoder unless the
 /// checkpoint has another one.
 ///
-/// Devlin et al. 2018, §3.1, task 1. Hugging Face: `BertLMBertLMPredictionHead`.
+/// Devlin et al. 2018, §3.1, task 1. Hugging Face: `BertLMPredictionHead`.
 #[derive(Clone, Debug)]
 pub struct BertLMPredictionHead {
     transform: LinearWeights,
@@ -25,13 +25,13 @@ pub struct BertLMPredictionHead {
     decoder: Option<EmbeddingWeights>,
     /// `[V]`.
     bias: Tensor,
-    packed: Option<PackedDecoder>,
+    converted: Option<ConvertedDecoder>,
 }
 
-/// A packed copy of a decoder's matrix and bias. It is used as long as the tensors that it was made
-/// from are still the head's.
+/// A copy of a decoder's matrix and bias in another form. It is used as long as the tensors that it was
+/// made from are still the head's.
 #[derive(Clone, Debug)]
-struct PackedDecoder {
+struct ConvertedDecoder {
     made_from: [TensorId; 2],
     weights: LinearWeights,
 }
@@ -87,7 +87,7 @@ impl BertLMPredictionHead {
             norm: init::layer_norm(vb.pp("transform.LayerNorm"), config)?,
             decoder,
             bias,
-            packed: None,
+            converted: None,
         })
     }
 
@@ -106,42 +106,43 @@ impl BertLMPredictionHead {
         let normed = layer_norm(&transformed, &self.norm)?;
         let decoder = self.decoder(words);
         let made_from = [decoder.id(), self.bias.id()];
-        let packed = self.packed.as_ref().filter(|packed| packed.made_from == made_from);
-        match packed {
+        let converted = self.converted.as_ref().filter(|copy| copy.made_from == made_from);
+        match converted {
             // Gradients need the matrix itself.
-            Some(packed) if !normed.track_op() => Ok(linear(&normed, &packed.weights)?),
+            Some(copy) if !normed.track_op() => Ok(linear(&normed, &copy.weights)?),
             _ => Ok(linear(&normed, &LinearWeights::new(decoder.clone(), self.bias.clone()))?),
         }
     }
 
-    /// Whether a packed copy of the decoder exists. It may be stale: `PackedDecoder::made_from` says
-    /// what it was made from.
-    pub(crate) fn is_packed(&self) -> bool {
-        self.packed.is_some()
+    /// The form of the decoder's copy; [`WeightForm::Unpacked`] if there is none. The copy may be stale:
+    /// `ConvertedDecoder::made_from` says what it was made from.
+    pub(crate) fn decoder_form(&self) -> WeightForm {
+        self.converted.as_ref().map_or(WeightForm::Unpacked, |copy| copy.weights.form())
     }
 
-    /// Drops the packed copy of the decoder.
+    /// Drops the decoder's copy.
     pub(crate) fn unpack_decoder(&mut self) {
-        self.packed = None;
+        self.converted = None;
     }
 
-    /// Packs the decoder for the CPU's kernels. If its matrix and bias differ in size nothing is packed,
-    /// and `forward` returns the error.
-    pub(crate) fn pack_decoder(&mut self, words: &Tensor) -> Result<()> {
+    /// Makes a copy of the decoder in `form`; none if that is its own form. If its matrix and bias differ
+    /// in size nothing is copied, and `forward` returns the error.
+    pub(crate) fn convert_decoder(&mut self, words: &Tensor, form: WeightForm) -> Result<()> {
         let (decoder, bias) = (self.decoder(words).clone(), self.bias.clone());
         let made_from = [decoder.id(), bias.id()];
-        if self.packed.as_ref().is_some_and(|packed| packed.made_from == made_from) {
+        let is_current = |copy: &ConvertedDecoder| copy.made_from == made_from;
+        if self.decoder_form() == form && self.converted.as_ref().is_none_or(is_current) {
             return Ok(());
         }
         // Dropped first: two copies at a time would raise the peak memory.
-        self.packed = None;
+        self.converted = None;
         if self.check(words).is_err() {
             return Ok(());
         }
         let mut weights = LinearWeights::new(decoder, bias);
-        weights.convert(WeightForm::Packed)?;
-        let is_packed = weights.form() == WeightForm::Packed;
-        self.packed = is_packed.then_some(PackedDecoder { made_from, weights });
+        weights.convert(form)?;
+        let is_copy = weights.form() != WeightForm::Unpacked;
+        self.converted = is_copy.then_some(ConvertedDecoder { made_from, weights });
         Ok(())
     }
 

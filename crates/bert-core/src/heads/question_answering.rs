@@ -14,8 +14,8 @@ use crate::outputs::QuestionAnsweringModelOutput;
 /// BERT with scores of each token as the first and as the last of the answer: `start_logits` and
 /// `end_logits`, `[B, S]` each.
 ///
-/// The scores of a sequence's tokens compete, also those of padding: they are transformers' scores
-/// whatever [`PaddingStates`](crate::PaddingStates) says.
+/// The softmax runs over all tokens of a sequence, including padding. The scores at padding are
+/// therefore always those of transformers, regardless of [`PaddingStates`](crate::PaddingStates).
 ///
 /// **Labels**: [`AnswerSpans`]. The loss is the mean of the cross-entropies of start and end.
 ///

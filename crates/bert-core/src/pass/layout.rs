@@ -47,7 +47,7 @@ impl Layout {
         }
     }
 
-    /// Divides `x` between sequences into as few parts as have about `tokens` tokens each.
+    /// Splits `x` at the boundaries of sequences into parts of about `tokens` tokens each.
     pub(crate) fn parts(&self, x: &Tensor, tokens: usize) -> Result<Vec<(Tensor, Self)>> {
         let (b, s, _) = x.dims3()?;
         let count = (b * s).div_ceil(tokens.max(1));

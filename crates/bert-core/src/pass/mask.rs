@@ -29,6 +29,9 @@ enum Visible {
     Bias(Arc<[f32]>, [usize; 4]),
 }
 
+/// The argument that masks are made of.
+const ATTENTION_MASK: &str = "attention_mask";
+
 impl AttentionMask {
     /// Every query sees every key.
     pub fn all_visible() -> Self {
@@ -45,19 +48,24 @@ impl AttentionMask {
     /// [`Error::Shape`] for another rank, [`Error::MaskValue`] for a value other than 0 and 1, or
     /// for NaN or +∞ in an additive mask.
     pub fn new(mask: &Tensor) -> Result<Self> {
+        Self::named(ATTENTION_MASK, mask)
+    }
+
+    /// [`AttentionMask::new`] of the argument `name`.
+    pub(crate) fn named(name: &'static str, mask: &Tensor) -> Result<Self> {
         let dims = mask.dims();
         let visible = match *dims {
-            [b, k] => Visible::of_tokens(visibility(mask)?, [b, k]),
-            [b, q, k] => Visible::of_pairs(&visibility(mask)?, [b, 1, q, k]),
+            [b, k] => Visible::of_tokens(visibility(name, mask)?, [b, k]),
+            [b, q, k] => Visible::of_pairs(&visibility(name, mask)?, [b, 1, q, k]),
             [b, n, q, k] if mask.dtype().is_float() => {
-                Visible::Bias(additive(mask)?.into(), [b, n, q, k])
+                Visible::Bias(additive(name, mask)?.into(), [b, n, q, k])
             }
-            [b, n, q, k] => Visible::of_pairs(&visibility(mask)?, [b, n, q, k]),
+            [b, n, q, k] => Visible::of_pairs(&visibility(name, mask)?, [b, n, q, k]),
             _ => {
                 return Err(Error::shape(
-                    "attention_mask",
+                    ATTENTION_MASK,
                     mask,
-                    "[B, S], [B, S, S] or [B, 1, S, S]",
+                    "[B, K], [B, Q, K] or [B, 1 or N, 1 or Q, K]",
                 ));
             }
         };
@@ -79,16 +87,16 @@ impl AttentionMask {
         (batch, queries): (usize, usize),
     ) -> Result<Self> {
         if batch == 0 || queries == 0 {
-            return Err(Error::EmptyInput { name: "attention_mask", got: vec![batch, queries] });
+            return Err(Error::EmptyInput { name: ATTENTION_MASK, got: vec![batch, queries] });
         }
         let keys = past.saturating_add(queries);
         let visible = match mask {
             Some(mask) if mask.rank() != 2 => return Self::new(mask),
             Some(mask) if mask.dims() != [batch, keys] => {
                 let expected = format!("[{batch}, {keys}], cached and new tokens");
-                return Err(Error::shape("attention_mask", mask, expected));
+                return Err(Error::shape(ATTENTION_MASK, mask, expected));
             }
-            Some(mask) => visibility(mask)?,
+            Some(mask) => visibility(ATTENTION_MASK, mask)?,
             None => vec![true; keys],
         };
         let dims = mask.map_or(vec![1, 1, queries, keys], |mask| mask.dims().into());
@@ -179,7 +187,7 @@ fn bias(visible: &[bool]) -> Vec<f32> {
 
 /// The elements of an additive mask. −∞ becomes [`MASKED`], and so does the lowest number of the
 /// mask's dtype, which callers use for −∞.
-fn additive(mask: &Tensor) -> Result<Vec<f32>> {
+fn additive(name: &'static str, mask: &Tensor) -> Result<Vec<f32>> {
     let lowest = match mask.dtype() {
         DType::F16 => -65504.,
         DType::BF16 => f32::from_bits(0xff7f_0000),
@@ -192,7 +200,7 @@ fn additive(mask: &Tensor) -> Result<Vec<f32>> {
         .map(|value| match value {
             value if value.is_nan() || value == f32::INFINITY => {
                 let expected = "finite numbers or −∞ to add to scores";
-                Err(mask_value(mask, f64::from(value), expected))
+                Err(mask_value(name, mask, f64::from(value), expected))
             }
             value if value <= lowest => Ok(MASKED as f32),
             value => Ok(value),
@@ -201,7 +209,7 @@ fn additive(mask: &Tensor) -> Result<Vec<f32>> {
 }
 
 /// The elements of a mask of zeros and ones.
-fn visibility(mask: &Tensor) -> Result<Vec<bool>> {
+fn visibility(name: &'static str, mask: &Tensor) -> Result<Vec<bool>> {
     let values = mask.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?;
     values
         .to_vec1::<f64>()?
@@ -212,12 +220,12 @@ fn visibility(mask: &Tensor) -> Result<Vec<bool>> {
             got => {
                 let expected = "1 for visible and 0 for hidden; \
                                 an additive mask has four dimensions, [B, 1, S, S]";
-                Err(mask_value(mask, got, expected))
+                Err(mask_value(name, mask, got, expected))
             }
         })
         .collect()
 }
 
-fn mask_value(mask: &Tensor, got: f64, expected: &'static str) -> Error {
-    Error::MaskValue { shape: mask.dims().to_vec(), got, expected }
+fn mask_value(name: &'static str, mask: &Tensor, got: f64, expected: &'static str) -> Error {
+    Error::MaskValue { name, shape: mask.dims().to_vec(), got, expected }
 }

@@ -6,7 +6,7 @@ use super::batch::Padding;
 use super::options::PaddingStates;
 use super::state::PassState;
 
-/// Of which tokens the last layer's states are wanted or computed.
+/// The tokens for which the last layer computes hidden states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rows {
     All,

@@ -113,7 +113,7 @@ impl Tables<'_> {
 /// `ids` on the host, after checking that each is below `size`, the config's `field`.
 fn read_ids(name: &'static str, ids: &Tensor, size: usize, field: &'static str) -> Result<Ids> {
     if !ids.dtype().is_int() {
-        return Err(Error::dtype(name, ids, "U32 or I64"));
+        return Err(Error::dtype(name, ids, "an integer dtype, like U32 or I64"));
     }
     let dims = ids.dims2()?;
     let values = ids.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.flatten_all()?;

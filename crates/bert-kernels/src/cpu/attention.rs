@@ -1,4 +1,4 @@
-//! Attention of packed sequences, head by head.
+//! Attention of padded or packed sequences, head by head.
 //!
 //! The scores of a few queries with all keys fit into the L2 cache. They are computed, turned into
 //! weights and used there: `[B, N, Q, K]` is never stored, and the softmax sees all scores of a query

@@ -2,8 +2,8 @@
 
 use pulp::Simd;
 
-/// `eˣ` with a relative error below 3e-7. It is 0 below −87, where the exact value is nearly
-/// denormal, and infinite above 88.37, slightly before the exact value overflows.
+/// `eˣ` with a relative error below 3e-7. It is 0 below −87, where the exact value is close to
+/// the subnormal range, and infinite above 88.37, slightly before the exact value overflows.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const LOG2_E: f32 = std::f32::consts::LOG2_E;

@@ -1,7 +1,7 @@
 //! Kernels for the CPU in F32.
 //!
-//! A file per operation takes tensors apart ([`slices`]) and computes on slices; it gives `None`
-//! where the operation's definition has to be used instead.
+//! [`linear`], [`attention`] and [`layer_norm`] take tensors, compute on their [`slices`], and return
+//! `None` if an operation has to use its definition instead.
 
 pub(crate) mod activation;
 pub(crate) mod attention;

@@ -1,7 +1,7 @@
 //! The safetensors format, read and written.
 //!
-//! Files are read with positioned reads instead of being mapped into memory: a file that is truncated
-//! meanwhile gives an error, and at most one tensor is in memory twice.
+//! Files are read instead of being mapped into memory: a file that is truncated meanwhile gives an
+//! error, and at most one tensor is in memory twice.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;

@@ -159,7 +159,7 @@ impl Repo {
                     return Ok(None);
                 }
                 _ => {
-                    let reason = "what answers has no usable X-Repo-Commit and ETag; check HF_ENDPOINT \
+                    let reason = "the answer has no valid X-Repo-Commit and ETag headers; check HF_ENDPOINT \
                                   and the network";
                     let Some(mut metadata) = read_metadata(&response) else {
                         return Err(self.unreachable(file, folder, reason));
@@ -272,7 +272,7 @@ impl Repo {
         }
         if bytes.is_some_and(|bytes| bytes != done) {
             let bytes = bytes.unwrap_or_default();
-            return Err(self.refused(file, format!("{done} of {bytes} bytes came; try again")));
+            return Err(self.refused(file, format!("{done} of {bytes} bytes received; try again")));
         }
         temporary.persist(blob).map_err(|error| cache.unwritable(error.error))?;
         Ok(())

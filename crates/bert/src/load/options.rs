@@ -77,8 +77,8 @@ impl LoadOptions {
         self
     }
 
-    /// Gives a classifier these classes, in this order. Hugging Face: `id2label` and `num_labels`. A
-    /// classifier that the checkpoint has for another number of classes is a weight of another shape.
+    /// Gives a classifier these classes, in this order. Hugging Face: `id2label` and `num_labels`. If
+    /// the checkpoint has a classifier for another number of classes, that is a weight of another shape.
     pub fn with_labels<L: Into<String>>(mut self, labels: impl IntoIterator<Item = L>) -> Self {
         self.labels = Some(labels.into_iter().map(Into::into).collect());
         self

@@ -36,7 +36,7 @@ pub trait PreTrainedModel: Parameters {
     /// Loads the model from `checkpoint`: a [`Checkpoint`], a folder's path or a hub id.
     ///
     /// # Errors
-    /// When the files cannot be had or are damaged, when the config is not that of a BERT, and when
+    /// When files cannot be read or are damaged, when the config is not that of a BERT, and when
     /// weights are missing or of another shape; see [`Error`].
     fn from_pretrained(
         checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
@@ -203,7 +203,7 @@ pretrained!(
     BertLMHeadModel,
 );
 
-/// The weights that the model shares: the name of one, then the name of the weight that it is.
+/// The model's tied weights: the name of each, then the name of the weight whose values it shares.
 fn tied_weights(model: &impl Parameters) -> Vec<(String, String)> {
     let pairs = [
         ("cls.predictions.decoder.weight", "bert.embeddings.word_embeddings.weight"),

@@ -14,13 +14,13 @@ pub struct LoadReport {
     pub used: Vec<String>,
     /// The checkpoint's weights that the model does not have.
     pub unused: Vec<String>,
-    /// The model's weights that the checkpoint lacks. They were drawn.
+    /// The model's weights that are missing from the checkpoint. They were newly initialized.
     pub missing: Vec<String>,
-    /// The model's weights that the checkpoint has in another shape. They were drawn.
+    /// The model's weights that the checkpoint has in another shape. They were newly initialized.
     pub mismatched: Vec<Mismatch>,
     /// Weights with another name in the checkpoint: that name, then the model's.
     pub renamed: Vec<(String, String)>,
-    /// Weights that the model shares: the name of one, then the name of the weight that it is.
+    /// Tied weights: the name of the tied weight, then the name of the weight whose values it shares.
     pub tied: Vec<(String, String)>,
     /// Conversions to another dtype, and the number of weights of each.
     pub converted: Vec<(Conversion, usize)>,

@@ -15,8 +15,8 @@
 //!                         sums += x[tile, k] · W[panel, k]
 //! ```
 //!
-//! `MR × NR` is 14 × 32 with AVX-512, 6 × 16 with AVX2 and 8 × 12 with NEON. For each rank-1 update of
-//! two vectors the innermost loop reads less than one vector from the L1 cache.
+//! `MR × NR` is 14 × 32 with AVX-512, 6 × 16 with AVX2 and 8 × 12 with NEON. For every two multiply-add
+//! instructions, the innermost loop loads less than two vectors from the L1 cache.
 //!
 //! Each sum is added up in the same order whatever tile it is in, so a row's result does not depend
 //! on the other rows.

@@ -61,7 +61,7 @@ impl Schedule {
         self.lanes * self.per_lane
     }
 
-    /// Chunks shrink towards the end of a lane, down to one panel, so that threads end at about the
+    /// Chunks shrink toward the end of a lane, down to one panel, so that threads end at about the
     /// same time even if one of them is slower.
     pub(super) fn chunk(&self, i: usize) -> Range<usize> {
         let len = self.panels.len();

@@ -14,7 +14,8 @@ pub(crate) trait Tiled {
 /// The largest `MR` of any instruction set.
 pub(crate) const MAX_MR: usize = 14;
 
-/// Does the work with the tiles of an instruction set: sums fill all registers except two or three.
+/// Does the work with the tile size of an instruction set. The sums leave four vector registers free
+/// (eight with NEON).
 pub(crate) struct InTiles<W>(pub(crate) W);
 
 impl<W: Tiled> WithSimd for InTiles<W> {
