@@ -318,11 +318,7 @@ fn refusals_say_what_to_do() {
         (401, "", ["401", "HF_TOKEN"]),
         (403, "GatedRepo", ["gated", "HF_TOKEN"]),
         (404, "RepoNotFound", ["404", "check its name"]),
-        (
-            404,
-            "EntryNotFound",
-            ["no config.json in google-bert/bert-base-uncased", "config.json"],
-        ),
+        (404, "EntryNotFound", ["no config.json in google-bert/bert-base-uncased", "config.json"]),
         (418, "", ["418", "cannot get"]),
         (503, "", ["503", "cannot be reached"]),
         (429, "", ["429", "cannot be reached"]),
@@ -353,6 +349,28 @@ fn names_that_would_leave_the_cache_are_refused() {
         assert_says(&error, &["no valid X-Repo-Commit and ETag"]);
         assert!(files(cache.path()).is_empty());
     }
+}
+
+#[test]
+fn names_with_signs_that_an_address_reserves_are_escaped() {
+    let server = Server::start(move |request| {
+        let found = request.path.ends_with("/two%20words/a%3Fb%23c%25-%C3%A9.json");
+        Answer {
+            status: if found { 200 } else { 404 },
+            headers: vec![
+                ("X-Error-Code", "EntryNotFound".to_owned()),
+                ("X-Repo-Commit", COMMIT.to_owned()),
+                ("ETag", "\"abc\"".to_owned()),
+            ],
+            body: b"{}".to_vec(),
+            ..Answer::default()
+        }
+    });
+    let cache = tempfile::tempdir().unwrap();
+    let checkpoint = checkpoint(&server, cache.path());
+    let read = |name| checkpoint.read(name).unwrap();
+    assert_eq!(read("two words/a?b#c%-é.json").unwrap(), b"{}");
+    assert!(read("two words.json").is_none());
 }
 
 #[test]

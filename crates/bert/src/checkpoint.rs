@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bert_core::BertConfig;
@@ -32,7 +32,7 @@ use crate::hub::options::{DownloadProgress, HubOptions};
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     source: Source,
-    /// The first option of the hub that was set although this is not on the hub.
+    /// An option of the hub that was set although this is not on the hub.
     unused_option: Option<&'static str>,
 }
 
@@ -198,8 +198,8 @@ impl Checkpoint {
     /// without effect, and [`Error::HubUnreachable`], [`Error::Hub`] or [`Error::Io`] when the file
     /// cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let is_plain = |part: Component| matches!(part, Component::Normal(_));
-        if name.is_empty() || name.contains('\\') || !Path::new(name).components().all(is_plain) {
+        let is_plain = |part: &str| !["", ".", ".."].contains(&part);
+        if name.contains('\\') || !name.split('/').all(is_plain) {
             return Err(Error::FileName { got: name.to_owned() });
         }
         match self.find(&[name])? {

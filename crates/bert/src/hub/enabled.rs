@@ -280,7 +280,7 @@ impl Repo {
 
     fn url(&self, file: &str, revision: &str, settings: &Settings) -> String {
         let (endpoint, id) = (&settings.endpoint, self.hf_repo().url());
-        format!("{endpoint}/{id}{}{file}", resolve(&escaped(revision)))
+        format!("{endpoint}/{id}{}{}", resolve(&escaped(revision)), escaped_path(file))
     }
 
     fn hf_repo(&self) -> hf_hub::Repo {
@@ -315,6 +315,17 @@ fn is_revision(text: &str) -> bool {
 /// A revision in the hub's addresses.
 fn escaped(revision: &str) -> String {
     revision.replace('/', "%2F").replace('+', "%2B")
+}
+
+/// A file's name in the hub's addresses.
+fn escaped_path(file: &str) -> String {
+    let escape = |byte: u8| match byte {
+        b'/' | b'-' | b'_' | b'.' | b'~' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => {
+            char::from(byte).to_string()
+        }
+        byte => format!("%{byte:02X}"),
+    };
+    file.bytes().map(escape).collect()
 }
 
 /// The part between a repository and a file in the hub's addresses.
