@@ -334,6 +334,21 @@ fn nothing_is_padding_without_ids_under_masks_by_query_and_for_another_padding_i
 }
 
 #[test]
+fn nothing_is_padding_after_the_tokens_of_a_cache() {
+    let model = model("base", DType::F32);
+    let mask = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let pass = |options: ForwardOptions| {
+        let start = BertInput::from_ids(ids(&[&[5, 6]])).with_attention_mask(mask(&[1., 0.]));
+        let cache = options.clone().with_cache(KeyValueCache::new());
+        let cache = model.forward_with(&start, &cache).unwrap().past_key_values.unwrap();
+        let rest =
+            BertInput::from_ids(ids(&[&[7, 0]])).with_attention_mask(mask(&[1., 0., 1., 1.]));
+        model.forward_with(&rest, &options.with_cache(cache)).unwrap().last_hidden_state
+    };
+    assert_same("cache", &pass(ForwardOptions::new()), &pass(kept()));
+}
+
+#[test]
 fn logits_at_padding_are_those_of_a_zero_state() {
     let folder = fixture("heads/token_classification");
     let tagger = BertForTokenClassification::from_pretrained(&folder, &LoadOptions::new()).unwrap();

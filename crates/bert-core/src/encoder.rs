@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::layer::BertLayer;
 use crate::named;
 use crate::outputs::BaseModelOutputWithPastAndCrossAttentions;
-use crate::pass::batch::{EncoderStates, Padding};
+use crate::pass::batch::{EncoderStates, Packing};
 use crate::pass::layout::Layout;
 use crate::pass::mask::AttentionMask;
 use crate::pass::options::{ForwardOptions, PaddingStates};
@@ -93,7 +93,7 @@ impl BertEncoder {
         let mut state = self.begin(b, None, x.device(), options)?;
         let wanted = Wanted { rows: Rows::All, padding: PaddingStates::Kept, reads_padding: true };
         let facts = self.facts(PassPolicy::of(x));
-        let plan = Plan::new(wanted, Padding::Needed, facts, &state, || false);
+        let plan = Plan::new(wanted, Packing::Impossible, facts, &state, || false);
         let last_hidden_state =
             self.encode(x, &Layout::Padded(mask.bias(x.device())?), plan, &mut state)?;
         let recorded = state.finish();

@@ -163,7 +163,7 @@ pub enum Error {
     /// A layer that the model does not have was asked for.
     #[error("layer {got} of {name} asked for, expected {} to {}", -(*count as i64), *count as i64 - 1)]
     NoSuchLayer {
-        /// `hidden_states` or `attentions`.
+        /// `hidden_states`, `attentions` or `cross_attentions`.
         name: &'static str,
         /// The index.
         got: i64,
@@ -265,7 +265,10 @@ pub enum Error {
     },
 
     /// A parameter was replaced that the model does not have.
-    #[error("the model has no parameter {got:?}; its parameters are {}", listing(known))]
+    #[error(
+        "the model has no parameter {got:?}, but {} others, like {}",
+        known.len(), known.first().map_or("", String::as_str)
+    )]
     NoSuchParameter {
         /// The name.
         got: String,
@@ -360,15 +363,6 @@ impl Error {
             return Err(Self::dtype(name, tensor, format!("{dtype:?}")));
         }
         Self::check_device(name, tensor, device)
-    }
-}
-
-/// The first few of `names`.
-fn listing(names: &[String]) -> String {
-    const SHOWN: usize = 6;
-    match names {
-        names if names.len() <= SHOWN => names.join(", "),
-        names => format!("{} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN),
     }
 }
 

@@ -230,15 +230,15 @@ impl BertModel {
         reads_padding: bool,
     ) -> Result<Encoded> {
         let device = self.device();
-        let (b, _) = batch.padded_dims();
-        let mut state = self.encoder.begin(b, batch.encoder.as_ref(), device, options)?;
+        let mut state =
+            self.encoder.begin(batch.sequences(), batch.encoder.as_ref(), device, options)?;
         let policy = PassPolicy::of(match &batch.tokens.words {
             Words::Embeds(vectors) => vectors,
             Words::Ids(_) => self.embeddings.word_embeddings(),
         });
-        let (padding, facts) = (batch.padding(), self.encoder.facts(policy));
+        let (packing, facts) = (batch.packing(), self.encoder.facts(policy));
         let wanted = Wanted { rows, padding: options.padding, reads_padding };
-        let plan = Plan::new(wanted, padding, facts, &state, || is_trained(self));
+        let plan = Plan::new(wanted, packing, facts, &state, || is_trained(self));
         let zeros = options.padding == PaddingStates::Zeros;
         let Arranged { tokens, layout, callers } = batch.arrange(plan.packed, zeros, device)?;
         let x = self.embeddings.embed(&tokens, &state.dropout)?;
@@ -260,7 +260,8 @@ impl BertModel {
             None => AttentionMask::all_visible(),
         };
         mask.check("attention_mask", [b, n, s, past + s])?;
-        let pad = input.pad_token_id.or(self.config.padding_row());
+        // With a cache, the mask is not that of these tokens alone.
+        let pad = input.pad_token_id.or(self.config.padding_row()).filter(|_| past == 0);
         let encoder = self.encoder_states(input, (b, s))?;
         Ok(Batch::padded(tokens, mask, pad).with_encoder(encoder))
     }
@@ -351,7 +352,8 @@ impl Encoded {
         };
         let hidden_states = self.hidden_states()?;
         let last_hidden_state = match with_padding {
-            true => self.callers.with_padding_of(&self.states)?,
+            // Such a pass is never packed.
+            true => self.states,
             false => self.callers.of(&self.states)?,
         };
         let Recorded { past_key_values, attentions, cross_attentions, .. } = self.recorded;

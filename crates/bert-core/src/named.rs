@@ -3,7 +3,7 @@
 use bert_kernels::{EmbeddingWeights, LayerNormWeights, LinearWeights, WeightForm};
 use candle_core::{DType, Tensor};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// A parameter of a model.
 #[derive(Clone, Copy, Debug)]
@@ -52,9 +52,27 @@ impl Parameter<'_> {
         Ok(match self.0 {
             Location::Tensor(tensor) => tensor.clone(),
             Location::Projection(weights, projection, which) => {
-                weights.get(projection)?[which].clone()
+                if which == 0 {
+                    weights.weight(projection)?
+                } else {
+                    weights.bias(projection)?
+                }
             }
         })
+    }
+}
+
+impl Parameter<'_> {
+    /// Checks that `value` can replace the parameter.
+    pub(crate) fn check_replacement(&self, name: &str, value: &Tensor) -> Result<()> {
+        if self.dims() != value.dims() {
+            let expected = format!("{:?} like {name}", self.dims());
+            return Err(Error::shape("a new parameter", value, expected));
+        }
+        match self.dtype() == value.dtype() {
+            true => Ok(()),
+            false => Err(Error::dtype("a new parameter", value, format!("{:?}", self.dtype()))),
+        }
     }
 }
 
@@ -77,7 +95,7 @@ pub trait Named {
     /// Replaces the parameters for which `replace` returns a new value. Weights keep their form.
     ///
     /// # Errors
-    /// What `replace` returns, and when there is no memory.
+    /// What `replace` returns, and [`Error::Shape`] or [`Error::DType`] for a value that does not fit.
     fn replace(&mut self, at: &str, replace: &mut Replace<'_>) -> Result<()>;
 
     /// Converts the weights of linear maps to `form`.
@@ -145,7 +163,9 @@ impl Named for Tensor {
     }
 
     fn replace(&mut self, at: &str, replace: &mut Replace<'_>) -> Result<()> {
-        if let Some(value) = replace(at, Parameter(Location::Tensor(self)))? {
+        let parameter = Parameter(Location::Tensor(self));
+        if let Some(value) = replace(at, parameter)? {
+            parameter.check_replacement(at, &value)?;
             *self = value;
         }
         Ok(())
@@ -228,7 +248,11 @@ pub(crate) fn replace_projections(
 ) -> Result<()> {
     let mut values = Vec::new();
     visit_projections(weights, names, at, &mut |name, parameter| {
-        values.push(replace(name, parameter)?);
+        let value = replace(name, parameter)?;
+        if let Some(value) = &value {
+            parameter.check_replacement(name, value)?;
+        }
+        values.push(value);
         Ok(())
     })?;
     if values.iter().all(Option::is_none) {

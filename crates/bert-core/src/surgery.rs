@@ -173,11 +173,8 @@ pub trait Parameters: Model {
         self.visit("", &mut |name, parameter| {
             let Some(value) = values.get(name) else { return Ok(()) };
             known += 1;
-            if parameter.dims() != value.dims() {
-                let expected = format!("{:?} like {name}", parameter.dims());
-                return Err(Error::shape("a new parameter", value, expected));
-            }
-            Error::check_tensor("a new parameter", value, parameter.dtype(), &device)
+            parameter.check_replacement(name, value)?;
+            Error::check_device("a new parameter", value, &device)
         })?;
         if known < values.len() {
             let mut names = Vec::new();

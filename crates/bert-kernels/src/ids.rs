@@ -62,9 +62,13 @@ impl Ids {
     pub fn tensor(&self, device: &Device) -> Result<Tensor> {
         match self.tensor.get() {
             Some(tensor) if tensor.device().same_device(device) => Ok(tensor.clone()),
-            _ => {
+            first => {
                 let tensor = Tensor::from_slice(&self.values, self.dims, device)?;
-                Ok(self.tensor.get_or_init(|| tensor.clone()).to_device(device)?)
+                if first.is_none() {
+                    // Another thread may have been faster; its tensor is the same.
+                    let _ = self.tensor.set(tensor.clone());
+                }
+                Ok(tensor)
             }
         }
     }

@@ -42,15 +42,15 @@ pub fn linear_activation(
 /// `x`: `[…, I]` → `[…, O]` for each projection, in the dtype of `x`.
 ///
 /// # Errors
-/// As [`linear`], and when there are no such projections.
+/// As [`linear`], and when the range is empty or there are no such projections.
 pub fn linear_joined(
     x: &Tensor,
     weights: &LinearWeights,
     projections: Range<usize>,
 ) -> Result<Vec<Tensor>> {
-    if projections.end > weights.projections() {
+    if projections.is_empty() || projections.end > weights.projections() {
         candle_core::bail!(
-            "linear: projections {projections:?} requested, but there are only {}",
+            "linear: projections {projections:?} requested, expected some of {}",
             weights.projections()
         );
     }
@@ -62,7 +62,7 @@ pub fn linear_joined(
 
 /// The definition, in differentiable operations.
 fn reference(x: &Tensor, weights: &LinearWeights, projection: usize) -> Result<Tensor> {
-    let [weight, bias] = weights.get(projection)?;
+    let (weight, bias) = (weights.weight(projection)?, weights.bias(projection)?);
     let (o, i) = weight.dims2()?;
     let (leading, rows) = weights.rows_of(x, projection)?;
     let y = matmul(&x.reshape((rows, i))?, &weight.t()?)?;

@@ -1,7 +1,6 @@
 //! Which rows of a packed batch belong together.
 
 use std::ops::{Deref, Range};
-use std::sync::OnceLock;
 
 use candle_core::Result;
 
@@ -21,7 +20,6 @@ pub struct Sequence {
 #[derive(Clone, Debug)]
 pub struct Sequences {
     each: Vec<Sequence>,
-    first_rows: OnceLock<Ids>,
 }
 
 impl Sequences {
@@ -35,7 +33,7 @@ impl Sequences {
             }
             row = queries.end;
         }
-        Ok(Self { each, first_rows: OnceLock::new() })
+        Ok(Self { each })
     }
 
     /// The number of rows of all queries.
@@ -47,13 +45,9 @@ impl Sequences {
     ///
     /// # Errors
     /// When a sequence has no queries.
-    pub fn first_rows(&self) -> Result<&Ids> {
-        if let Some(rows) = self.first_rows.get() {
-            return Ok(rows);
-        }
-        let rows: Vec<u32> = self.each.iter().map(|it| it.queries.start as u32).collect();
-        let rows = Ids::new(rows, (1, self.each.len()), self.rows())?;
-        Ok(self.first_rows.get_or_init(|| rows))
+    pub fn first_rows(&self) -> Result<Ids> {
+        let rows = self.each.iter().map(|it| it.queries.start as u32).collect();
+        Ids::new(rows, (1, self.each.len()), self.rows())
     }
 }
 

@@ -85,6 +85,9 @@ impl LinearWeights {
     }
 
     /// The dimensions of a projection's `W`: `[O, I]`.
+    ///
+    /// # Panics
+    /// When there is no such projection: there are [`LinearWeights::projections`].
     pub fn dims(&self, projection: usize) -> [usize; 2] {
         match &self.stored {
             Stored::Unpacked(all) => {
@@ -111,26 +114,41 @@ impl LinearWeights {
         }
     }
 
-    /// `W` and `b` of a projection.
+    /// `W` of a projection: `[O, I]`.
     ///
     /// # Errors
-    /// When they are packed and cannot be unpacked.
-    pub fn get(&self, projection: usize) -> Result<[Tensor; 2]> {
+    /// When it is packed and cannot be unpacked.
+    ///
+    /// # Panics
+    /// When there is no such projection, as [`LinearWeights::dims`].
+    pub fn weight(&self, projection: usize) -> Result<Tensor> {
         match &self.stored {
-            Stored::Unpacked(all) => Ok(all[projection].clone()),
+            Stored::Unpacked(all) => Ok(all[projection][0].clone()),
             Stored::Packed(matrix) => {
-                let (weight, bias) = matrix.unpack(projection);
-                let (o, i) = (matrix.n(projection), matrix.k());
-                let weight = Tensor::from_vec(weight, (o, i), &Device::Cpu)?;
-                Ok([weight, Tensor::from_vec(bias, o, &Device::Cpu)?])
+                let dims = (matrix.n(projection), matrix.k());
+                Tensor::from_vec(matrix.unpack_weight(projection), dims, &Device::Cpu)
             }
         }
     }
 
-    /// `W` and `b` of a projection if they are stored as tensors.
+    /// `b` of a projection: `[O]`.
+    ///
+    /// # Errors
+    /// When it is packed and cannot be unpacked.
+    ///
+    /// # Panics
+    /// When there is no such projection, as [`LinearWeights::dims`].
+    pub fn bias(&self, projection: usize) -> Result<Tensor> {
+        match &self.stored {
+            Stored::Unpacked(all) => Ok(all[projection][1].clone()),
+            Stored::Packed(matrix) => Tensor::new(matrix.bias(projection), &Device::Cpu),
+        }
+    }
+
+    /// `W` and `b` of a projection if there is such a projection and they are stored as tensors.
     pub fn tensors(&self, projection: usize) -> Option<&[Tensor; 2]> {
         match &self.stored {
-            Stored::Unpacked(all) => Some(&all[projection]),
+            Stored::Unpacked(all) => all.get(projection),
             Stored::Packed(_) => None,
         }
     }
@@ -141,7 +159,9 @@ impl LinearWeights {
     /// When they cannot be unpacked.
     pub fn unpack_mut(&mut self) -> Result<&mut [[Tensor; 2]]> {
         if let Stored::Packed(_) = self.stored {
-            let all = (0..self.projections()).map(|i| self.get(i)).collect::<Result<_>>()?;
+            let all = (0..self.projections())
+                .map(|i| Ok([self.weight(i)?, self.bias(i)?]))
+                .collect::<Result<_>>()?;
             self.stored = Stored::Unpacked(all);
         }
         match &mut self.stored {

@@ -83,7 +83,8 @@ impl BatchEncoding {
 
     /// The tokens without padding, one text after the other: ids, types and positions as tensors on
     /// `device`, `[T]` each, U32. Texts may have different lengths. A token's position is its index in
-    /// its text, counting padding before it, so the numbers are those of [`BatchEncoding::to_input`].
+    /// its text, counting padding before it, so its hidden states are those of
+    /// [`BatchEncoding::to_input`].
     ///
     /// # Errors
     /// [`Error::EmptyBatch`] for no texts and [`Error::NoTokens`] for a text without tokens.
@@ -95,9 +96,10 @@ impl BatchEncoding {
         let mut cumulative_lengths = vec![0];
         for (row, encoding) in self.encodings.iter().enumerate() {
             let start = ids.len();
-            for i in (0..encoding.len()).filter(|i| encoding.attention_mask[*i] == 1) {
-                ids.push(encoding.ids[i]);
-                types.push(encoding.type_ids[i]);
+            let tokens = encoding.ids.iter().zip(&encoding.type_ids).zip(&encoding.attention_mask);
+            for (i, ((id, type_id), _)) in tokens.enumerate().filter(|(_, (_, mask))| **mask != 0) {
+                ids.push(*id);
+                types.push(*type_id);
                 positions.push(i as u32);
             }
             if ids.len() == start {

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 const MAX_SIZE: usize = i32::MAX as usize;
 /// The most layers of a config.
 const MAX_LAYERS: usize = 1 << 16;
+
 impl BertConfig {
     /// Checks that a model can have this configuration.
     ///

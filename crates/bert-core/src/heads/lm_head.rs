@@ -88,8 +88,10 @@ impl Head for BertLMHeadModel {
     fn loss(&self, output: &CausalLMOutputWithCrossAttentions, labels: &Tensor) -> Result<Tensor> {
         let (b, s, v) = output.logits.dims3()?;
         let labels = class_ids("labels", labels, &[b, s])?;
-        let next: Vec<i64> =
-            labels.chunks(s).flat_map(|row| row[1..].iter().copied().chain([IGNORED])).collect();
+        let next: Vec<i64> = labels
+            .chunks(s.max(1))
+            .flat_map(|row| row[1..].iter().copied().chain([IGNORED]))
+            .collect();
         let loss = cross_entropy(&output.logits.reshape((b * s, v))?, &next, IGNORED);
         loss.map_err(|error| match error {
             // The caller's labels are one position further.

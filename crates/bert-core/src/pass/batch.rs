@@ -43,15 +43,15 @@ pub(crate) struct EncoderStates {
     pub(crate) mask: AttentionMask,
 }
 
-/// What a batch says of its padding.
+/// Whether the layers can compute the rows of a batch packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Padding {
-    /// Its rows are packed: there is none.
-    Absent,
-    /// No token can be left out.
-    Needed,
-    /// No other token depends on it.
-    Unneeded,
+pub(crate) enum Packing {
+    /// The caller's rows are packed.
+    Given,
+    /// There is no padding, or other tokens attend to it.
+    Impossible,
+    /// No other token depends on padding.
+    Possible,
 }
 
 /// A batch as the layers compute it.
@@ -65,8 +65,6 @@ pub(crate) struct Arranged {
 pub(crate) struct CallersRows {
     /// The computed row of each of the caller's rows; absent if they are the same.
     table: Option<Ids>,
-    /// Whether the table does nothing except replace the states of padding by zeros.
-    only_zeros: bool,
     /// Whether the caller's rows are `[T, H]` instead of `[B, S, H]`.
     packed: bool,
 }
@@ -96,25 +94,25 @@ impl Batch {
         Self { tokens, given: Given::Packed { sequences, causal }, encoder: None }
     }
 
-    /// `(B, S)` of the padded batch.
-    pub(crate) fn padded_dims(&self) -> (usize, usize) {
+    /// The number of sequences.
+    pub(crate) fn sequences(&self) -> usize {
         match &self.given {
-            Given::Padded { .. } => self.tokens.dims,
-            Given::Packed { sequences, .. } => (sequences.len(), longest(sequences)),
+            Given::Padded { .. } => self.tokens.dims.0,
+            Given::Packed { sequences, .. } => sequences.len(),
         }
     }
 
-    /// What a plan needs to know of the padding.
-    pub(crate) fn padding(&self) -> Padding {
+    /// Whether the layers can compute packed rows.
+    pub(crate) fn packing(&self) -> Packing {
         match &self.given {
-            Given::Packed { .. } => Padding::Absent,
-            Given::Padded { padding: None, .. } => Padding::Needed,
+            Given::Packed { .. } => Packing::Given,
+            Given::Padded { padding: None, .. } => Packing::Impossible,
             Given::Padded { mask, .. } => {
                 // The queries of a row whose tokens are all hidden attend to all of them.
-                let rows = mask.tokens().unwrap_or_default().chunks(self.tokens.dims.1);
-                match rows.into_iter().any(|row| !row.contains(&true)) {
-                    true => Padding::Needed,
-                    false => Padding::Unneeded,
+                let mut rows = mask.tokens().unwrap_or_default().chunks(self.tokens.dims.1);
+                match rows.any(|row| !row.contains(&true)) {
+                    true => Packing::Impossible,
+                    false => Packing::Possible,
                 }
             }
         }
@@ -131,7 +129,7 @@ impl Batch {
             Given::Packed { sequences, .. } => Ok(Arranged {
                 tokens,
                 layout: Layout::Packed(Arc::new(sequences)),
-                callers: CallersRows { table: None, only_zeros: false, packed: true },
+                callers: CallersRows { table: None, packed: true },
             }),
             Given::Padded { mask, padding: Some(padding) } if packed => {
                 pack(&tokens, mask.tokens().unwrap_or_default(), &padding)
@@ -148,7 +146,7 @@ impl Batch {
                 let table = padding.filter(|_| zeros).map(zeroed).transpose()?;
                 Ok(Arranged {
                     layout: Layout::Padded(mask.bias(device)?),
-                    callers: CallersRows { only_zeros: table.is_some(), table, packed: false },
+                    callers: CallersRows { table, packed: false },
                     tokens,
                 })
             }
@@ -166,16 +164,13 @@ fn pack(tokens: &Tokens, visible: &[bool], padding: &[bool]) -> Result<Arranged>
     let mut sequences = Vec::new();
     for first in (0..b).map(|row| row * s) {
         let start = rows.len();
-        let of_row = |wanted: &dyn Fn(usize) -> bool| {
-            (first..first + s).filter(|i| wanted(*i)).map(|i| i as u32).collect::<Vec<_>>()
-        };
-        if !visible[first] {
-            rows.push(first as u32);
-        }
+        let tokens = first..first + s;
+        rows.extend((!visible[first]).then_some(first as u32));
         let keys = rows.len();
-        rows.extend(of_row(&|i| visible[i]));
+        rows.extend(tokens.clone().filter(|i| visible[*i]).map(|i| i as u32));
         let keys = keys..rows.len();
-        rows.extend(of_row(&|i| !visible[i] && !padding[i] && i > first));
+        let is_other = |i: &usize| !visible[*i] && !padding[*i] && *i > first;
+        rows.extend(tokens.filter(is_other).map(|i| i as u32));
         sequences.push(Sequence { queries: start..rows.len(), keys });
     }
     let mut table = vec![Ids::ABSENT; b * s];
@@ -186,11 +181,7 @@ fn pack(tokens: &Tokens, visible: &[bool], padding: &[bool]) -> Result<Arranged>
     Ok(Arranged {
         tokens: tokens.select(&Ids::new(rows, (1, count), b * s)?)?,
         layout: Layout::Packed(Arc::new(Sequences::new(sequences)?)),
-        callers: CallersRows {
-            table: Some(Ids::new(table, (b, s), count)?),
-            only_zeros: false,
-            packed: false,
-        },
+        callers: CallersRows { table: Some(Ids::new(table, (b, s), count)?), packed: false },
     })
 }
 
@@ -209,11 +200,7 @@ fn pad(tokens: &Tokens, sequences: &Sequences, causal: bool, device: &Device) ->
     Ok(Arranged {
         tokens: tokens.select(&Ids::new(rows, dims, t)?)?,
         layout: Layout::Padded(mask.bias(device)?),
-        callers: CallersRows {
-            table: Some(Ids::new(positions, (1, t), b * s)?),
-            only_zeros: false,
-            packed: true,
-        },
+        callers: CallersRows { table: Some(Ids::new(positions, (1, t), b * s)?), packed: true },
     })
 }
 
@@ -229,11 +216,6 @@ impl CallersRows {
             None => x.clone(),
         };
         Ok(if self.packed { x.squeeze(0)? } else { x })
-    }
-
-    /// [`CallersRows::of`] with the states of padding as they were computed.
-    pub(crate) fn with_padding_of(&self, x: &Tensor) -> Result<Tensor> {
-        if self.only_zeros { Ok(x.clone()) } else { self.of(x) }
     }
 
     pub(crate) fn are_packed(&self) -> bool {

@@ -24,7 +24,7 @@ impl Layout {
     pub(crate) fn first_tokens(&self, x: &Tensor) -> Result<(Tensor, Self)> {
         Ok(match self {
             Self::Packed(sequences) => {
-                let first = gather_rows(&x.squeeze(0)?, sequences.first_rows()?)?;
+                let first = gather_rows(&x.squeeze(0)?, &sequences.first_rows()?)?;
                 let alone = |(i, it): (usize, &Sequence)| Sequence {
                     queries: i..i + 1,
                     keys: it.keys.clone(),

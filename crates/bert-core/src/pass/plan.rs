@@ -2,7 +2,7 @@
 
 use bert_kernels::PassPolicy;
 
-use super::batch::Padding;
+use super::batch::Packing;
 use super::options::PaddingStates;
 use super::state::PassState;
 
@@ -55,7 +55,7 @@ impl Plan {
     /// `is_trained` says whether any parameter is; it takes a walk over all of them.
     pub(crate) fn new(
         wanted: Wanted,
-        padding: Padding,
+        packing: Packing,
         model: ModelFacts,
         state: &PassState,
         is_trained: impl FnOnce() -> bool,
@@ -66,14 +66,14 @@ impl Plan {
             && !state.dropout.is_active()
             && model.absolute_positions;
         let tokens_are_independent = plain && !model.decoder && !model.chunked_feed_forward;
-        let padding_can_go = match padding {
-            Padding::Absent => true,
-            Padding::Needed => false,
-            Padding::Unneeded => wanted.padding == PaddingStates::Zeros && !wanted.reads_padding,
+        let can_be_packed = match packing {
+            Packing::Given => true,
+            Packing::Impossible => false,
+            Packing::Possible => wanted.padding == PaddingStates::Zeros && !wanted.reads_padding,
         };
         let keeps_result_only = plain && !state.keeps_hidden_states();
         Self {
-            packed: padding_can_go
+            packed: can_be_packed
                 && model.policy.skips_padding
                 && tokens_are_independent
                 && !state.has_head_mask()

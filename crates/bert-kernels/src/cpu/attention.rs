@@ -108,6 +108,8 @@ pub(crate) struct Attention<'a> {
 impl Attention<'_> {
     /// Writes the queries' rows of `out`, `H` floats each; other rows stay as they are.
     pub(crate) fn run(self, arch: Arch, out: SharedRows) {
+        let in_order = |pair: &[Sequence]| pair[0].queries.end <= pair[1].queries.start;
+        assert!(self.sequences.windows(2).all(in_order), "no query belongs to two sequences");
         let mut tasks = Vec::new();
         for (index, sequence) in self.sequences.iter().enumerate() {
             // Each task packs the keys, so tasks are split only where threads would be idle.
@@ -117,7 +119,7 @@ impl Attention<'_> {
                 for first in sequence.queries.clone().step_by(size) {
                     let queries = first..first.saturating_add(size).min(sequence.queries.end);
                     let keys = sequence.keys.clone();
-                    tasks.push(Task { attention: self, index, head, queries, keys, out });
+                    tasks.push(Task { attention: self, index, head, queries, keys, out: &out });
                 }
             }
         }
@@ -142,7 +144,7 @@ struct Task<'a> {
     head: usize,
     queries: Range<usize>,
     keys: Range<usize>,
-    out: SharedRows<'a>,
+    out: &'a SharedRows<'a>,
 }
 
 /// Keys and values of a head in panels, and the scores of a few queries.
@@ -275,7 +277,7 @@ impl Task<'_> {
         simd.vectorize(DotProducts { simd, x: weights, depth: count, values, out, stride });
         for (i, (sums, factor)) in scratch.sums.chunks_exact(stride.max(1)).zip(factors).enumerate()
         {
-            // SAFETY: each task has queries and columns of its own.
+            // SAFETY: each task has queries and columns of its own, because sequences do not overlap.
             let out = unsafe { self.out.part(query + i, column..column + d) };
             for (out, sum) in out.iter_mut().zip(sums) {
                 out.write(sum * factor);

@@ -117,7 +117,7 @@ impl LayerNorm<'_> {
         team::for_each(out.rows().div_ceil(chunk), |i| {
             let rows = i * chunk..((i + 1) * chunk).min(out.rows());
             // SAFETY: the chunks do not overlap, and floats are written.
-            let out = unsafe { out.narrow(rows.clone()).whole() };
+            let out = unsafe { out.rows_mut(rows.clone()) };
             arch.dispatch(Chunk { norm: self, rows, out });
         });
     }

@@ -52,9 +52,9 @@ fn multiply_all(
         .collect::<Result<Vec<_>>>()?;
     {
         let x = cpu_slice(&x)?;
-        let outputs: Vec<SharedRows> = outputs.iter_mut().map(UninitMatrix::rows).collect();
+        let mut outputs: Vec<SharedRows> = outputs.iter_mut().map(UninitMatrix::rows).collect();
         let x = Rows { data: x.floats(), count };
-        multiply(arch(), x, matrix, projections.clone(), activation, &outputs);
+        multiply(arch(), x, matrix, projections.clone(), activation, &mut outputs);
     }
     let outputs = outputs.into_iter().zip(projections).map(|(output, projection)| {
         let dims = [leading, &[matrix.n(projection)]].concat();
@@ -85,15 +85,16 @@ pub(crate) fn feed_forward(
     let x = x.contiguous()?;
     let mut output = UninitMatrix::new(count, o)?;
     {
-        let (x, out) = (cpu_slice(&x)?, output.rows());
+        let (x, mut out) = (cpu_slice(&x)?, output.rows());
         for Range { start, end } in runs(count, f.max(h)) {
             let count = end - start;
             with_scratch(count * f, |expanded| {
                 let x = Rows { data: &x.floats()[start * h..end * h], count };
-                multiply(arch(), x, first, 0..1, activation, &[SharedRows::new(expanded, f)]);
+                let mut expanded_rows = [SharedRows::new(expanded, f)];
+                multiply(arch(), x, first, 0..1, activation, &mut expanded_rows);
                 let x = Rows { data: expanded, count };
                 let out = out.narrow(start..end);
-                multiply(arch(), x, second, 0..1, VectorActivation::Linear, &[out]);
+                multiply(arch(), x, second, 0..1, VectorActivation::Linear, &mut [out]);
             });
         }
     }

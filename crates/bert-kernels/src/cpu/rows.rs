@@ -7,8 +7,7 @@ use std::ops::Range;
 use candle_core::Result;
 
 /// A row-major matrix of floats that kernels write. It may be uninitialized, so it lends its parts
-/// as [`MaybeUninit`].
-#[derive(Clone, Copy)]
+/// as [`MaybeUninit`]. It is not `Copy`: whoever has it, or a mutable reference, is its only writer.
 pub(crate) struct SharedRows<'a> {
     start: *mut MaybeUninit<f32>,
     rows: usize,
@@ -17,7 +16,7 @@ pub(crate) struct SharedRows<'a> {
 }
 
 // SAFETY: the pointer points into a buffer that is mutably borrowed for `'a`. Elements are reached
-// through `part` and `whole` only, whose callers promise not to overlap.
+// through `part` and `rows_mut` only, whose callers promise not to overlap.
 unsafe impl Send for SharedRows<'_> {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for SharedRows<'_> {}
@@ -38,23 +37,27 @@ impl<'a> SharedRows<'a> {
     }
 
     /// The matrix of some of the rows.
-    pub(crate) fn narrow(self, rows: Range<usize>) -> Self {
+    pub(crate) fn narrow(&mut self, rows: Range<usize>) -> SharedRows<'_> {
         assert!(rows.start <= rows.end && rows.end <= self.rows);
         // SAFETY: `rows.start` is at most the number of rows, so this stays within the buffer or at
         // its end; a buffer has at most `isize::MAX` bytes.
         let start = unsafe { self.start.add(rows.start * self.columns) };
-        Self { start, rows: rows.len(), ..self }
+        SharedRows { start, rows: rows.len(), columns: self.columns, buffer: PhantomData }
     }
 
-    /// All elements.
+    /// Some whole rows.
     ///
     /// # Safety
     /// As [`SharedRows::part`].
     #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn whole(&self) -> &'a mut [MaybeUninit<f32>] {
-        // SAFETY: these are the rows of a buffer that is borrowed for `'a`; the caller promises that
-        // no other reference overlaps.
-        unsafe { std::slice::from_raw_parts_mut(self.start, self.rows * self.columns) }
+    pub(crate) unsafe fn rows_mut(&self, rows: Range<usize>) -> &mut [MaybeUninit<f32>] {
+        assert!(rows.start <= rows.end && rows.end <= self.rows);
+        // SAFETY: the assertion keeps the rows within a buffer that is borrowed for `'a`; the caller
+        // promises that no other reference overlaps.
+        unsafe {
+            let start = self.start.add(rows.start * self.columns);
+            std::slice::from_raw_parts_mut(start, rows.len() * self.columns)
+        }
     }
 
     /// Some columns of a row.
@@ -91,6 +94,8 @@ impl UninitMatrix {
             Some(len) => buffer.try_reserve_exact(len).is_ok(),
             None => false,
         };
+        #[cfg(test)]
+        buffer.spare_capacity_mut().fill(MaybeUninit::new(f32::NAN)); // Tests see what is not written.
         match reserved {
             true => Ok(Self { buffer, rows, columns }),
             false => candle_core::bail!(

@@ -201,7 +201,8 @@ impl WeightRequest<'_> {
                 if let (true, Some(row), [_, h]) =
                     (self.name.ends_with("word_embeddings.weight"), padding_row, self.shape.dims())
                 {
-                    values[row as usize * h..][..*h].fill(0.);
+                    let row = row as usize * h;
+                    values.get_mut(row..row + h).unwrap_or_default().fill(0.);
                 }
                 Ok(Tensor::from_vec(values, self.shape, self.device)?.to_dtype(self.dtype)?)
             }

@@ -24,7 +24,7 @@ impl<'a> Rows<'a> {
 /// One of the matrices that are packed side by side, and its output.
 pub(super) struct Output<'a> {
     pub(super) part: &'a Part,
-    pub(super) rows: SharedRows<'a>,
+    pub(super) rows: &'a SharedRows<'a>,
 }
 
 /// A block of rows, which one thread multiplies.

@@ -80,7 +80,7 @@ impl PanelSlice<'_> {
                 true => block.activation,
                 false => VectorActivation::Linear,
             },
-            out: *out,
+            out,
             rows: rows.clone(),
             column: start,
         };
@@ -113,7 +113,7 @@ impl PanelSlice<'_> {
                 }
             }
             {
-                let out = SharedRows::new(buffer, nr);
+                let out = &SharedRows::new(buffer, nr);
                 let x = &kernel.x[tile * depth..][..depth];
                 let next = if tile == 0 { kernel.next } else { &[] };
                 let simd = kernel.simd;
@@ -140,7 +140,7 @@ struct MicroKernel<'a, S: Simd, const HEIGHT: usize, const NV: usize> {
     next: &'a [f32],
     /// Applied to the sums.
     activation: VectorActivation,
-    out: SharedRows<'a>,
+    out: &'a SharedRows<'a>,
     rows: Range<usize>,
     column: usize,
 }

@@ -59,14 +59,14 @@ pub(crate) fn multiply(
     matrix: &PackedMatrix,
     parts: Range<usize>,
     activation: VectorActivation,
-    outputs: &[SharedRows],
+    outputs: &mut [SharedRows],
 ) {
     let k = matrix.k();
     let parts = &matrix.parts()[parts];
     assert_eq!(x.data.len(), x.count * k, "x has M · K elements");
     assert_eq!(parts.len(), outputs.len(), "one output for each matrix");
     let outputs: Vec<Output> =
-        parts.iter().zip(outputs).map(|(part, &rows)| Output { part, rows }).collect();
+        parts.iter().zip(&*outputs).map(|(part, rows)| Output { part, rows }).collect();
     for Output { part, rows } in &outputs {
         // A matrix without columns has no elements to write, whatever its rows.
         let fits = rows.columns() == part.n && (rows.rows() == x.count || part.n == 0);
@@ -86,7 +86,7 @@ pub(crate) fn multiply(
             team::for_each(blocks.len(), |i| {
                 let (block, range) = block(i);
                 // SAFETY: the ranges of different blocks do not overlap, and `PackRows` writes floats.
-                let packed = unsafe { packed_x.narrow(range).whole() };
+                let packed = unsafe { packed_x.rows_mut(range) };
                 arch.dispatch(InTiles(PackRows { block, packed }));
             });
             let packed_x = &*scratch;
@@ -134,7 +134,7 @@ mod tests {
             &packed,
             0..1,
             VectorActivation::Linear,
-            &[SharedRows::new(&mut out, n)],
+            &mut [SharedRows::new(&mut out, n)],
         );
         let what = format!("{arch:?} {m}×{n}×{k}");
         let expected = by_hand(&x, &weight, &bias, k);
@@ -146,11 +146,12 @@ mod tests {
             &packed,
             0..1,
             VectorActivation::Relu,
-            &[SharedRows::new(&mut out, n)],
+            &mut [SharedRows::new(&mut out, n)],
         );
         let expected: Vec<f64> = expected.iter().map(|x| x.max(0.)).collect();
         assert_near(&what, &out, &expected, tolerance);
-        assert_eq!(packed.unpack(0), (weight, bias), "{what}: unpacked");
+        assert_eq!(packed.unpack_weight(0), weight, "{what}: unpacked");
+        assert_eq!(packed.bias(0), bias, "{what}: unpacked");
     }
 
     #[test]
@@ -214,7 +215,7 @@ mod tests {
                     &packed,
                     0..1,
                     VectorActivation::Gelu,
-                    &[SharedRows::new(&mut out, n)],
+                    &mut [SharedRows::new(&mut out, n)],
                 );
                 out
             };
@@ -236,14 +237,15 @@ mod tests {
             let slices: Vec<_> = maps.iter().map(|(w, b)| (w.as_slice(), b.as_slice())).collect();
             let packed = PackedMatrix::new(arch, k, &slices);
             let mut outs: Vec<_> = sizes[1..].iter().map(|n| vec![f32::NAN; m * n]).collect();
-            let shared: Vec<_> =
+            let mut shared: Vec<_> =
                 outs.iter_mut().zip(&sizes[1..]).map(|(out, n)| SharedRows::new(out, *n)).collect();
             let rows = Rows { data: &x, count: m };
-            multiply(arch, rows, &packed, 1..3, VectorActivation::Linear, &shared);
+            multiply(arch, rows, &packed, 1..3, VectorActivation::Linear, &mut shared);
             for (i, out) in outs.iter().enumerate() {
                 let (weight, bias) = &maps[i + 1];
                 assert_near("side by side", out, &by_hand(&x, weight, bias, k), 1e-5);
-                assert_eq!(packed.unpack(i + 1), (weight.clone(), bias.clone()));
+                assert_eq!(packed.unpack_weight(i + 1), *weight);
+                assert_eq!(packed.bias(i + 1), bias);
             }
         }
     }
@@ -253,10 +255,10 @@ mod tests {
         let arch = arch();
         let packed = PackedMatrix::new(arch, 2, &[(&[1., 2.], &[3.]), (&[], &[])]);
         let none = Rows { data: &[], count: 0 };
-        let empty = [SharedRows::new(&mut [], 1), SharedRows::new(&mut [], 0)];
-        multiply(arch, none, &packed, 0..2, VectorActivation::Linear, &empty);
+        let mut empty = [SharedRows::new(&mut [], 1), SharedRows::new(&mut [], 0)];
+        multiply(arch, none, &packed, 0..2, VectorActivation::Linear, &mut empty);
         let one = Rows { data: &[1., 1.], count: 1 };
-        multiply(arch, one, &packed, 1..2, VectorActivation::Linear, &empty[1..]);
+        multiply(arch, one, &packed, 1..2, VectorActivation::Linear, &mut empty[1..]);
         let deep = PackedMatrix::new(arch, 0, &[(&[], &[3., 4.])]);
         let mut bias = [0.; 4];
         let rows = Rows { data: &[], count: 2 };
@@ -266,9 +268,10 @@ mod tests {
             &deep,
             0..1,
             VectorActivation::Linear,
-            &[SharedRows::new(&mut bias, 2)],
+            &mut [SharedRows::new(&mut bias, 2)],
         );
         assert_eq!(bias, [3., 4., 3., 4.]);
-        assert_eq!(deep.unpack(0), (vec![], vec![3., 4.]));
+        assert!(deep.unpack_weight(0).is_empty());
+        assert_eq!(deep.bias(0), [3., 4.]);
     }
 }

@@ -113,8 +113,14 @@ impl PackedMatrix {
         self.parts.len()
     }
 
-    /// What was packed: the weight, `[N, K]`, and the bias, `[N]`.
-    pub(crate) fn unpack(&self, part: usize) -> (Vec<f32>, Vec<f32>) {
+    /// The bias of a matrix: `[N]`.
+    pub(crate) fn bias(&self, part: usize) -> &[f32] {
+        let Part { panels, n } = &self.parts[part];
+        &self.bias[panels.start * self.nr..][..*n]
+    }
+
+    /// The weight of a matrix: `[N, K]`.
+    pub(crate) fn unpack_weight(&self, part: usize) -> Vec<f32> {
         let Part { panels, n } = &self.parts[part];
         let (k, nr, first) = (self.k, self.nr, panels.start * self.nr);
         let mut weight = Vec::with_capacity(n * k);
@@ -122,7 +128,7 @@ impl PackedMatrix {
             let panel = &self.panels.floats()[column / nr * nr * k..][..nr * k];
             weight.extend(panel[column % nr..].iter().step_by(nr));
         }
-        (weight, self.bias[first..first + n].to_vec())
+        weight
     }
 
     pub(super) fn mr(&self) -> usize {

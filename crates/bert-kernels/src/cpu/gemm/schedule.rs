@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-/// The most rows of a block of `x`, so that `MC × KC` floats fit into the L2 cache.
+/// About the most rows of a block of `x`, so that `MC × KC` floats fit into the L2 cache.
 pub(super) const MC: usize = 72;
 /// The most elements of a slice of K, so that slices of a block and of a panel fit into the L2 cache.
 /// The sums of a tile are stored and loaded again once for each slice.
@@ -22,7 +22,7 @@ pub(crate) fn runs(rows: usize, width: usize) -> impl Iterator<Item = Range<usiz
     (0..count).map(move |i| i * most..((i + 1) * most).min(rows))
 }
 
-/// Divides rows into blocks of about the same number of whole tiles, at most [`MC`] rows each.
+/// Divides rows into blocks of about the same number of whole tiles, about [`MC`] rows at most.
 pub(super) fn row_blocks(rows: Range<usize>, mr: usize) -> Vec<Range<usize>> {
     let tiles = rows.len().div_ceil(mr);
     let blocks = rows.len().div_ceil(MC);
