@@ -11,7 +11,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub enum Error {
     /// `config.json` is not a JSON object.
     #[error("config.json cannot be read as a BERT config: {0}")]
-    ConfigSyntax(#[source] serde_json::Error),
+    ConfigSyntax(#[from] serde_json::Error),
 
     /// A field of the config has a value of the wrong kind.
     #[error("config field {field} is {got}: {source}")]
@@ -136,7 +136,7 @@ pub enum Error {
     /// A sequence is longer than the position table.
     #[error(
         "input has {got} tokens per row{past}, but the checkpoint has {positions} positions \
-         (max_position_embeddings); truncate first", past = PastTokens(*past)
+         (max_position_embeddings); truncate first", past = past_tokens(*past)
     )]
     TooLong {
         /// `S`.
@@ -367,19 +367,6 @@ impl Error {
 }
 
 /// ` after N cached`, or nothing where N is 0.
-struct PastTokens(usize);
-
-impl From<serde_json::Error> for Error {
-    fn from(error: serde_json::Error) -> Self {
-        Self::ConfigSyntax(error)
-    }
-}
-
-impl std::fmt::Display for PastTokens {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self.0 {
-            0 => Ok(()),
-            past => write!(f, " after {past} cached"),
-        }
-    }
+fn past_tokens(past: usize) -> String {
+    if past == 0 { String::new() } else { format!(" after {past} cached") }
 }

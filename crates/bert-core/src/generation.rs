@@ -4,9 +4,10 @@ use candle_core::{DType, Device, Tensor};
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::config::{BertConfig, TokenIds};
+use crate::config::TokenIds;
 use crate::error::{Error, Result};
 use crate::heads::lm_head::BertLMHeadModel;
+use crate::loss::check_shape;
 use crate::pass::input::BertInput;
 use crate::pass::mask::AttentionMask;
 use crate::pass::options::ForwardOptions;
@@ -53,15 +54,13 @@ impl GenerationConfig {
     }
 
     /// Sets [`GenerationConfig::sampling`].
-    pub fn with_sampling(mut self, sampling: Sampling) -> Self {
-        self.sampling = Some(sampling);
-        self
+    pub fn with_sampling(self, sampling: Sampling) -> Self {
+        Self { sampling: Some(sampling), ..self }
     }
 
     /// Computes all tokens at each step.
-    pub fn without_cache(mut self) -> Self {
-        self.use_cache = false;
-        self
+    pub fn without_cache(self) -> Self {
+        Self { use_cache: false, ..self }
     }
 }
 
@@ -72,24 +71,22 @@ impl Sampling {
     }
 
     /// Sets [`Sampling::temperature`], above 0.
-    pub fn with_temperature(mut self, temperature: f64) -> Self {
-        self.temperature = temperature;
-        self
+    pub fn with_temperature(self, temperature: f64) -> Self {
+        Self { temperature, ..self }
     }
 
     /// Sets [`Sampling::top_k`], at least 1.
-    pub fn with_top_k(mut self, top_k: usize) -> Self {
-        self.top_k = Some(top_k);
-        self
+    pub fn with_top_k(self, top_k: usize) -> Self {
+        Self { top_k: Some(top_k), ..self }
     }
 
     /// Sets [`Sampling::top_p`], above 0 and at most 1.
-    pub fn with_top_p(mut self, top_p: f64) -> Self {
-        self.top_p = top_p;
-        self
+    pub fn with_top_p(self, top_p: f64) -> Self {
+        Self { top_p, ..self }
     }
 
-    fn check(&self) -> Result<()> {
+    /// The generator, after checking the settings.
+    fn generator(&self) -> Result<ChaCha8Rng> {
         let bad = |what, got, expected| Err(Error::Generation { what, got, expected });
         if !(self.temperature.is_finite() && self.temperature > 0.) {
             return bad("temperature", self.temperature, "a finite number above 0");
@@ -100,7 +97,7 @@ impl Sampling {
         if !(self.top_p > 0. && self.top_p <= 1.) {
             return bad("top_p", self.top_p, "above 0 and at most 1");
         }
-        Ok(())
+        Ok(ChaCha8Rng::seed_from_u64(self.seed))
     }
 
     /// Draws a token from scores.
@@ -109,10 +106,8 @@ impl Sampling {
         order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
         order.truncate(self.top_k.unwrap_or(order.len()));
         let best = f64::from(logits[order[0]]);
-        let weights: Vec<f64> = order
-            .iter()
-            .map(|token| ((f64::from(logits[*token]) - best) / self.temperature).exp())
-            .collect();
+        let weight = |token: &usize| ((f64::from(logits[*token]) - best) / self.temperature).exp();
+        let weights: Vec<f64> = order.iter().map(weight).collect();
         let total: f64 = weights.iter().sum();
         // The fewest likeliest tokens that have the asked probability.
         let mut within = 0.;
@@ -152,24 +147,17 @@ impl BertLMHeadModel {
             return Err(Error::NotADecoder);
         }
         let mut sampler = match &generation.sampling {
-            Some(sampling) => {
-                sampling.check()?;
-                Some((sampling, ChaCha8Rng::seed_from_u64(sampling.seed)))
-            }
+            Some(sampling) => Some((sampling, sampling.generator()?)),
             None => None,
         };
         let device = self.bert.device();
         let mut texts = self.texts(input)?;
-        let mut cache = None;
+        let mut options = ForwardOptions::new();
         for _ in 0..generation.max_new_tokens {
             texts.check_length(config.max_position_embeddings)?;
-            let step = texts.next_input(input, cache.is_some(), device)?;
-            let options = match cache.take() {
-                Some(cache) => ForwardOptions::new().with_cache(cache),
-                None => ForwardOptions::new(),
-            };
+            let step = texts.next_input(input, options.cache.is_some(), device)?;
             let output = self.forward_last(&step, 1, &options)?;
-            cache = output.past_key_values.filter(|_| generation.use_cache);
+            options.cache = output.past_key_values.filter(|_| generation.use_cache);
             let logits = output.logits.squeeze(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
             for (row, logits) in logits.iter().enumerate() {
                 if let Some(got) = logits.iter().find(|score| !score.is_finite()) {
@@ -199,14 +187,15 @@ impl BertLMHeadModel {
                 return Err(Error::NotForGeneration { name });
             }
         }
+        let config = self.bert.config();
         let ids = input.input_ids.as_ref().ok_or(Error::NoInput)?;
         let (b, s) = self.bert.embeddings.tables()?.check(input, 0)?.dims;
         let masks = match &input.attention_mask {
-            Some(mask) if mask.dims() == [b, s] => {
+            Some(mask) => {
+                check_shape("attention_mask", mask, &[b, s])?;
                 AttentionMask::new(mask)?;
                 rows_of(mask)?
             }
-            Some(mask) => return Err(Error::shape("attention_mask", mask, format!("[{b}, {s}]"))),
             None => vec![vec![1; s]; b],
         };
         if masks.iter().any(|mask| mask[s - 1] == 0) {
@@ -217,7 +206,13 @@ impl BertLMHeadModel {
             Some(types) => rows_of(&types.broadcast_as((b, s))?)?,
             None => vec![vec![0; s]; b],
         };
-        Ok(Texts::new(rows_of(ids)?, types, masks, self.bert.config()))
+        let ends = match &config.eos_token_id {
+            Some(TokenIds::One(id)) => vec![*id],
+            Some(TokenIds::Many(ids)) => ids.clone(),
+            None => Vec::new(),
+        };
+        let pad = config.padding_row().map(i64::from).or(ends.first().copied()).unwrap_or(0);
+        Ok(Texts { ids: rows_of(ids)?, types, masks, ended: vec![false; b], ends, pad })
     }
 }
 
@@ -234,25 +229,6 @@ struct Texts {
 }
 
 impl Texts {
-    fn new(
-        ids: Vec<Vec<i64>>,
-        types: Vec<Vec<i64>>,
-        masks: Vec<Vec<i64>>,
-        config: &BertConfig,
-    ) -> Self {
-        let ends: Vec<i64> = match &config.eos_token_id {
-            Some(TokenIds::One(id)) => vec![*id],
-            Some(TokenIds::Many(ids)) => ids.clone(),
-            None => Vec::new(),
-        };
-        let pad = match config.pad_token_id {
-            Some(id) if id < 0 => id + config.vocab_size as i64,
-            Some(id) => id,
-            None => ends.first().copied().unwrap_or(0),
-        };
-        Self { ended: vec![false; ids.len()], ids, types, masks, ends, pad }
-    }
-
     /// Checks that no row's next token is beyond the last position.
     fn check_length(&self, positions: usize) -> Result<()> {
         let longest = self.masks.iter().map(|mask| mask.iter().sum::<i64>() as usize).max();
@@ -275,8 +251,7 @@ impl Texts {
         let (b, length) = (self.ids.len(), self.ids[0].len());
         let first = if cached { length - 1 } else { 0 };
         let tensor = |rows: &[Vec<i64>], first: usize| {
-            let values: Vec<i64> =
-                rows.iter().flat_map(|row| row[first..].iter().copied()).collect();
+            let values: Vec<i64> = rows.iter().flat_map(|row| &row[first..]).copied().collect();
             Tensor::from_vec(values, (b, length - first), device)
         };
         // Positions count visible tokens, so that padding on the left moves nothing.

@@ -17,13 +17,11 @@ pub(crate) fn cross_entropy(logits: &Tensor, labels: &[i64], ignored: i64) -> Re
     let (_, classes) = logits.dims2()?;
     let (mut rows, mut targets) = (Vec::new(), Vec::new());
     for (at, &got) in labels.iter().enumerate().filter(|(_, label)| **label != ignored) {
-        match u32::try_from(got) {
-            Ok(target) if (target as usize) < classes => {
-                rows.push(at as u32);
-                targets.push(target);
-            }
-            _ => return Err(Error::LabelOutOfRange { got, at, classes, ignored }),
+        if !(0..classes as i64).contains(&got) {
+            return Err(Error::LabelOutOfRange { got, at, classes, ignored });
         }
+        rows.push(at as u32);
+        targets.push(got as u32);
     }
     if rows.is_empty() {
         return Err(Error::NoLabels { ignored });
@@ -78,8 +76,8 @@ pub(crate) fn class_ids(name: &'static str, labels: &Tensor, shape: &[usize]) ->
 
 /// Checks that labels have a shape.
 pub(crate) fn check_shape(name: &'static str, labels: &Tensor, shape: &[usize]) -> Result<()> {
-    if labels.dims() == shape {
-        return Ok(());
+    match labels.dims() == shape {
+        true => Ok(()),
+        false => Err(Error::shape(name, labels, format!("{shape:?}"))),
     }
-    Err(Error::shape(name, labels, format!("{shape:?}")))
 }

@@ -51,18 +51,11 @@ impl Parameter<'_> {
     pub fn tensor(&self) -> Result<Tensor> {
         Ok(match self.0 {
             Location::Tensor(tensor) => tensor.clone(),
-            Location::Projection(weights, projection, which) => {
-                if which == 0 {
-                    weights.weight(projection)?
-                } else {
-                    weights.bias(projection)?
-                }
-            }
+            Location::Projection(weights, projection, 0) => weights.weight(projection)?,
+            Location::Projection(weights, projection, _) => weights.bias(projection)?,
         })
     }
-}
 
-impl Parameter<'_> {
     /// Checks that `value` can replace the parameter.
     pub(crate) fn check_replacement(&self, name: &str, value: &Tensor) -> Result<()> {
         if self.dims() != value.dims() {
@@ -73,6 +66,13 @@ impl Parameter<'_> {
             true => Ok(()),
             false => Err(Error::dtype("a new parameter", value, format!("{:?}", self.dtype()))),
         }
+    }
+
+    /// The new value that `replace` returns, after checking it.
+    fn replacement(self, name: &str, replace: &mut Replace<'_>) -> Result<Option<Tensor>> {
+        let value = replace(name, self)?;
+        value.iter().try_for_each(|value| self.check_replacement(name, value))?;
+        Ok(value)
     }
 }
 
@@ -132,11 +132,10 @@ macro_rules! named {
                 at: &str,
                 replace: &mut $crate::Replace<'_>,
             ) -> $crate::Result<()> {
-                $($crate::Named::replace(
-                    &mut self.$field,
-                    &$crate::below(at, $name),
-                    replace,
-                )?;)*
+                $(
+                    let name = $crate::below(at, $name);
+                    $crate::Named::replace(&mut self.$field, &name, replace)?;
+                )*
                 Ok(())
             }
 
@@ -163,9 +162,7 @@ impl Named for Tensor {
     }
 
     fn replace(&mut self, at: &str, replace: &mut Replace<'_>) -> Result<()> {
-        let parameter = Parameter(Location::Tensor(self));
-        if let Some(value) = replace(at, parameter)? {
-            parameter.check_replacement(at, &value)?;
+        if let Some(value) = Parameter(Location::Tensor(self)).replacement(at, replace)? {
             *self = value;
         }
         Ok(())
@@ -248,11 +245,7 @@ pub(crate) fn replace_projections(
 ) -> Result<()> {
     let mut values = Vec::new();
     visit_projections(weights, names, at, &mut |name, parameter| {
-        let value = replace(name, parameter)?;
-        if let Some(value) = &value {
-            parameter.check_replacement(name, value)?;
-        }
-        values.push(value);
+        values.push(parameter.replacement(name, replace)?);
         Ok(())
     })?;
     if values.iter().all(Option::is_none) {
@@ -268,15 +261,17 @@ pub(crate) fn replace_projections(
     Ok(weights.convert(form)?)
 }
 
+/// Refuses `what` while a parameter is trained.
+pub(crate) fn refuse_trained(part: &impl Named, what: &'static str) -> Result<()> {
+    part.visit("", &mut |name, parameter| match parameter.is_variable() {
+        true => Err(Error::Trainable { what, name: name.to_owned() }),
+        false => Ok(()),
+    })
+}
+
 /// Whether any parameter is trained.
 pub(crate) fn is_trained(part: &impl Named) -> bool {
-    let mut trained = false;
-    // Looking cannot fail.
-    let _ = part.visit("", &mut |_, parameter| {
-        trained |= parameter.is_variable();
-        Ok(())
-    });
-    trained
+    refuse_trained(part, "inference").is_err()
 }
 
 named!(EmbeddingWeights { "weight" => weight });

@@ -11,7 +11,7 @@ use crate::config::BertConfig;
 use crate::error::{Error, Result};
 use crate::heads::lm_prediction_head::{BertLMPredictionHead, resized};
 use crate::model::BertModel;
-use crate::named::{Named, Parameter, is_trained};
+use crate::named::{Named, Parameter, is_trained, refuse_trained};
 
 /// A whole model: a [`BertModel`], alone or below a head.
 pub trait Model: Named + Sized {
@@ -54,9 +54,8 @@ impl FreezeOptions {
     }
 
     /// Sets [`FreezeOptions::form`].
-    pub fn with_form(mut self, form: WeightForm) -> Self {
-        self.form = form;
-        self
+    pub fn with_form(self, form: WeightForm) -> Self {
+        Self { form, ..self }
     }
 }
 
@@ -112,9 +111,7 @@ pub trait Parameters: Model {
         let vars = VarMap::new();
         // The built-in checkpoint says that it is untrained.
         self.bert_mut().config_mut().other.remove("untrained");
-        if let Some(head) = self.predictions_mut() {
-            head.unpack_decoder();
-        }
+        convert_decoder(self, Some(WeightForm::Unpacked))?;
         self.convert(WeightForm::Unpacked)?;
         self.replace("", &mut |name, parameter| {
             if chosen(name) {
@@ -122,12 +119,9 @@ pub trait Parameters: Model {
                 let tensor = var.as_tensor().clone();
                 let mut vars = vars.data().lock().unwrap_or_else(PoisonError::into_inner);
                 vars.insert(name.to_owned(), var);
-                Ok(Some(tensor))
-            } else if parameter.is_variable() {
-                Ok(Some(parameter.tensor()?.detach().copy()?))
-            } else {
-                Ok(None)
+                return Ok(Some(tensor));
             }
+            parameter.is_variable().then(|| untracked(parameter.tensor()?)).transpose()
         })?;
         Ok(vars)
     }
@@ -167,23 +161,17 @@ pub trait Parameters: Model {
     /// [`Error::Device`] for a tensor that does not fit; [`Error::Trainable`] while the model trains.
     /// The model is then unchanged.
     fn replace_parameters(&mut self, values: &HashMap<String, Tensor>) -> Result<()> {
-        refuse_trainable(self, "replace_parameters")?;
+        refuse_trained(self, "replace_parameters")?;
         let device = self.bert().device().clone();
-        let mut known = 0;
+        let mut known = Vec::new();
         self.visit("", &mut |name, parameter| {
+            known.push(name.to_owned());
             let Some(value) = values.get(name) else { return Ok(()) };
-            known += 1;
             parameter.check_replacement(name, value)?;
             Error::check_device("a new parameter", value, &device)
         })?;
-        if known < values.len() {
-            let mut names = Vec::new();
-            self.visit("", &mut |name, _| {
-                names.push(name.to_owned());
-                Ok(())
-            })?;
-            let got = values.keys().find(|name| !names.contains(name)).cloned();
-            return Err(Error::NoSuchParameter { got: got.unwrap_or_default(), known: names });
+        if let Some(got) = values.keys().find(|name| !known.contains(name)).cloned() {
+            return Err(Error::NoSuchParameter { got, known });
         }
         self.replace("", &mut |name, _| values.get(name).cloned().map(untracked).transpose())?;
         convert_decoder(self, None)
@@ -201,7 +189,7 @@ pub trait Parameters: Model {
     /// [`Error::Shape`], [`Error::DType`] or [`Error::Device`] for a table that does not fit;
     /// [`Error::Trainable`] while the model trains.
     fn set_input_embeddings(&mut self, table: Tensor) -> Result<()> {
-        refuse_trainable(self, "set_input_embeddings")?;
+        refuse_trained(self, "set_input_embeddings")?;
         check_table("input embeddings", &table, self.get_input_embeddings())?;
         let padding = self.config().padding_row();
         self.bert_mut().embeddings.set_word_embeddings(untracked(table)?, padding);
@@ -227,7 +215,7 @@ pub trait Parameters: Model {
     /// [`Error::NoDecoder`] for a model without such a head, and as
     /// [`Parameters::set_input_embeddings`].
     fn set_output_embeddings(&mut self, decoder: Tensor) -> Result<()> {
-        refuse_trainable(self, "set_output_embeddings")?;
+        refuse_trained(self, "set_output_embeddings")?;
         check_table("output embeddings", &decoder, self.get_input_embeddings())?;
         let head = self.predictions_mut().ok_or(Error::NoDecoder)?;
         head.set_decoder(untracked(decoder)?);
@@ -243,7 +231,7 @@ pub trait Parameters: Model {
     /// [`Error::Config`] when no word or no padding token would be left; [`Error::Trainable`] while
     /// the model trains.
     fn resize_token_embeddings(&mut self, words: usize) -> Result<()> {
-        refuse_trainable(self, "resize_token_embeddings")?;
+        refuse_trained(self, "resize_token_embeddings")?;
         let mut config = self.config().clone();
         // A negative id counts from the end, which moves.
         config.pad_token_id = config.padding_row().map(i64::from);
@@ -282,7 +270,7 @@ impl BertModel {
     /// [`Error::Prune`] for a layer or head that does not exist, or when a layer would have no heads,
     /// and [`Error::Trainable`] while the model trains. The model is then unchanged.
     pub fn prune_heads(&mut self, heads: &BTreeMap<usize, Vec<usize>>) -> Result<()> {
-        refuse_trainable(self, "prune_heads")?;
+        refuse_trained(self, "prune_heads")?;
         let n = self.config().num_attention_heads;
         let mut kept = Vec::new();
         for (&layer, pruned) in heads {
@@ -293,8 +281,8 @@ impl BertModel {
             if pruned.iter().any(|head| *head >= n) {
                 return refuse(format!("a layer has {n} heads"));
             }
-            let left = present.iter().copied().filter(|head| !pruned.contains(&(*head as usize)));
-            let left: Vec<u32> = left.collect();
+            let mut left = present.to_vec();
+            left.retain(|head| !pruned.contains(&(*head as usize)));
             if left.is_empty() {
                 return refuse("no head would be left".to_owned());
             }
@@ -313,10 +301,7 @@ impl BertModel {
 /// it has, because its matrix may have changed.
 fn convert_decoder(model: &mut impl Model, form: Option<WeightForm>) -> Result<()> {
     let words = model.bert().embeddings.word_embeddings().clone();
-    match model.predictions_mut() {
-        Some(head) => head.convert_decoder(&words, form.unwrap_or(head.decoder_form())),
-        None => Ok(()),
-    }
+    model.predictions_mut().map_or(Ok(()), |head| head.convert_decoder(&words, form))
 }
 
 fn count(model: &impl Named, counts: fn(&Parameter) -> bool) -> usize {
@@ -327,14 +312,6 @@ fn count(model: &impl Named, counts: fn(&Parameter) -> bool) -> usize {
         Ok(())
     });
     count
-}
-
-/// Refuses to change parameters that an optimizer holds: it would continue with the old ones.
-fn refuse_trainable(model: &impl Named, what: &'static str) -> Result<()> {
-    model.visit("", &mut |name, parameter| match parameter.is_variable() {
-        true => Err(Error::Trainable { what, name: name.to_owned() }),
-        false => Ok(()),
-    })
 }
 
 /// Checks that a table of vectors can replace another one.

@@ -31,14 +31,8 @@ pub struct TokenizerFiles<'a> {
     pub added_tokens: Option<&'a [u8]>,
 }
 
-/// The special tokens that have a name, and their defaults.
-const NAMED: [(&str, &str); 5] = [
-    ("pad_token", "[PAD]"),
-    ("unk_token", "[UNK]"),
-    ("cls_token", "[CLS]"),
-    ("sep_token", "[SEP]"),
-    ("mask_token", "[MASK]"),
-];
+/// The special tokens that have a name. By default `pad_token` is `[PAD]`, and so on.
+const NAMED: [&str; 5] = ["pad_token", "unk_token", "cls_token", "sep_token", "mask_token"];
 
 /// A tokenizer, and what [`Tokenizer`] does not hold.
 pub(crate) struct Built {
@@ -57,18 +51,13 @@ impl TokenizerFiles<'_> {
             (None, Some(vocab)) => config.with_vocab(vocab)?,
             (None, None) => return Err(Error::NoVocabulary),
         };
-        let stored = tokenizer.get_padding().map(|padding| padding.pad_token.clone());
-        let pad_token = match config.named.get("pad_token") {
-            Some(token) => token.content.clone(),
-            None => stored.unwrap_or_else(|| "[PAD]".to_owned()),
-        };
-        let named = NAMED.map(|(name, _)| match name {
-            "pad_token" => (name, pad_token.clone()),
-            name => (name, config.content(name)),
+        let padding = tokenizer.get_padding().filter(|_| !config.named.contains_key("pad_token"));
+        let named = NAMED.map(|name| match padding {
+            Some(padding) if name == "pad_token" => (name, padding.pad_token.clone()),
+            _ => (name, config.content(name)),
         });
-        let named = named.into_iter().filter(|(_, token)| tokenizer.token_to_id(token).is_some());
-        let named = named.collect();
-        Ok(Built { tokenizer, named, config: config.config })
+        let known = named.into_iter().filter(|(_, token)| tokenizer.token_to_id(token).is_some());
+        Ok(Built { named: known.collect(), tokenizer, config: config.config })
     }
 }
 
@@ -88,7 +77,7 @@ impl Settings {
         let decoder = config.get("added_tokens_decoder").and_then(Value::as_object);
         let sources = if decoder.is_some() { [&config, &Map::new()] } else { [&map, &config] };
         let mut named = BTreeMap::new();
-        for (name, _) in NAMED {
+        for name in NAMED {
             let value = sources.iter().find_map(|source| source.get(name));
             if let Some(token) = value.and_then(|value| token(value, true)) {
                 named.insert(name, token);
@@ -150,35 +139,26 @@ impl Settings {
 
     /// The text of a special token: that of a file, or the default.
     fn content(&self, name: &str) -> String {
-        match self.named.get(name) {
-            Some(token) => token.content.clone(),
-            None => NAMED
-                .iter()
-                .find(|(known, _)| *known == name)
-                .map_or_else(String::new, |(_, token)| (*token).to_owned()),
-        }
+        let default = || format!("[{}]", name.trim_end_matches("_token").to_uppercase());
+        self.named.get(name).map_or_else(default, |token| token.content.clone())
     }
 
     /// `[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]`, with the files' special tokens.
     fn add_template(&self, tokenizer: &mut Tokenizer) -> Result<()> {
         let (cls, sep) = (self.content("cls_token"), self.content("sep_token"));
         let known = |token: &str| {
-            tokenizer.token_to_id(token).ok_or_else(|| {
-                bad("the vocabulary", &format!("the special token {token} is not in it"))
-            })
+            let missing = || format!("the special token {token} is not in it");
+            tokenizer.token_to_id(token).ok_or_else(|| bad("the vocabulary", missing()))
         };
         let specials = vec![(cls.as_str(), known(&cls)?), (sep.as_str(), known(&sep)?)];
+        let (cls, sep, end) = (format!("{cls}:0"), format!("{sep}:0"), format!("{sep}:1"));
         let template = TemplateProcessing::builder()
-            .try_single(vec![format!("{cls}:0"), "$A:0".to_owned(), format!("{sep}:0")])
-            .and_then(|builder| {
-                let (cls, sep_0, sep_1) =
-                    (format!("{cls}:0"), format!("{sep}:0"), format!("{sep}:1"));
-                builder.try_pair(vec![cls, "$A:0".to_owned(), sep_0, "$B:1".to_owned(), sep_1])
-            })
-            .map_err(|reason| bad("tokenizer_config.json", &reason))?
+            .try_single(vec![&*cls, "$A:0", &*sep])
+            .and_then(|builder| builder.try_pair(vec![&*cls, "$A:0", &*sep, "$B:1", &*end]))
+            .map_err(|reason| bad("tokenizer_config.json", reason))?
             .special_tokens(specials)
             .build()
-            .map_err(|error| bad("tokenizer_config.json", &error.to_string()))?;
+            .map_err(|error| bad("tokenizer_config.json", error))?;
         tokenizer.with_post_processor(Some(PostProcessorWrapper::Template(template)));
         Ok(())
     }
@@ -194,12 +174,12 @@ impl Settings {
             .with_decoder(Some(tokenizers::decoders::wordpiece::WordPiece::default()));
         let unk = self.content("unk_token");
         if tokenizer.token_to_id(&unk).is_none() {
-            return Err(bad("vocab.txt", &format!("the special token {unk} is not in it")));
+            return Err(bad("vocab.txt", format!("the special token {unk} is not in it")));
         }
         self.add_template(&mut tokenizer)?;
         let defaults: Vec<AddedToken> = NAMED
             .iter()
-            .map(|(name, _)| AddedToken::from(self.content(name), true))
+            .map(|name| AddedToken::from(self.content(name), true))
             .filter(|token| tokenizer.token_to_id(&token.content).is_some())
             .collect();
         tokenizer.add_special_tokens(defaults).map_err(Error::Syntax)?;
@@ -209,14 +189,11 @@ impl Settings {
 
     fn normalizer(&self, stored: BertNormalizer) -> BertNormalizer {
         let flag = |key, stored| self.flag(key).unwrap_or(stored);
-        let strip_accents = match self.config.get("strip_accents") {
-            Some(value) => value.as_bool(),
-            None => stored.strip_accents,
-        };
+        let strip_accents = self.config.get("strip_accents");
         BertNormalizer::new(
             stored.clean_text,
             flag("tokenize_chinese_chars", stored.handle_chinese_chars),
-            strip_accents,
+            strip_accents.map_or(stored.strip_accents, Value::as_bool),
             flag("do_lower_case", stored.lowercase),
         )
     }
@@ -238,30 +215,24 @@ impl Settings {
 
 /// A token in these files: its text, or an object with its text and how it is matched.
 fn token(value: &Value, special: bool) -> Option<AddedToken> {
-    match value {
-        Value::String(content) => Some(AddedToken::from(content.clone(), special)),
-        Value::Object(fields) => {
-            let flag = |key: &str| fields.get(key).and_then(Value::as_bool);
-            let special = special || flag("special").unwrap_or(false);
-            Some(
-                AddedToken::from(fields.get("content")?.as_str()?, special)
-                    .lstrip(flag("lstrip").unwrap_or(false))
-                    .rstrip(flag("rstrip").unwrap_or(false))
-                    .single_word(flag("single_word").unwrap_or(false))
-                    .normalized(flag("normalized").unwrap_or(!special)),
-            )
-        }
-        _ => None,
-    }
+    let content = value.as_str().or_else(|| value.get("content")?.as_str())?;
+    let flag = |key: &str| value.get(key).and_then(Value::as_bool);
+    let special = special || flag("special").unwrap_or(false);
+    let token = AddedToken::from(content, special)
+        .lstrip(flag("lstrip").unwrap_or(false))
+        .rstrip(flag("rstrip").unwrap_or(false))
+        .single_word(flag("single_word").unwrap_or(false))
+        .normalized(flag("normalized").unwrap_or(!special));
+    Some(token)
 }
 
 fn object(file: &'static str, bytes: Option<&[u8]>) -> Result<Map<String, Value>> {
     match bytes {
-        Some(bytes) => serde_json::from_slice(bytes).map_err(|error| bad(file, &error.to_string())),
+        Some(bytes) => serde_json::from_slice(bytes).map_err(|error| bad(file, error)),
         None => Ok(Map::new()),
     }
 }
 
-fn bad(file: &'static str, reason: &str) -> Error {
-    Error::File { file, reason: reason.to_owned() }
+fn bad(file: &'static str, reason: impl ToString) -> Error {
+    Error::File { file, reason: reason.to_string() }
 }

@@ -39,16 +39,6 @@ pub enum Padding {
     Length(usize),
 }
 
-impl Padding {
-    /// The length that was asked for; 0 if it depends on the texts.
-    pub(crate) fn length(self) -> usize {
-        match self {
-            Self::None | Self::Longest => 0,
-            Self::Length(tokens) => tokens,
-        }
-    }
-}
-
 /// The length to which texts are truncated, and what is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -113,39 +103,33 @@ impl EncodeOptions {
     }
 
     /// Leaves out `[CLS]` and `[SEP]`.
-    pub fn without_special_tokens(mut self) -> Self {
-        self.add_special_tokens = false;
-        self
+    pub fn without_special_tokens(self) -> Self {
+        Self { add_special_tokens: false, ..self }
     }
 
     /// Sets [`EncodeOptions::padding`].
-    pub fn with_padding(mut self, padding: Padding) -> Self {
-        self.padding = padding;
-        self
+    pub fn with_padding(self, padding: Padding) -> Self {
+        Self { padding, ..self }
     }
 
     /// Sets [`EncodeOptions::padding_side`].
-    pub fn with_padding_side(mut self, side: Side) -> Self {
-        self.padding_side = side;
-        self
+    pub fn with_padding_side(self, side: Side) -> Self {
+        Self { padding_side: side, ..self }
     }
 
     /// Sets [`EncodeOptions::pad_to_multiple_of`].
-    pub fn with_pad_to_multiple_of(mut self, tokens: usize) -> Self {
-        self.pad_to_multiple_of = tokens;
-        self
+    pub fn with_pad_to_multiple_of(self, tokens: usize) -> Self {
+        Self { pad_to_multiple_of: tokens, ..self }
     }
 
     /// Sets [`EncodeOptions::truncation`].
-    pub fn with_truncation(mut self, truncation: Truncation) -> Self {
-        self.truncation = Some(truncation);
-        self
+    pub fn with_truncation(self, truncation: Truncation) -> Self {
+        Self { truncation: Some(truncation), ..self }
     }
 
     /// Sets [`EncodeOptions::offsets`].
-    pub fn with_offsets(mut self, unit: OffsetUnit) -> Self {
-        self.offsets = unit;
-        self
+    pub fn with_offsets(self, unit: OffsetUnit) -> Self {
+        Self { offsets: unit, ..self }
     }
 }
 
@@ -156,14 +140,12 @@ impl Truncation {
     }
 
     /// Sets [`Truncation::strategy`].
-    pub fn with_strategy(mut self, strategy: TruncationStrategy) -> Self {
-        self.strategy = strategy;
-        self
+    pub fn with_strategy(self, strategy: TruncationStrategy) -> Self {
+        Self { strategy, ..self }
     }
 
     /// Sets [`Truncation::side`].
-    pub fn with_side(mut self, side: Side) -> Self {
-        self.side = side;
-        self
+    pub fn with_side(self, side: Side) -> Self {
+        Self { side, ..self }
     }
 }

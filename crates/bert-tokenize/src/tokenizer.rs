@@ -1,10 +1,12 @@
 //! The tokenizer: tokens of each text, then truncation, special tokens and padding.
 
-use serde_json::{Map, Value, json};
+use std::iter;
+
+use serde_json::{Map, Value};
 use tokenizers::tokenizer::{PaddingDirection, PaddingParams, PaddingStrategy, PostProcessor};
 use tokenizers::utils::padding::pad_encodings;
 use tokenizers::utils::truncation::{
-    self, TruncationDirection, TruncationParams, truncate_encodings,
+    TruncationDirection, TruncationParams, TruncationStrategy as Strategy, truncate_encodings,
 };
 use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, Tokenizer};
 
@@ -217,6 +219,10 @@ impl BertTokenizer {
         let mut tokenizer = self.tokens.clone();
         tokenizer.with_post_processor(self.special_tokens.clone());
         let mut config = self.config.clone();
+        // With it, files that an earlier save left beside these two do not count.
+        let added = serde_json::to_value(tokenizer.get_added_tokens_decoder());
+        let added = added.map_err(|error| Error::Tokenizer(error.into()))?;
+        config.insert("added_tokens_decoder".to_owned(), added);
         if let Some(NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer() {
             let chinese = normalizer.handle_chinese_chars;
             config.insert("do_lower_case".to_owned(), normalizer.lowercase.into());
@@ -230,10 +236,6 @@ impl BertTokenizer {
         for (name, token) in &self.named {
             config.insert((*name).to_owned(), token.clone().into());
         }
-        // With it, files that an earlier save left beside these two do not count.
-        let added = tokenizer.get_added_tokens_decoder().into_iter();
-        let added = added.map(|(id, token)| (id.to_string(), describe(&token)));
-        config.insert("added_tokens_decoder".to_owned(), Value::Object(added.collect()));
         let tokenizer = tokenizer.to_string(true).map_err(Error::Tokenizer)?;
         let config = format!("{:#}", Value::Object(config));
         Ok([("tokenizer.json", tokenizer), ("tokenizer_config.json", config)])
@@ -242,11 +244,6 @@ impl BertTokenizer {
     /// The number of tokens, including added ones.
     pub fn vocab_size(&self) -> usize {
         self.tokens.get_vocab_size(true)
-    }
-
-    fn special_token(&self, name: &str) -> Option<&str> {
-        let found = self.named.iter().find(|(known, _)| *known == name);
-        found.map(|(_, token)| token.as_str())
     }
 
     fn truncate(
@@ -258,28 +255,28 @@ impl BertTokenizer {
     ) -> Result<(tokenizers::Encoding, Option<tokenizers::Encoding>)> {
         let Some(truncation) = options.truncation else { return Ok((first, second)) };
         let Truncation { max_length, strategy, side } = truncation;
-        let special = match &self.special_tokens {
-            Some(processor) if options.add_special_tokens => {
-                processor.added_tokens(second.is_some())
-            }
-            _ => 0,
-        };
+        let processor = self.special_tokens.as_ref().filter(|_| options.add_special_tokens);
+        let special = processor.map_or(0, |processor| processor.added_tokens(second.is_some()));
         let room =
             max_length.checked_sub(special).ok_or(Error::MaxLength { got: max_length, special })?;
-        let excess =
-            (first.len() + second.as_ref().map_or(0, |second| second.len())).saturating_sub(room);
-        let fail = |which, reason| Error::Truncation { row, max_length, which, reason };
-        let short = "it is too short";
-        match strategy {
-            TruncationStrategy::OnlyFirst if excess > 0 && first.len() <= excess => {
-                return Err(fail("first", short));
+        let second_length = second.as_ref().map(|second| second.len());
+        let excess = (first.len() + second_length.unwrap_or(0)).saturating_sub(room);
+        // The text that alone is shortened, and its length.
+        let (strategy, only) = match strategy {
+            TruncationStrategy::LongestFirst => (Strategy::LongestFirst, None),
+            TruncationStrategy::OnlyFirst => {
+                (Strategy::OnlyFirst, Some(("first", Some(first.len()))))
             }
-            TruncationStrategy::OnlySecond if excess > 0 => match &second {
-                None => return Err(fail("second", "there is none")),
-                Some(second) if second.len() <= excess => return Err(fail("second", short)),
-                Some(_) => {}
-            },
-            _ => {}
+            TruncationStrategy::OnlySecond => {
+                (Strategy::OnlySecond, Some(("second", second_length)))
+            }
+        };
+        if let Some((which, length)) = only
+            && excess > 0
+            && length.is_none_or(|length| length <= excess)
+        {
+            let reason = if length.is_none() { "there is none" } else { "it is too short" };
+            return Err(Error::Truncation { row, max_length, which, reason });
         }
         let params = TruncationParams {
             max_length: room,
@@ -288,11 +285,7 @@ impl BertTokenizer {
                 Side::Left => TruncationDirection::Left,
                 Side::Right => TruncationDirection::Right,
             },
-            strategy: match strategy {
-                TruncationStrategy::LongestFirst => truncation::TruncationStrategy::LongestFirst,
-                TruncationStrategy::OnlyFirst => truncation::TruncationStrategy::OnlyFirst,
-                TruncationStrategy::OnlySecond => truncation::TruncationStrategy::OnlySecond,
-            },
+            strategy,
         };
         let (mut first, mut second) =
             truncate_encodings(first, second, &params).map_err(Error::Tokenizer)?;
@@ -308,24 +301,21 @@ impl BertTokenizer {
         second: Option<tokenizers::Encoding>,
         options: &EncodeOptions,
     ) -> Result<tokenizers::Encoding> {
-        match &self.special_tokens {
-            Some(processor) => processor.process(first, second, options.add_special_tokens),
-            None => {
-                Ok(tokenizers::Encoding::merge([Some(first), second].into_iter().flatten(), false))
-            }
-        }
-        .map_err(Error::Tokenizer)
+        let Some(processor) = &self.special_tokens else {
+            return Ok(tokenizers::Encoding::merge(iter::once(first).chain(second), false));
+        };
+        processor.process(first, second, options.add_special_tokens).map_err(Error::Tokenizer)
     }
 
     fn pad(&self, encodings: &mut [tokenizers::Encoding], options: &EncodeOptions) -> Result<()> {
-        let strategy = match options.padding {
+        let (strategy, length) = match options.padding {
             Padding::None => return Ok(()),
-            Padding::Longest => PaddingStrategy::BatchLongest,
-            Padding::Length(tokens) => PaddingStrategy::Fixed(tokens),
+            Padding::Longest => (PaddingStrategy::BatchLongest, 0),
+            Padding::Length(tokens) => (PaddingStrategy::Fixed(tokens), tokens),
         };
-        for tokens in [options.pad_to_multiple_of, options.padding.length()] {
-            if tokens > MOST_PADDED {
-                return Err(Error::PaddingLength { got: tokens, most: MOST_PADDED });
+        for got in [options.pad_to_multiple_of, length] {
+            if got > MOST_PADDED {
+                return Err(Error::PaddingLength { got, most: MOST_PADDED });
             }
         }
         let (Some(pad_token), Some(pad_id)) = (self.pad_token(), self.pad_token_id()) else {
@@ -353,7 +343,8 @@ macro_rules! special_tokens {
             $(
                 $(#[$doc])*
                 pub fn $token(&self) -> Option<&str> {
-                    self.special_token(stringify!($token))
+                    let named = self.named.iter().find(|(name, _)| *name == stringify!($token));
+                    named.map(|(_, token)| token.as_str())
                 }
 
                 #[doc = concat!("The id of [`BertTokenizer::", stringify!($token), "`].")]
@@ -378,16 +369,4 @@ special_tokens! {
     /// The token in place of an unknown word, usually `[UNK]`. `None` if the vocabulary does not have
     /// it.
     unk_token, unk_token_id;
-}
-
-/// A token as `added_tokens_decoder` writes it.
-fn describe(token: &AddedToken) -> Value {
-    json!({
-        "content": token.content,
-        "single_word": token.single_word,
-        "lstrip": token.lstrip,
-        "rstrip": token.rstrip,
-        "normalized": token.normalized,
-        "special": token.special,
-    })
 }

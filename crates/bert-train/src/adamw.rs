@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use candle_core::{DType, Device, Tensor, Var};
 use candle_nn::VarMap;
 
-use crate::error::{Error, Result, check, check_learning_rate};
-use crate::gradients::{Gradients, named_vars};
+use crate::error::{Error, Result, check, check_amount};
+use crate::gradients::{Gradients, named_vars, wide_dtype};
 
 /// Settings of [`AdamW`].
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -34,21 +34,18 @@ impl AdamWOptions {
     }
 
     /// Sets [`AdamWOptions::betas`], each from 0 to below 1.
-    pub fn with_betas(mut self, first: f64, second: f64) -> Self {
-        self.betas = (first, second);
-        self
+    pub fn with_betas(self, first: f64, second: f64) -> Self {
+        Self { betas: (first, second), ..self }
     }
 
     /// Sets [`AdamWOptions::eps`], at least 0.
-    pub fn with_eps(mut self, eps: f64) -> Self {
-        self.eps = eps;
-        self
+    pub fn with_eps(self, eps: f64) -> Self {
+        Self { eps, ..self }
     }
 
     /// Sets [`AdamWOptions::weight_decay`], at least 0.
-    pub fn with_weight_decay(mut self, weight_decay: f64) -> Self {
-        self.weight_decay = weight_decay;
-        self
+    pub fn with_weight_decay(self, weight_decay: f64) -> Self {
+        Self { weight_decay, ..self }
     }
 }
 
@@ -115,17 +112,15 @@ impl AdamW {
         group: impl Fn(&str) -> ParameterGroup,
     ) -> Result<Self> {
         let share = |x: f64| (0. ..1.).contains(&x);
-        let amount = |x: f64| x.is_finite() && x >= 0.;
         check("betas.0", options.betas.0, share, "a number from 0 to below 1")?;
         check("betas.1", options.betas.1, share, "a number from 0 to below 1")?;
-        check("eps", options.eps, amount, "a finite number, at least 0")?;
-        check("weight_decay", options.weight_decay, amount, "a finite number, at least 0")?;
+        check_amount("eps", options.eps)?;
+        check_amount("weight_decay", options.weight_decay)?;
         let mut parameters = Vec::new();
         for (name, var) in named_vars(vars) {
             let group = group(&name);
-            check("weight_decay", group.weight_decay, amount, "a finite number, at least 0")?;
-            let scale = group.learning_rate_scale;
-            check("learning_rate_scale", scale, amount, "a finite number, at least 0")?;
+            check_amount("weight_decay", group.weight_decay)?;
+            check_amount("learning_rate_scale", group.learning_rate_scale)?;
             parameters.push(Parameter { name, var, group, moments: None });
         }
         Ok(Self { options, parameters })
@@ -139,7 +134,7 @@ impl AdamW {
     /// infinite or not a number, [`Error::OtherVariable`] when the gradients belong to other variables.
     /// No parameter is changed then.
     pub fn step(&mut self, gradients: &mut Gradients, learning_rate: f64) -> Result<()> {
-        check_learning_rate(learning_rate)?;
+        check_amount("learning_rate", learning_rate)?;
         let own: HashMap<_, _> =
             self.parameters.iter().map(|it| (&*it.name, it.var.id())).collect();
         for (name, var) in gradients.present() {
@@ -181,16 +176,13 @@ impl AdamW {
     /// # Errors
     /// [`Error::State`] when it is the state of other parameters; the optimizer is then unchanged.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
-        let mut restored = Vec::new();
-        for parameter in &self.parameters {
-            restored.push(parameter.restore(state)?);
-        }
+        let restored = self.parameters.iter().map(|parameter| parameter.restore(state));
+        let restored = restored.collect::<Result<Vec<_>>>()?;
         let read = 3 * restored.iter().flatten().count();
         if read != state.len() {
             let (known, got) = (read / 3, state.len());
-            return Err(Error::State {
-                what: format!("{got} tensors, of which only {read} belong to {known} parameters"),
-            });
+            let what = format!("{got} tensors, of which only {read} belong to {known} parameters");
+            return Err(Error::State { what });
         }
         for (parameter, moments) in self.parameters.iter_mut().zip(restored) {
             parameter.moments = moments;
@@ -207,7 +199,7 @@ impl Parameter {
         options: &AdamWOptions,
     ) -> Result<()> {
         let (beta1, beta2) = options.betas;
-        let wide = moment_dtype(&self.var);
+        let wide = wide_dtype(&self.var);
         let gradient = gradient.to_dtype(wide)?;
         let (step, first, second) = match &self.moments {
             Some(Moments { step, first, second }) => (
@@ -236,28 +228,22 @@ impl Parameter {
             (Some(first), Some(second), Some(step)) => (first, second, step),
             _ => return Err(Error::State { what: format!("only a part of what {name} needs") }),
         };
-        for moment in [first, second] {
-            if moment.dims() != self.var.dims() {
-                let (got, expected) = (moment.dims(), self.var.dims());
+        let own = |moment: &Tensor| {
+            let (got, expected) = (moment.dims(), self.var.dims());
+            if got != expected {
                 let what = format!("shape {got:?} for {name}, whose shape is {expected:?}");
                 return Err(Error::State { what });
             }
-        }
-        let own = |moment: &Tensor| {
-            moment.to_device(self.var.device())?.to_dtype(moment_dtype(&self.var))
+            Ok(moment.to_device(self.var.device())?.to_dtype(wide_dtype(&self.var))?)
         };
+        let (first, second) = (own(first)?, own(second)?);
         let step = step.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
         let step = match step[..] {
             [step] if (1. ..1e15).contains(&step) && step.fract() == 0. => step as i64,
             _ => return Err(Error::State { what: format!("{step:?} as the step of {name}") }),
         };
-        Ok(Some(Moments { step, first: own(first)?, second: own(second)? }))
+        Ok(Some(Moments { step, first, second }))
     }
-}
-
-/// The dtype of a parameter's means.
-fn moment_dtype(var: &Var) -> DType {
-    if var.dtype() == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
 #[cfg(test)]

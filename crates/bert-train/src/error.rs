@@ -80,7 +80,7 @@ pub(crate) fn check(
     if fits(got) { Ok(()) } else { Err(Error::Setting { name, got, expected }) }
 }
 
-/// Refuses learning rates that are negative or not finite.
-pub(crate) fn check_learning_rate(got: f64) -> Result<()> {
-    check("learning_rate", got, |lr| lr.is_finite() && lr >= 0., "a finite number, at least 0")
+/// Refuses settings that are negative or not finite.
+pub(crate) fn check_amount(name: &'static str, got: f64) -> Result<()> {
+    check(name, got, |x| x.is_finite() && x >= 0., "a finite number, at least 0")
 }

@@ -105,11 +105,15 @@ impl Gradients {
 
 /// Summed within rows in F32, or F64 if the gradient is; then in F64.
 fn sum_of_squares(gradient: &Tensor) -> Result<f64> {
-    let wide = if gradient.dtype() == DType::F64 { DType::F64 } else { DType::F32 };
-    let rows = gradient.to_dtype(wide)?.sqr()?;
+    let rows = gradient.to_dtype(wide_dtype(gradient))?.sqr()?;
     let rows = if rows.rank() == 0 { rows } else { rows.sum(rows.rank() - 1)? };
     let sum = rows.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.sum_all()?;
     Ok(sum.to_scalar()?)
+}
+
+/// F64 for F64, and otherwise F32.
+pub(crate) fn wide_dtype(tensor: &Tensor) -> DType {
+    if tensor.dtype() == DType::F64 { DType::F64 } else { DType::F32 }
 }
 
 /// The variables of a map, in the order of their names.

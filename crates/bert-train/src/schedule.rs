@@ -2,7 +2,7 @@
 
 use std::f64::consts::PI;
 
-use crate::error::{Result, check_learning_rate};
+use crate::error::{Result, check_amount};
 
 /// A learning rate that rises linearly from 0 during the warm-up and then stays or falls to 0.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -48,7 +48,7 @@ impl Schedule {
     }
 
     fn new(peak: f64, warmup: u64, total: u64, decay: Decay) -> Result<Self> {
-        check_learning_rate(peak)?;
+        check_amount("learning_rate", peak)?;
         Ok(Self { peak, warmup, total, decay })
     }
 

@@ -212,13 +212,10 @@ impl BertConfig {
     /// [`BertConfig::validate`].
     pub fn from_json(text: &str) -> Result<Self> {
         let mut keys: Map<String, Value> = serde_json::from_str(text)?;
-        match keys.get("model_type") {
-            None | Some(Value::Null) => {}
-            Some(Value::String(model_type)) if model_type == "bert" => {}
-            Some(other) => {
-                let model_type = other.as_str().map_or_else(|| other.to_string(), str::to_owned);
-                return Err(Error::NotBert { model_type });
-            }
+        let model_type = keys.get("model_type");
+        if let Some(other) = model_type.filter(|name| !name.is_null() && *name != "bert") {
+            let model_type = other.as_str().map_or_else(|| other.to_string(), str::to_owned);
+            return Err(Error::NotBert { model_type });
         }
         if let Some(legacy) = keys.remove("torch_dtype") {
             keys.entry("dtype").or_insert(legacy);
@@ -230,10 +227,9 @@ impl BertConfig {
         fields.retain(|key, value| !value.is_null() || key == "pad_token_id");
         let (has_names, has_ids) =
             (fields.contains_key("id2label"), fields.contains_key("label2id"));
-        let mut config: Self = match serde_json::from_value(Value::Object(fields.clone())) {
-            Ok(config) => config,
-            Err(error) => return Err(broken_field(fields).unwrap_or(error.into())),
-        };
+        let config = serde_json::from_value(Value::Object(fields.clone()));
+        let mut config: Self =
+            config.map_err(|error| broken_field(fields).unwrap_or(error.into()))?;
         if let Some(count) = other.remove("num_labels").filter(|_| !has_names) {
             let labels = count.as_u64().filter(|count| (1..=MAX_LABELS as u64).contains(count));
             let expected = format!("a number from 1 to {MAX_LABELS}");
@@ -300,10 +296,7 @@ impl BertConfig {
 
     /// Every field by its name, without the other keys.
     fn fields(&self) -> Result<Map<String, Value>> {
-        match serde_json::to_value(self)? {
-            Value::Object(fields) => Ok(fields),
-            _ => Ok(Map::new()),
-        }
+        Ok(serde_json::from_value(serde_json::to_value(self)?)?)
     }
 }
 

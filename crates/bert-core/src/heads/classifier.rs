@@ -17,10 +17,10 @@ pub(crate) struct Classifier {
 }
 
 impl Classifier {
-    /// Loads `weight` and `bias` for `classes` outputs.
+    /// Loads `classifier` for `classes` outputs.
     pub(crate) fn load(vb: VarBuilder, classes: usize, config: &BertConfig) -> Result<Self> {
         Ok(Self {
-            linear: Linear::load(vb, config.hidden_size, classes, config)?,
+            linear: Linear::load(vb.pp("classifier"), config.hidden_size, classes, config)?,
             dropout: config.classifier_dropout.unwrap_or(config.hidden_dropout_prob),
         })
     }

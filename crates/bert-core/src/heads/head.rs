@@ -127,23 +127,19 @@ macro_rules! model_with_head {
         $crate::named!($model { "bert" => bert, $($name => $field),* });
 
         impl $crate::surgery::Model for $model {
-            fn bert(&self) -> &$crate::model::BertModel {
+            fn bert(&self) -> &BertModel {
                 &self.bert
             }
 
-            fn bert_mut(&mut self) -> &mut $crate::model::BertModel {
+            fn bert_mut(&mut self) -> &mut BertModel {
                 &mut self.bert
             }
 
-            $(fn predictions(
-                &self,
-            ) -> Option<&$crate::heads::lm_prediction_head::BertLMPredictionHead> {
+            $(fn predictions(&self) -> Option<&BertLMPredictionHead> {
                 Some(&self.$predictions)
             }
 
-            fn predictions_mut(
-                &mut self,
-            ) -> Option<&mut $crate::heads::lm_prediction_head::BertLMPredictionHead> {
+            fn predictions_mut(&mut self) -> Option<&mut BertLMPredictionHead> {
                 Some(&mut self.$predictions)
             })?
         }

@@ -36,12 +36,8 @@ impl BertLMHeadModel {
     /// # Errors
     /// As [`BertModel::load`].
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        let at = vb.pp("cls.predictions");
-        config.validate()?;
-        let decoder = BertLMPredictionHead::read_decoder(&at, config)?;
-        let bert = BertModel::load_below_head(&vb, config, false)?;
-        let words = bert.embeddings.word_embeddings();
-        Ok(Self { predictions: BertLMPredictionHead::load(at, decoder, words, config)?, bert })
+        let (bert, predictions) = BertLMPredictionHead::load_with_model(&vb, config, false)?;
+        Ok(Self { bert, predictions })
     }
 
     /// [`Head::forward_with`] with the scores of the last `positions` only: `[B, positions, V]`, or of
@@ -103,6 +99,4 @@ impl Head for BertLMHeadModel {
     }
 }
 
-model_with_head!(
-    BertLMHeadModel { "cls.predictions" => predictions }, predictions predictions
-);
+model_with_head!(BertLMHeadModel { "cls.predictions" => predictions }, predictions predictions);

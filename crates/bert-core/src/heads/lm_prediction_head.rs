@@ -10,6 +10,7 @@ use candle_nn::{Init, VarBuilder};
 use crate::config::BertConfig;
 use crate::error::{Error, Result};
 use crate::init;
+use crate::model::BertModel;
 use crate::named;
 
 /// `LayerNorm(activation(x W + b)) Eᵀ + c`, with the word embeddings `E` as the decoder unless the
@@ -22,7 +23,7 @@ pub struct BertLMPredictionHead {
     activation: Activation,
     norm: LayerNormWeights,
     /// A decoder other than the word embeddings: `[V, H]`.
-    decoder: Option<EmbeddingWeights>,
+    decoder: Option<Tensor>,
     /// `[V]`.
     bias: Tensor,
     converted: Option<ConvertedDecoder>,
@@ -37,6 +38,20 @@ struct ConvertedDecoder {
 }
 
 impl BertLMPredictionHead {
+    /// Loads the model below such a head, then `cls.predictions`.
+    pub(crate) fn load_with_model(
+        vb: &VarBuilder,
+        config: &BertConfig,
+        pooler: bool,
+    ) -> Result<(BertModel, Self)> {
+        config.validate()?;
+        let at = vb.pp("cls.predictions");
+        let decoder = Self::read_decoder(&at, config)?;
+        let bert = BertModel::load_below_head(vb, config, pooler)?;
+        let head = Self::load(at, decoder, bert.embeddings.word_embeddings(), config)?;
+        Ok((bert, head))
+    }
+
     /// Reads `decoder.weight`, `[V, H]`, if the checkpoint has it. Read it before the model below the
     /// head, to keep the peak memory low: comparing it with the word embeddings needs both.
     ///
@@ -63,17 +78,16 @@ impl BertLMPredictionHead {
         config: &BertConfig,
     ) -> Result<Self> {
         let (v, h) = (config.vocab_size, config.hidden_size);
-        let decoder = match decoder {
-            // A decoder that the checkpoint lacks is new, or stands for an error: it is not tied.
-            own if !vb.contains_tensor("decoder.weight") => own,
-            Some(table)
-                if config.tie_word_embeddings && same_values(&table.weight, word_embeddings)? =>
-            {
-                None
-            }
-            own => own,
-        };
         let at_decoder = vb.pp("decoder");
+        let mut decoder = decoder.map(|table| table.weight);
+        // A decoder that the checkpoint lacks is new, or stands for an error: it is not tied.
+        if let Some(own) = &decoder
+            && config.tie_word_embeddings
+            && at_decoder.contains_tensor("weight")
+            && same_values(own, word_embeddings)?
+        {
+            decoder = None;
+        }
         // transformers adds the decoder's own bias if there is one, and otherwise the head's.
         let bias = |vb: &VarBuilder| vb.get_with_hints(v, "bias", Init::Const(0.));
         let bias = match (at_decoder.contains_tensor("bias"), vb.contains_tensor("bias")) {
@@ -106,32 +120,29 @@ impl BertLMPredictionHead {
         let normed = layer_norm(&transformed, &self.norm)?;
         let decoder = self.decoder(words);
         let made_from = [decoder.id(), self.bias.id()];
-        let converted = self.converted.as_ref().filter(|copy| copy.made_from == made_from);
-        match converted {
+        match &self.converted {
             // Gradients need the matrix itself.
-            Some(copy) if !normed.track_op() => Ok(linear(&normed, &copy.weights)?),
+            Some(copy) if copy.made_from == made_from && !normed.track_op() => {
+                Ok(linear(&normed, &copy.weights)?)
+            }
             _ => Ok(linear(&normed, &LinearWeights::new(decoder.clone(), self.bias.clone()))?),
         }
     }
 
-    /// The form of the decoder's copy; [`WeightForm::Unpacked`] if there is none. The copy may be stale:
-    /// `ConvertedDecoder::made_from` says what it was made from.
-    pub(crate) fn decoder_form(&self) -> WeightForm {
-        self.converted.as_ref().map_or(WeightForm::Unpacked, |copy| copy.weights.form())
-    }
-
-    /// Drops the decoder's copy.
-    pub(crate) fn unpack_decoder(&mut self) {
-        self.converted = None;
-    }
-
-    /// Makes a copy of the decoder in `form`; none if that is its own form. If its matrix and bias differ
-    /// in size nothing is copied, and `forward` returns the error.
-    pub(crate) fn convert_decoder(&mut self, words: &Tensor, form: WeightForm) -> Result<()> {
+    /// Makes a copy of the decoder in `form`; none if that is its own form. Without a form, it renews the
+    /// copy that there is. If its matrix and bias differ in size nothing is copied, and `forward` returns
+    /// the error.
+    pub(crate) fn convert_decoder(
+        &mut self,
+        words: &Tensor,
+        form: Option<WeightForm>,
+    ) -> Result<()> {
         let (decoder, bias) = (self.decoder(words).clone(), self.bias.clone());
         let made_from = [decoder.id(), bias.id()];
-        let is_current = |copy: &ConvertedDecoder| copy.made_from == made_from;
-        if self.decoder_form() == form && self.converted.as_ref().is_none_or(is_current) {
+        let old = self.converted.as_ref();
+        let old_form = old.map_or(WeightForm::Unpacked, |copy| copy.weights.form());
+        let form = form.unwrap_or(old_form);
+        if form == old_form && old.is_none_or(|copy| copy.made_from == made_from) {
             return Ok(());
         }
         // Dropped first: two copies at a time would raise the peak memory.
@@ -161,21 +172,18 @@ impl BertLMPredictionHead {
 
     /// The decoder's matrix, `[V, H]`: `words` if it is tied to them.
     pub(crate) fn decoder<'a>(&'a self, words: &'a Tensor) -> &'a Tensor {
-        self.decoder.as_ref().map_or(words, |own| &own.weight)
+        self.decoder.as_ref().unwrap_or(words)
     }
 
     /// Unties the decoder: `[V, H]`.
     pub(crate) fn set_decoder(&mut self, weight: Tensor) {
-        self.decoder = Some(EmbeddingWeights { weight, padding: None });
+        self.decoder = Some(weight);
     }
 
     /// The head with another `V`.
     pub(crate) fn resized(&self, words: usize) -> Result<Self> {
-        let mut head = Self { bias: resized(&self.bias, words)?, ..self.clone() };
-        if let Some(decoder) = &mut head.decoder {
-            decoder.weight = resized(&decoder.weight, words)?;
-        }
-        Ok(head)
+        let decoder = self.decoder.as_ref().map(|own| resized(own, words)).transpose()?;
+        Ok(Self { decoder, bias: resized(&self.bias, words)?, ..self.clone() })
     }
 }
 
@@ -199,7 +207,7 @@ fn same_values(a: &Tensor, b: &Tensor) -> Result<bool> {
 named!(BertLMPredictionHead {
     "transform.dense" => transform,
     "transform.LayerNorm" => norm,
-    "decoder" => decoder,
+    "decoder.weight" => decoder,
     "bias" => bias,
 });
 

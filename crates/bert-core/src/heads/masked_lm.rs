@@ -31,12 +31,8 @@ impl BertForMaskedLM {
     /// # Errors
     /// As [`BertModel::load`].
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        let at = vb.pp("cls.predictions");
-        config.validate()?;
-        let decoder = BertLMPredictionHead::read_decoder(&at, config)?;
-        let bert = BertModel::load_below_head(&vb, config, false)?;
-        let words = bert.embeddings.word_embeddings();
-        Ok(Self { predictions: BertLMPredictionHead::load(at, decoder, words, config)?, bert })
+        let (bert, predictions) = BertLMPredictionHead::load_with_model(&vb, config, false)?;
+        Ok(Self { bert, predictions })
     }
 
     /// The scores at chosen positions only: `[M, V]`. Those of other positions are never computed.
@@ -65,11 +61,9 @@ impl Head for BertForMaskedLM {
     fn scores(&self, pass: &HeadPass) -> Result<MaskedLMOutput> {
         let output = pass.states(&self.bert)?;
         let words = self.bert.embeddings.word_embeddings();
-        Ok(MaskedLMOutput {
-            logits: self.predictions.forward(&output.last_hidden_state, words)?,
-            hidden_states: output.hidden_states,
-            attentions: output.attentions,
-        })
+        let logits = self.predictions.forward(&output.last_hidden_state, words)?;
+        let (hidden_states, attentions) = (output.hidden_states, output.attentions);
+        Ok(MaskedLMOutput { logits, hidden_states, attentions })
     }
 
     fn loss(&self, output: &MaskedLMOutput, labels: &Tensor) -> Result<Tensor> {
@@ -77,6 +71,4 @@ impl Head for BertForMaskedLM {
     }
 }
 
-model_with_head!(
-    BertForMaskedLM { "cls.predictions" => predictions }, predictions predictions
-);
+model_with_head!(BertForMaskedLM { "cls.predictions" => predictions }, predictions predictions);

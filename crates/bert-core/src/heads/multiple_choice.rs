@@ -9,7 +9,7 @@ use crate::config::BertConfig;
 use crate::error::Result;
 use crate::loss::classification;
 use crate::model::BertModel;
-use crate::outputs::MultipleChoiceModelOutput;
+use crate::outputs::{MultipleChoiceModelOutput, PooledOutput};
 
 /// BERT with one score for each of several sequences, of which one is right: `logits` `[B, C]`.
 ///
@@ -33,10 +33,8 @@ impl BertForMultipleChoice {
     /// # Errors
     /// As [`BertModel::load`].
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        Ok(Self {
-            bert: BertModel::load_below_head(&vb, config, true)?,
-            classifier: Classifier::load(vb.pp("classifier"), 1, config)?,
-        })
+        let bert = BertModel::load_below_head(&vb, config, true)?;
+        Ok(Self { bert, classifier: Classifier::load(vb, 1, config)? })
     }
 }
 
@@ -46,12 +44,10 @@ impl Head for BertForMultipleChoice {
 
     fn scores(&self, pass: &HeadPass) -> Result<MultipleChoiceModelOutput> {
         let (b, c, flat) = pass.input().flatten_choices()?;
-        let output = pass.with_input(&flat).pooled(&self.bert)?;
-        Ok(MultipleChoiceModelOutput {
-            logits: self.classifier.forward(&output.pooler_output, pass)?.reshape((b, c))?,
-            hidden_states: output.hidden_states,
-            attentions: output.attentions,
-        })
+        let pass = pass.with_input(&flat);
+        let PooledOutput { pooler_output, hidden_states, attentions } = pass.pooled(&self.bert)?;
+        let logits = self.classifier.forward(&pooler_output, &pass)?.reshape((b, c))?;
+        Ok(MultipleChoiceModelOutput { logits, hidden_states, attentions })
     }
 
     fn loss(&self, output: &MultipleChoiceModelOutput, labels: &Tensor) -> Result<Tensor> {

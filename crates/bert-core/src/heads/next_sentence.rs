@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::linear::Linear;
 use crate::loss::classification;
 use crate::model::BertModel;
-use crate::outputs::NextSentencePredictorOutput;
+use crate::outputs::{NextSentencePredictorOutput, PooledOutput};
 
 /// BERT with scores for "the second text follows the first" (class 0) and "it does not" (class 1):
 /// `logits` `[B, 2]`.
@@ -32,10 +32,8 @@ impl BertForNextSentencePrediction {
     /// As [`BertModel::load`].
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         let (at, h) = (vb.pp("cls.seq_relationship"), config.hidden_size);
-        Ok(Self {
-            bert: BertModel::load_below_head(&vb, config, true)?,
-            seq_relationship: Linear::load(at, h, 2, config)?,
-        })
+        let bert = BertModel::load_below_head(&vb, config, true)?;
+        Ok(Self { bert, seq_relationship: Linear::load(at, h, 2, config)? })
     }
 }
 
@@ -44,12 +42,9 @@ impl Head for BertForNextSentencePrediction {
     type Output = NextSentencePredictorOutput;
 
     fn scores(&self, pass: &HeadPass) -> Result<NextSentencePredictorOutput> {
-        let output = pass.pooled(&self.bert)?;
-        Ok(NextSentencePredictorOutput {
-            logits: self.seq_relationship.forward(&output.pooler_output)?,
-            hidden_states: output.hidden_states,
-            attentions: output.attentions,
-        })
+        let PooledOutput { pooler_output, hidden_states, attentions } = pass.pooled(&self.bert)?;
+        let logits = self.seq_relationship.forward(&pooler_output)?;
+        Ok(NextSentencePredictorOutput { logits, hidden_states, attentions })
     }
 
     fn loss(&self, output: &NextSentencePredictorOutput, labels: &Tensor) -> Result<Tensor> {

@@ -41,16 +41,9 @@ impl BertForPreTraining {
     /// # Errors
     /// As [`BertModel::load`].
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        config.validate()?;
-        let cls = vb.pp("cls");
-        let decoder = BertLMPredictionHead::read_decoder(&cls.pp("predictions"), config)?;
-        let bert = BertModel::load_below_head(&vb, config, true)?;
-        let (words, h) = (bert.embeddings.word_embeddings(), config.hidden_size);
-        Ok(Self {
-            predictions: BertLMPredictionHead::load(cls.pp("predictions"), decoder, words, config)?,
-            seq_relationship: Linear::load(cls.pp("seq_relationship"), h, 2, config)?,
-            bert,
-        })
+        let (bert, predictions) = BertLMPredictionHead::load_with_model(&vb, config, true)?;
+        let (at, h) = (vb.pp("cls.seq_relationship"), config.hidden_size);
+        Ok(Self { bert, predictions, seq_relationship: Linear::load(at, h, 2, config)? })
     }
 }
 
@@ -70,11 +63,7 @@ impl Head for BertForPreTraining {
         })
     }
 
-    fn loss(
-        &self,
-        output: &BertForPreTrainingOutput,
-        labels: &PreTrainingLabels,
-    ) -> Result<Tensor> {
+    fn loss(&self, output: &Self::Output, labels: &PreTrainingLabels) -> Result<Tensor> {
         let words = classification(&output.prediction_logits, "labels", &labels.labels)?;
         let next = &labels.next_sentence_label;
         let follows = classification(&output.seq_relationship_logits, "next_sentence_label", next)?;
@@ -84,7 +73,6 @@ impl Head for BertForPreTraining {
 
 model_with_head!(
     BertForPreTraining {
-        "cls.predictions" => predictions,
-        "cls.seq_relationship" => seq_relationship,
+        "cls.predictions" => predictions, "cls.seq_relationship" => seq_relationship
     }, predictions predictions
 );

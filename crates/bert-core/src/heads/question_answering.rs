@@ -45,13 +45,12 @@ impl BertForQuestionAnswering {
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
         if config.num_labels() != 2 {
             let got = format!("{} classes", config.num_labels());
-            let expected = "2, the first and the last token of an answer".to_owned();
-            return Err(Error::Config { field: "id2label", got, expected });
+            let expected = "2, the first and the last token of an answer";
+            return Err(Error::config("id2label", got, expected));
         }
-        Ok(Self {
-            bert: BertModel::load_below_head(&vb, config, false)?,
-            qa_outputs: Linear::load(vb.pp("qa_outputs"), config.hidden_size, 2, config)?,
-        })
+        let bert = BertModel::load_below_head(&vb, config, false)?;
+        let (at, h) = (vb.pp("qa_outputs"), config.hidden_size);
+        Ok(Self { bert, qa_outputs: Linear::load(at, h, 2, config)? })
     }
 }
 

@@ -9,7 +9,7 @@ use crate::config::{BertConfig, ProblemType};
 use crate::error::Result;
 use crate::loss::{binary_cross_entropy, check_shape, classification, mean_squared_error};
 use crate::model::BertModel;
-use crate::outputs::SequenceClassifierOutput;
+use crate::outputs::{PooledOutput, SequenceClassifierOutput};
 
 /// BERT with a score of each class, or predicted numbers, for each text or pair: `logits` `[B, C]`.
 ///
@@ -32,10 +32,8 @@ impl BertForSequenceClassification {
     /// # Errors
     /// As [`BertModel::load`].
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        Ok(Self {
-            bert: BertModel::load_below_head(&vb, config, true)?,
-            classifier: Classifier::load(vb.pp("classifier"), config.num_labels(), config)?,
-        })
+        let bert = BertModel::load_below_head(&vb, config, true)?;
+        Ok(Self { bert, classifier: Classifier::load(vb, config.num_labels(), config)? })
     }
 }
 
@@ -44,12 +42,9 @@ impl Head for BertForSequenceClassification {
     type Output = SequenceClassifierOutput;
 
     fn scores(&self, pass: &HeadPass) -> Result<SequenceClassifierOutput> {
-        let output = pass.pooled(&self.bert)?;
-        Ok(SequenceClassifierOutput {
-            logits: self.classifier.forward(&output.pooler_output, pass)?,
-            hidden_states: output.hidden_states,
-            attentions: output.attentions,
-        })
+        let PooledOutput { pooler_output, hidden_states, attentions } = pass.pooled(&self.bert)?;
+        let logits = self.classifier.forward(&pooler_output, pass)?;
+        Ok(SequenceClassifierOutput { logits, hidden_states, attentions })
     }
 
     fn loss(&self, output: &SequenceClassifierOutput, labels: &Tensor) -> Result<Tensor> {
@@ -67,12 +62,10 @@ impl Head for BertForSequenceClassification {
                 check_shape("labels", labels, &[b, c])?;
                 binary_cross_entropy(logits, labels)
             }
-            ProblemType::Regression if c == 1 && labels.rank() == 1 => {
-                check_shape("labels", labels, &[b])?;
-                mean_squared_error(&logits.squeeze(1)?, labels)
-            }
             ProblemType::Regression => {
-                check_shape("labels", labels, &[b, c])?;
+                let one_number = c == 1 && labels.rank() == 1;
+                let logits = if one_number { &logits.squeeze(1)? } else { logits };
+                check_shape("labels", labels, logits.dims())?;
                 mean_squared_error(logits, labels)
             }
         }

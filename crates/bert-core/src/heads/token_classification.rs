@@ -30,10 +30,8 @@ impl BertForTokenClassification {
     /// # Errors
     /// As [`BertModel::load`].
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
-        Ok(Self {
-            bert: BertModel::load_below_head(&vb, config, false)?,
-            classifier: Classifier::load(vb.pp("classifier"), config.num_labels(), config)?,
-        })
+        let bert = BertModel::load_below_head(&vb, config, false)?;
+        Ok(Self { bert, classifier: Classifier::load(vb, config.num_labels(), config)? })
     }
 }
 
@@ -43,11 +41,9 @@ impl Head for BertForTokenClassification {
 
     fn scores(&self, pass: &HeadPass) -> Result<TokenClassifierOutput> {
         let output = pass.states(&self.bert)?;
-        Ok(TokenClassifierOutput {
-            logits: self.classifier.forward(&output.last_hidden_state, pass)?,
-            hidden_states: output.hidden_states,
-            attentions: output.attentions,
-        })
+        let logits = self.classifier.forward(&output.last_hidden_state, pass)?;
+        let (hidden_states, attentions) = (output.hidden_states, output.attentions);
+        Ok(TokenClassifierOutput { logits, hidden_states, attentions })
     }
 
     fn loss(&self, output: &TokenClassifierOutput, labels: &Tensor) -> Result<Tensor> {
