@@ -301,7 +301,7 @@ impl BertModel {
 /// it has, because its matrix may have changed.
 fn convert_decoder(model: &mut impl Model, form: Option<WeightForm>) -> Result<()> {
     let words = model.bert().embeddings.word_embeddings().clone();
-    model.predictions_mut().map_or(Ok(()), |head| head.convert_decoder(&words, form))
+    model.predictions_mut().map_or(Ok(()), |head| head.copy_decoder(&words, form))
 }
 
 fn count(model: &impl Named, counts: fn(&Parameter) -> bool) -> usize {

@@ -76,29 +76,21 @@ impl Settings {
         let map = object("special_tokens_map.json", files.special_tokens_map)?;
         let decoder = config.get("added_tokens_decoder").and_then(Value::as_object);
         let sources = if decoder.is_some() { [&config, &Map::new()] } else { [&map, &config] };
-        let mut named = BTreeMap::new();
-        for name in NAMED {
-            let value = sources.iter().find_map(|source| source.get(name));
-            if let Some(token) = value.and_then(|value| token(value, true)) {
-                named.insert(name, token);
-            }
-        }
+        let named = NAMED.into_iter().filter_map(|name| {
+            let value = sources.iter().find_map(|source| source.get(name))?;
+            Some((name, token(value, true)?))
+        });
+        let named: BTreeMap<_, _> = named.collect();
         let mut added = Vec::new();
         for (id, value) in decoder.into_iter().flatten() {
             let id =
                 id.parse().map_err(|_| bad("tokenizer_config.json", "an id is not a number"))?;
-            if let Some(token) = token(value, false) {
-                added.push((Some(id), token));
-            }
+            added.extend(token(value, false).map(|token| (Some(id), token)));
         }
         let extra = ["additional_special_tokens", "extra_special_tokens"];
         let extra = extra.iter().find_map(|key| sources.iter().find_map(|source| source.get(*key)));
-        let extra: Vec<AddedToken> = extra
-            .and_then(Value::as_array)
-            .into_iter()
-            .flatten()
-            .filter_map(|value| token(value, true))
-            .collect();
+        let extra = extra.and_then(Value::as_array).into_iter().flatten();
+        let extra: Vec<AddedToken> = extra.filter_map(|value| token(value, true)).collect();
         if decoder.is_none() {
             for (content, id) in object("added_tokens.json", files.added_tokens)? {
                 let id = id.as_u64().and_then(|id| u32::try_from(id).ok());
@@ -110,10 +102,6 @@ impl Settings {
         added.sort_by_key(|(id, _)| *id);
         added.extend(extra.into_iter().map(|token| (None, token)));
         Ok(Self { config, named, added })
-    }
-
-    fn flag(&self, key: &str) -> Option<bool> {
-        self.config.get(key).and_then(Value::as_bool)
     }
 
     /// `tokenizer.json` with the config's normalizer and special tokens.
@@ -177,18 +165,16 @@ impl Settings {
             return Err(bad("vocab.txt", format!("the special token {unk} is not in it")));
         }
         self.add_template(&mut tokenizer)?;
-        let defaults: Vec<AddedToken> = NAMED
-            .iter()
-            .map(|name| AddedToken::from(self.content(name), true))
-            .filter(|token| tokenizer.token_to_id(&token.content).is_some())
-            .collect();
+        let mut defaults = NAMED.map(|name| AddedToken::from(self.content(name), true)).to_vec();
+        defaults.retain(|token| tokenizer.token_to_id(&token.content).is_some());
         tokenizer.add_special_tokens(defaults).map_err(Error::Syntax)?;
         self.add_tokens(&mut tokenizer)?;
         Ok(tokenizer)
     }
 
     fn normalizer(&self, stored: BertNormalizer) -> BertNormalizer {
-        let flag = |key, stored| self.flag(key).unwrap_or(stored);
+        let flag =
+            |key: &str, stored| self.config.get(key).and_then(Value::as_bool).unwrap_or(stored);
         let strip_accents = self.config.get("strip_accents");
         BertNormalizer::new(
             stored.clean_text,

@@ -1,14 +1,12 @@
 //! The tokenizer: tokens of each text, then truncation, special tokens and padding.
 
-use std::iter;
-
 use serde_json::{Map, Value};
 use tokenizers::tokenizer::{PaddingDirection, PaddingParams, PaddingStrategy, PostProcessor};
 use tokenizers::utils::padding::pad_encodings;
 use tokenizers::utils::truncation::{
     TruncationDirection, TruncationParams, TruncationStrategy as Strategy, truncate_encodings,
 };
-use tokenizers::{AddedToken, NormalizerWrapper, PostProcessorWrapper, Tokenizer};
+use tokenizers::{AddedToken, Encoding, NormalizerWrapper, PostProcessorWrapper, Tokenizer};
 
 use crate::encoding::BatchEncoding;
 use crate::error::{Error, Result};
@@ -27,46 +25,25 @@ pub enum Text<'a> {
     Pair(&'a str, &'a str),
 }
 
-impl<'a> From<&'a str> for Text<'a> {
-    fn from(text: &'a str) -> Self {
-        Self::Single(text)
-    }
+/// What can be given as a [`Text`].
+macro_rules! text_from {
+    ($($given:ty: $pattern:pat => $text:expr;)*) => {
+        $(impl<'a> From<$given> for Text<'a> {
+            fn from($pattern: $given) -> Self {
+                $text
+            }
+        })*
+    };
 }
 
-impl<'a> From<&&'a str> for Text<'a> {
-    fn from(text: &&'a str) -> Self {
-        Self::Single(text)
-    }
-}
-
-impl<'a> From<&'a String> for Text<'a> {
-    fn from(text: &'a String) -> Self {
-        Self::Single(text)
-    }
-}
-
-impl<'a> From<(&'a str, &'a str)> for Text<'a> {
-    fn from((first, second): (&'a str, &'a str)) -> Self {
-        Self::Pair(first, second)
-    }
-}
-
-impl<'a> From<&(&'a str, &'a str)> for Text<'a> {
-    fn from((first, second): &(&'a str, &'a str)) -> Self {
-        Self::Pair(first, second)
-    }
-}
-
-impl<'a> From<&'a (String, String)> for Text<'a> {
-    fn from((first, second): &'a (String, String)) -> Self {
-        Self::Pair(first, second)
-    }
-}
-
-impl<'a> From<&Text<'a>> for Text<'a> {
-    fn from(text: &Text<'a>) -> Self {
-        *text
-    }
+text_from! {
+    &'a str: text => Self::Single(text);
+    &&'a str: text => Self::Single(text);
+    &'a String: text => Self::Single(text);
+    (&'a str, &'a str): (first, second) => Self::Pair(first, second);
+    &(&'a str, &'a str): (first, second) => Self::Pair(first, second);
+    &'a (String, String): (first, second) => Self::Pair(first, second);
+    &Text<'a>: text => *text;
 }
 
 /// Texts to token ids and back. Hugging Face: `BertTokenizer`.
@@ -151,15 +128,18 @@ impl BertTokenizer {
         let mut encodings = Vec::with_capacity(texts.len());
         for (row, text) in texts.iter().enumerate() {
             let Some(first) = sequences.next() else { break };
-            let second = match text {
-                Text::Single(_) => None,
-                Text::Pair(..) => sequences.next().map(|mut second| {
-                    second.set_type_ids(vec![1; second.len()]);
-                    second
-                }),
-            };
+            let is_pair = matches!(text, Text::Pair(..));
+            let mut second = if is_pair { sequences.next() } else { None };
+            if let Some(second) = &mut second {
+                second.set_type_ids(vec![1; second.len()]);
+            }
             let (first, second) = self.truncate(row, first, second, options)?;
-            encodings.push(self.add_special_tokens(first, second, options)?);
+            encodings.push(match &self.special_tokens {
+                Some(processor) => processor
+                    .process(first, second, options.add_special_tokens)
+                    .map_err(Error::Tokenizer)?,
+                None => Encoding::merge(std::iter::once(first).chain(second), false),
+            });
         }
         self.pad(&mut encodings, options)?;
         Ok(BatchEncoding {
@@ -249,10 +229,10 @@ impl BertTokenizer {
     fn truncate(
         &self,
         row: usize,
-        first: tokenizers::Encoding,
-        second: Option<tokenizers::Encoding>,
+        first: Encoding,
+        second: Option<Encoding>,
         options: &EncodeOptions,
-    ) -> Result<(tokenizers::Encoding, Option<tokenizers::Encoding>)> {
+    ) -> Result<(Encoding, Option<Encoding>)> {
         let Some(truncation) = options.truncation else { return Ok((first, second)) };
         let Truncation { max_length, strategy, side } = truncation;
         let processor = self.special_tokens.as_ref().filter(|_| options.add_special_tokens);
@@ -295,19 +275,7 @@ impl BertTokenizer {
         Ok((first, second))
     }
 
-    fn add_special_tokens(
-        &self,
-        first: tokenizers::Encoding,
-        second: Option<tokenizers::Encoding>,
-        options: &EncodeOptions,
-    ) -> Result<tokenizers::Encoding> {
-        let Some(processor) = &self.special_tokens else {
-            return Ok(tokenizers::Encoding::merge(iter::once(first).chain(second), false));
-        };
-        processor.process(first, second, options.add_special_tokens).map_err(Error::Tokenizer)
-    }
-
-    fn pad(&self, encodings: &mut [tokenizers::Encoding], options: &EncodeOptions) -> Result<()> {
+    fn pad(&self, encodings: &mut [Encoding], options: &EncodeOptions) -> Result<()> {
         let (strategy, length) = match options.padding {
             Padding::None => return Ok(()),
             Padding::Longest => (PaddingStrategy::BatchLongest, 0),

@@ -192,24 +192,19 @@ impl AdamW {
 }
 
 impl Parameter {
-    fn step(
-        &mut self,
-        gradient: &Tensor,
-        learning_rate: f64,
-        options: &AdamWOptions,
-    ) -> Result<()> {
+    fn step(&mut self, gradient: &Tensor, rate: f64, options: &AdamWOptions) -> Result<()> {
         let (beta1, beta2) = options.betas;
         let wide = wide_dtype(&self.var);
         let gradient = gradient.to_dtype(wide)?;
-        let (step, first, second) = match &self.moments {
-            Some(Moments { step, first, second }) => (
-                step + 1,
-                ((first * beta1)? + (&gradient * (1. - beta1))?)?,
-                ((second * beta2)? + (gradient.sqr()? * (1. - beta2))?)?,
-            ),
-            None => (1, (&gradient * (1. - beta1))?, (gradient.sqr()? * (1. - beta2))?),
-        };
-        let learning_rate = learning_rate * self.group.learning_rate_scale;
+        let (first, second) = ((&gradient * (1. - beta1))?, (gradient.sqr()? * (1. - beta2))?);
+        let mut moments = Moments { step: 1, first, second };
+        if let Some(past) = &self.moments {
+            moments.step += past.step;
+            moments.first = ((&past.first * beta1)? + moments.first)?;
+            moments.second = ((&past.second * beta2)? + moments.second)?;
+        }
+        let Moments { step, first, second } = moments;
+        let learning_rate = rate * self.group.learning_rate_scale;
         let corrections = (1. - beta1.powf(step as f64), 1. - beta2.powf(step as f64));
         let root = ((second.sqrt()? / corrections.1.sqrt())? + options.eps)?;
         let update = ((&first / root)? * (learning_rate / corrections.0))?;

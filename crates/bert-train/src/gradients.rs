@@ -58,10 +58,8 @@ impl Gradients {
 
     /// The parameters without a gradient: no loss so far depends on them.
     pub fn missing(&self) -> impl Iterator<Item = &str> {
-        self.vars
-            .iter()
-            .map(|(name, _)| name.as_str())
-            .filter(|name| !self.sums.contains_key(*name))
+        let names = self.vars.iter().map(|(name, _)| name.as_str());
+        names.filter(|name| !self.sums.contains_key(*name))
     }
 
     /// The norm of all gradients taken as one vector.

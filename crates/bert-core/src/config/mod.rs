@@ -225,8 +225,7 @@ impl BertConfig {
             keys.into_iter().partition(|(key, _)| known.contains_key(key));
         // A missing padding token differs from the default one; elsewhere null is the default.
         fields.retain(|key, value| !value.is_null() || key == "pad_token_id");
-        let (has_names, has_ids) =
-            (fields.contains_key("id2label"), fields.contains_key("label2id"));
+        let [has_names, has_ids] = ["id2label", "label2id"].map(|key| fields.contains_key(key));
         let config = serde_json::from_value(Value::Object(fields.clone()));
         let mut config: Self =
             config.map_err(|error| broken_field(fields).unwrap_or(error.into()))?;

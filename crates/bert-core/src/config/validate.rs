@@ -18,8 +18,8 @@ impl BertConfig {
         self.validate_numbers()?;
         self.validate_pruned_heads()?;
         let expected = "false, or is_decoder true";
-        let fits = self.is_decoder || !self.add_cross_attention;
-        check(fits, "add_cross_attention", self.add_cross_attention, expected)?;
+        let ok = self.is_decoder || !self.add_cross_attention;
+        check(ok, "add_cross_attention", self.add_cross_attention, expected)?;
         let vocab_size = self.vocab_size as i64;
         if let Some(id) = self.pad_token_id {
             let expected = format!("an id from {} to {}", -vocab_size, vocab_size - 1);
@@ -63,8 +63,8 @@ impl BertConfig {
         for (field, value) in
             [("layer_norm_eps", self.layer_norm_eps), ("initializer_range", self.initializer_range)]
         {
-            let fits = value.is_finite() && value >= 0.;
-            check(fits, field, value, "a finite number, at least 0")?;
+            let ok = value.is_finite() && value >= 0.;
+            check(ok, field, value, "a finite number, at least 0")?;
         }
         Ok(())
     }
@@ -72,7 +72,7 @@ impl BertConfig {
     fn validate_pruned_heads(&self) -> Result<()> {
         let (n, layers) = (self.num_attention_heads, self.num_hidden_layers);
         for (layer, pruned) in &self.pruned_heads {
-            let check = |fits, got, expected| check(fits, "pruned_heads", got, expected);
+            let check = |ok, got, expected| check(ok, "pruned_heads", got, expected);
             let expected = format!("layers below {layers}");
             check(*layer < layers, format!("layer {layer}"), expected)?;
             for head in pruned {
@@ -86,12 +86,7 @@ impl BertConfig {
     }
 }
 
-/// Refuses a field's value unless it `fits`.
-fn check(
-    fits: bool,
-    field: &'static str,
-    got: impl ToString,
-    expected: impl ToString,
-) -> Result<()> {
-    if fits { Ok(()) } else { Err(Error::config(field, got, expected)) }
+/// Refuses a field's value unless it is `ok`.
+fn check(ok: bool, field: &'static str, got: impl ToString, expected: impl ToString) -> Result<()> {
+    if ok { Ok(()) } else { Err(Error::config(field, got, expected)) }
 }

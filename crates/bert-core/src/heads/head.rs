@@ -71,9 +71,9 @@ pub trait Head: Model {
 /// A pass of a model below its head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadPass<'a> {
-    input: &'a BertInput,
-    options: &'a ForwardOptions,
-    reads_padding: bool,
+    pub(super) input: &'a BertInput,
+    pub(super) options: &'a ForwardOptions,
+    pub(super) reads_padding: bool,
 }
 
 impl<'a> HeadPass<'a> {

@@ -9,9 +9,7 @@ use crate::config::BertConfig;
 use crate::error::{Error, Result};
 use crate::loss::{IGNORED, class_ids, cross_entropy};
 use crate::model::BertModel;
-use crate::outputs::{
-    BaseModelOutputWithPoolingAndCrossAttentions, CausalLMOutputWithCrossAttentions,
-};
+use crate::outputs::CausalLMOutputWithCrossAttentions;
 use crate::pass::input::BertInput;
 use crate::pass::options::ForwardOptions;
 
@@ -51,14 +49,12 @@ impl BertLMHeadModel {
         positions: usize,
         options: &ForwardOptions,
     ) -> Result<CausalLMOutputWithCrossAttentions> {
-        self.output(self.bert.forward_with(input, options)?, positions)
+        self.last(&HeadPass { input, options, reads_padding: false }, positions)
     }
 
-    fn output(
-        &self,
-        output: BaseModelOutputWithPoolingAndCrossAttentions,
-        positions: usize,
-    ) -> Result<CausalLMOutputWithCrossAttentions> {
+    /// The scores of the last `positions` of a pass.
+    fn last(&self, pass: &HeadPass, positions: usize) -> Result<CausalLMOutputWithCrossAttentions> {
+        let output = pass.states(&self.bert)?;
         let states = &output.last_hidden_state;
         let s = states.dim(1)?;
         let positions = positions.min(s);
@@ -78,7 +74,7 @@ impl Head for BertLMHeadModel {
     type Output = CausalLMOutputWithCrossAttentions;
 
     fn scores(&self, pass: &HeadPass) -> Result<CausalLMOutputWithCrossAttentions> {
-        self.output(pass.states(&self.bert)?, usize::MAX)
+        self.last(pass, usize::MAX)
     }
 
     fn loss(&self, output: &CausalLMOutputWithCrossAttentions, labels: &Tensor) -> Result<Tensor> {

@@ -60,10 +60,8 @@ impl BertLMPredictionHead {
     pub fn read_decoder(vb: &VarBuilder, config: &BertConfig) -> Result<Option<EmbeddingWeights>> {
         let decoder = vb.pp("decoder");
         let sizes = (config.vocab_size, config.hidden_size);
-        if decoder.contains_tensor("weight") || !config.tie_word_embeddings {
-            return Ok(Some(init::embedding(decoder, sizes, config)?));
-        }
-        Ok(None)
+        let has_own = decoder.contains_tensor("weight") || !config.tie_word_embeddings;
+        has_own.then(|| init::embedding(decoder, sizes, config)).transpose()
     }
 
     /// Loads `transform.dense`, `transform.LayerNorm` and the biases. `decoder`, from
@@ -132,11 +130,7 @@ impl BertLMPredictionHead {
     /// Makes a copy of the decoder in `form`; none if that is its own form. Without a form, it renews the
     /// copy that there is. If its matrix and bias differ in size nothing is copied, and `forward` returns
     /// the error.
-    pub(crate) fn convert_decoder(
-        &mut self,
-        words: &Tensor,
-        form: Option<WeightForm>,
-    ) -> Result<()> {
+    pub(crate) fn copy_decoder(&mut self, words: &Tensor, form: Option<WeightForm>) -> Result<()> {
         let (decoder, bias) = (self.decoder(words).clone(), self.bias.clone());
         let made_from = [decoder.id(), bias.id()];
         let old = self.converted.as_ref();
