@@ -261,7 +261,7 @@ pub(crate) fn replace_projections(
     Ok(weights.convert(form)?)
 }
 
-/// Refuses `what` while a parameter is trained.
+/// Refuses `what` while a parameter is trained: its optimizer would continue with the old ones.
 pub(crate) fn refuse_trained(part: &impl Named, what: &'static str) -> Result<()> {
     part.visit("", &mut |name, parameter| match parameter.is_variable() {
         true => Err(Error::Trainable { what, name: name.to_owned() }),
