@@ -16,14 +16,6 @@ use crate::pass::cache::KeysAndValues;
 use crate::pass::layout::Layout;
 use crate::pass::state::AttentionPass;
 
-/// What a layer attends to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum AttentionKind {
-    SelfAttention,
-    /// To the states of another encoder.
-    CrossAttention,
-}
-
 /// `MultiHead = Concat(head₁ … head_N) Wᴼ`.
 ///
 /// Vaswani et al. 2017, §3.2. Hugging Face: `BertSelfAttention` or `BertCrossAttention`, and the
@@ -52,10 +44,10 @@ struct Distances {
 
 impl Attention {
     /// Loads `self.query`, `self.key`, `self.value` and `output.dense` for the heads that are not
-    /// pruned, and `self.distance_embedding` where self-attention has relative positions.
+    /// pruned, and `self.distance_embedding` for relative `positions`.
     pub(crate) fn load(
         vb: VarBuilder,
-        kind: AttentionKind,
+        positions: PositionEmbeddingType,
         pruned: &[usize],
         config: &BertConfig,
     ) -> Result<Self> {
@@ -65,18 +57,14 @@ impl Attention {
             (0..n).filter(|head| !pruned.contains(head)).map(|head| head as u32).collect();
         let width = heads.len() * head_size;
         let project = |name| init::linear(vb.pp(name), (h, width), config);
-        let with_keys = match (kind, config.position_embedding_type) {
-            (AttentionKind::CrossAttention, _) | (_, PositionEmbeddingType::Absolute) => None,
-            (_, PositionEmbeddingType::RelativeKey) => Some(false),
-            (_, PositionEmbeddingType::RelativeKeyQuery) => Some(true),
-        };
-        let distances = match with_keys {
-            Some(with_keys) => {
+        let distances = match positions {
+            PositionEmbeddingType::Absolute => None,
+            relative => {
                 let shape = (2 * config.max_position_embeddings - 1, head_size);
                 let table = init::embedding(vb.pp("self.distance_embedding"), shape, config)?;
+                let with_keys = relative == PositionEmbeddingType::RelativeKeyQuery;
                 Some(Distances { table, with_keys })
             }
-            None => None,
         };
         let projections = [project("self.query")?, project("self.key")?, project("self.value")?];
         Ok(Self {
@@ -97,7 +85,7 @@ impl Attention {
         pass: &mut AttentionPass,
     ) -> Result<Tensor> {
         let [q, keys, values] = self.projections.of(x, 0)?;
-        let all = pass.extend_cache(KeysAndValues { keys, values })?; // [B, K, H] each
+        let all = pass.extend_cache([keys, values])?; // [B, K, H] each
         self.attend(&q, &all, layout, pass)
     }
 
@@ -110,8 +98,8 @@ impl Attention {
         layout: &Layout,
         pass: &mut AttentionPass,
     ) -> Result<Tensor> {
-        let ([q], [keys, values]) = (self.projections.of(x, 0)?, self.projections.of(tokens, 1)?);
-        self.attend(&q, &KeysAndValues { keys, values }, layout, pass)
+        let [q] = self.projections.of(x, 0)?;
+        self.attend(&q, &self.projections.of(tokens, 1)?, layout, pass)
     }
 
     /// Attention of `x` to the states of another encoder: `x`, `[B, S, H]`; `states`, `[B, K, H]` →
@@ -123,10 +111,7 @@ impl Attention {
         layout: &Layout,
         pass: &mut AttentionPass,
     ) -> Result<Tensor> {
-        let keys_and_values = pass.cached_or(|| {
-            let [keys, values] = self.projections.of(states, 1)?;
-            Ok(KeysAndValues { keys, values })
-        })?;
+        let keys_and_values = pass.cached_or(|| self.projections.of(states, 1))?;
         let [q] = self.projections.of(x, 0)?;
         self.attend(&q, &keys_and_values, layout, pass)
     }
@@ -134,7 +119,7 @@ impl Attention {
     fn attend(
         &self,
         q: &Tensor,
-        KeysAndValues { keys: k, values: v }: &KeysAndValues,
+        [k, v]: &KeysAndValues,
         layout: &Layout,
         pass: &mut AttentionPass,
     ) -> Result<Tensor> {
@@ -143,17 +128,21 @@ impl Attention {
             Some(distances) => Some((distances.between(queries, keys)?, distances.with_keys)),
             None => None,
         };
-        let (mask, factor) = (self.mask(layout)?, self.weights_factor(q, keys, pass)?);
+        let (bias, sequences) = match layout {
+            Layout::Padded(bias) => (self.remaining(bias.as_ref())?, None),
+            Layout::Packed(sequences) => (None, Some(&**sequences)),
+        };
+        let factor = self.weights_factor(q, keys, pass)?;
         let args = AttentionArgs {
             heads: self.heads.len(),
             scale: (self.head_size as f64).powf(-0.5),
-            mask: mask.as_ref(),
+            mask: bias.as_ref(),
             weights_factor: factor.as_ref(),
             relative: distances.as_ref().map(|(embeddings, with_keys)| RelativePositions {
                 embeddings,
                 with_keys: *with_keys,
             }),
-            sequences: layout.sequences(),
+            sequences,
         };
         let attended = match &mut pass.weights {
             Some(slot) => {
@@ -166,9 +155,9 @@ impl Attention {
         Ok(linear(&attended, &self.output)?)
     }
 
-    /// What is added to the scores of the remaining heads.
-    fn mask(&self, layout: &Layout) -> Result<Option<Tensor>> {
-        Ok(match layout.bias() {
+    /// Of what is added to the scores, the part of the remaining heads.
+    fn remaining(&self, bias: Option<&Tensor>) -> Result<Option<Tensor>> {
+        Ok(match bias {
             // A mask by head is for all heads, including pruned ones.
             Some(bias) if bias.dim(1)? > self.heads.len() && bias.dim(1)? > 1 => {
                 Some(bias.index_select(&Tensor::new(&*self.heads, bias.device())?, 1)?)
@@ -208,12 +197,8 @@ impl Attention {
             .flat_map(|(index, _)| index as u32 * d..(index as u32 + 1) * d)
             .collect();
         let form = self.projections.0.form();
-        for projection in self.projections.0.unpack_mut()? {
-            let columns = Tensor::new(&*columns, projection[0].device())?;
-            *projection = [
-                projection[0].index_select(&columns, 0)?,
-                projection[1].index_select(&columns, 0)?,
-            ];
+        for tensor in self.projections.0.unpack_mut()?.as_flattened_mut() {
+            *tensor = tensor.index_select(&Tensor::new(&*columns, tensor.device())?, 0)?;
         }
         for [weight, _] in self.output.unpack_mut()? {
             *weight = weight.index_select(&Tensor::new(&*columns, weight.device())?, 1)?;

@@ -1,17 +1,17 @@
 //! The sum of three embeddings.
 
-use bert_kernels::{EmbeddingWeights, LayerNormWeights, Lookup, embeddings_layer_norm};
+use bert_kernels::{EmbeddingWeights, Ids, LayerNormWeights, Lookup, embeddings_layer_norm};
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::config::{BertConfig, PositionEmbeddingType};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::init;
 use crate::named;
 use crate::pass::dropout::Dropout;
 use crate::pass::input::BertInput;
 use crate::pass::options::ForwardOptions;
-use crate::pass::tokens::{Tables, Tokens, Words};
+use crate::pass::tokens::{Tokens, Words, batch_and_sequence, read_ids};
 
 /// `LayerNorm(word + token type + position)`, without positions if attention has relative ones.
 ///
@@ -49,7 +49,7 @@ impl BertEmbeddings {
     /// `input`: B sequences of S tokens → `[B, S, H]`. The attention mask has no effect.
     ///
     /// # Errors
-    /// When the input does not fit the tables; see [`Error`](crate::Error).
+    /// When the input does not fit the tables; see [`Error`].
     pub fn forward(&self, input: &BertInput) -> Result<Tensor> {
         self.forward_with(input, &ForwardOptions::new())
     }
@@ -60,20 +60,51 @@ impl BertEmbeddings {
     /// # Errors
     /// As [`BertEmbeddings::forward`].
     pub fn forward_with(&self, input: &BertInput, options: &ForwardOptions) -> Result<Tensor> {
-        self.embed(&self.tables()?.check(input, options.past())?, &options.dropout)
+        self.embed(&self.check(input, options.past())?, &options.dropout)
     }
 
-    /// The tables that an input is checked against.
-    pub(crate) fn tables(&self) -> Result<Tables<'_>> {
-        let (words, width) = self.word_embeddings().dims2()?;
-        Ok(Tables {
-            words,
-            token_types: self.token_type_embeddings.weight.dim(0)?,
-            positions: self.position_embeddings.weight.dim(0)?,
-            width,
-            dtype: self.word_embeddings().dtype(),
-            device: self.word_embeddings().device(),
-        })
+    /// Checks everything in `input` except masks and encoder states, and fills in the defaults. `past`
+    /// tokens per sequence are cached.
+    pub(crate) fn check(&self, input: &BertInput, past: usize) -> Result<Tokens> {
+        let (v, h) = self.word_embeddings().dims2()?;
+        let (words, dims) = match (&input.input_ids, &input.inputs_embeds) {
+            (None, None) => return Err(Error::NoInput),
+            (Some(_), Some(_)) => return Err(Error::TwoInputs),
+            (Some(ids), None) => {
+                let dims = batch_and_sequence("input_ids", ids, &[])?;
+                (Words::Ids(read_ids("input_ids", ids, v, "vocab_size")?), dims)
+            }
+            (None, Some(embeds)) => {
+                const NAME: &str = "inputs_embeds";
+                let dims = batch_and_sequence(NAME, embeds, &[h])?;
+                let words = self.word_embeddings();
+                Error::check_tensor(NAME, embeds, words.dtype(), words.device())?;
+                (Words::Embeds(embeds.clone()), dims)
+            }
+        };
+        let (b, s) = dims;
+        let per_token = |name, ids: &Option<Tensor>, size, field| match ids {
+            Some(ids) if ids.dims() == [b, s] || ids.dims() == [1, s] => {
+                read_ids(name, ids, size, field).map(Some)
+            }
+            Some(ids) => Err(Error::shape(name, ids, format!("[{b}, {s}] or [1, {s}]"))),
+            None => Ok(None),
+        };
+        let types = self.token_type_embeddings.weight.dim(0)?;
+        let positions = self.position_embeddings.weight.dim(0)?;
+        let type_ids = &input.token_type_ids;
+        let token_type_ids = match per_token("token_type_ids", type_ids, types, "type_vocab_size")?
+        {
+            Some(ids) => ids,
+            None => Ids::new(vec![0; s], (1, s), types)?,
+        };
+        let field = "max_position_embeddings";
+        let position_ids = match per_token("position_ids", &input.position_ids, positions, field)? {
+            Some(ids) => ids,
+            None if past + s > positions => return Err(Error::TooLong { got: s, past, positions }),
+            None => Ids::new((past as u32..).take(s).collect(), (1, s), positions)?,
+        };
+        Ok(Tokens { words, token_type_ids, position_ids, dims })
     }
 
     pub(crate) fn embed(&self, tokens: &Tokens, dropout: &Dropout) -> Result<Tensor> {

@@ -4,17 +4,17 @@ use bert_kernels::PassPolicy;
 use candle_core::{Device, Tensor};
 use candle_nn::VarBuilder;
 
-use crate::config::{BertConfig, PositionEmbeddingType};
+use crate::config::BertConfig;
 use crate::error::{Error, Result};
 use crate::layer::BertLayer;
 use crate::named;
 use crate::outputs::BaseModelOutputWithPastAndCrossAttentions;
-use crate::pass::batch::{EncoderStates, Packing};
+use crate::pass::batch::EncoderStates;
 use crate::pass::layout::Layout;
 use crate::pass::mask::AttentionMask;
-use crate::pass::options::{ForwardOptions, PaddingStates};
-use crate::pass::plan::{ModelFacts, Plan, Rows, Wanted};
-use crate::pass::state::{PassDefaults, PassState};
+use crate::pass::options::ForwardOptions;
+use crate::pass::plan::{Plan, Rows};
+use crate::pass::state::PassState;
 
 /// `L` layers, each taking the output of the one before.
 ///
@@ -23,11 +23,7 @@ use crate::pass::state::{PassDefaults, PassState};
 pub struct BertEncoder {
     /// The layers, the one nearest to the embeddings first.
     pub layer: Vec<BertLayer>,
-    width: usize,
-    defaults: PassDefaults,
-    absolute_positions: bool,
-    chunked_feed_forward: bool,
-    decoder: bool,
+    config: BertConfig,
 }
 
 impl BertEncoder {
@@ -41,19 +37,7 @@ impl BertEncoder {
         let layer = (0..config.num_hidden_layers)
             .map(|l| BertLayer::load(vb.pp(l), l, config))
             .collect::<Result<_>>()?;
-        Ok(Self {
-            layer,
-            width: config.hidden_size,
-            defaults: PassDefaults {
-                hidden_states: config.output_hidden_states,
-                attentions: config.output_attentions,
-                cache: config.is_decoder && config.use_cache,
-                heads: config.num_attention_heads,
-            },
-            absolute_positions: config.position_embedding_type == PositionEmbeddingType::Absolute,
-            chunked_feed_forward: config.chunk_size_feed_forward > 0,
-            decoder: config.is_decoder,
-        })
+        Ok(Self { layer, config: config.clone() })
     }
 
     /// `x`, the embeddings' output: `[B, S, H]` → `last_hidden_state` `[B, S, H]`, and the hidden
@@ -84,19 +68,17 @@ impl BertEncoder {
         mask: &AttentionMask,
         options: &ForwardOptions,
     ) -> Result<BaseModelOutputWithPastAndCrossAttentions> {
+        let (h, n) = (self.config.hidden_size, self.config.num_attention_heads);
         let (b, s) = match *x.dims() {
-            [b, s, width] if width == self.width => (b, s),
-            _ => return Err(Error::shape("hidden_states", x, format!("[B, S, {}]", self.width))),
+            [b, s, width] if width == h => (b, s),
+            _ => return Err(Error::shape("hidden_states", x, format!("[B, S, {h}]"))),
         };
-        let heads = self.defaults.heads;
-        mask.check("attention_mask", [b, heads, s, options.past() + s])?;
+        mask.check("attention_mask", [b, n, s, options.past() + s])?;
         let mut state = self.begin(b, None, x.device(), options)?;
-        let wanted = Wanted { rows: Rows::All, padding: PaddingStates::Kept, reads_padding: true };
-        let facts = self.facts(PassPolicy::of(x));
-        let plan = Plan::new(wanted, Packing::Impossible, facts, &state, || false);
-        let last_hidden_state =
-            self.encode(x, &Layout::Padded(mask.bias(x.device())?), plan, &mut state)?;
-        let recorded = state.finish();
+        let plan = Plan::new(Rows::All, PassPolicy::of(x), &self.config, &state, || false);
+        let layout = Layout::Padded(mask.bias(x.device())?);
+        let last_hidden_state = self.encode(x, &layout, plan, &mut state)?;
+        let recorded = state.recorded;
         Ok(BaseModelOutputWithPastAndCrossAttentions {
             last_hidden_state,
             past_key_values: recorded.past_key_values,
@@ -110,28 +92,19 @@ impl BertEncoder {
     pub(crate) fn begin(
         &self,
         batch: usize,
-        encoder: Option<&EncoderStates>,
+        encoder: Option<EncoderStates>,
         device: &Device,
         options: &ForwardOptions,
     ) -> Result<PassState> {
-        let head_size = self.width / self.defaults.heads;
+        let head_size = self.config.hidden_size / self.config.num_attention_heads;
         let widths: Vec<usize> =
             self.layer.iter().map(|layer| layer.heads().len() * head_size).collect();
-        PassState::new(options, batch, &widths, encoder, self.defaults, device)
-    }
-
-    /// What a plan needs to know of the model.
-    pub(crate) fn facts(&self, policy: PassPolicy) -> ModelFacts {
-        ModelFacts {
-            absolute_positions: self.absolute_positions,
-            chunked_feed_forward: self.chunked_feed_forward,
-            decoder: self.decoder,
-            policy,
-        }
+        PassState::new(options, batch, &widths, encoder, &self.config, device)
     }
 
     /// All layers: `[B, S, H]` → `[B, S, H]`, or `[B, 1, H]` for the first tokens; packed, `[1, T, H]`
-    /// → `[1, T, H]` or `[1, B, H]`.
+    /// → `[1, T, H]` or `[1, B, H]`. Parts of a large batch go through all layers one after the other:
+    /// sequences do not depend on each other.
     pub(crate) fn encode(
         &self,
         x: &Tensor,
@@ -139,36 +112,21 @@ impl BertEncoder {
         plan: Plan,
         state: &mut PassState,
     ) -> Result<Tensor> {
-        in_parts(x, layout, plan.tokens_at_a_time, |x, layout| {
-            state.record(0, x);
-            let mut x = x.clone();
+        let mut states = Vec::new();
+        for (mut x, layout) in layout.parts(x, plan.tokens_at_a_time)? {
+            state.record(0, &x);
             for (l, layer) in self.layer.iter().enumerate() {
                 let rows = if l + 1 == self.layer.len() { plan.rows } else { Rows::All };
-                x = layer.forward_rows(&x, layout, rows, state.layer(l)?)?;
+                x = layer.forward_rows(&x, &layout, rows, state.layer(l)?)?;
                 state.record(l + 1, &x);
             }
-            match plan.rows {
-                Rows::First if self.layer.is_empty() => Ok(layout.first_tokens(&x)?.0),
-                _ => Ok(x),
-            }
-        })
+            states.push(match plan.rows {
+                Rows::First if self.layer.is_empty() => layout.first_tokens(&x)?.0,
+                _ => x,
+            });
+        }
+        Ok(Tensor::cat(&states, layout.axis())?)
     }
-}
-
-/// What `layers` make of `x`, part by part of about `tokens` tokens: sequences do not depend on each
-/// other.
-fn in_parts(
-    x: &Tensor,
-    layout: &Layout,
-    tokens: usize,
-    mut layers: impl FnMut(&Tensor, &Layout) -> Result<Tensor>,
-) -> Result<Tensor> {
-    let parts = layout.parts(x, tokens)?;
-    if let [(x, layout)] = &parts[..] {
-        return layers(x, layout);
-    }
-    let states = parts.iter().map(|(x, layout)| layers(x, layout)).collect::<Result<Vec<_>>>()?;
-    Ok(Tensor::cat(&states, layout.axis())?)
 }
 
 named!(BertEncoder { "layer" => layer });

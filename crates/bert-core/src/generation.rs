@@ -189,7 +189,7 @@ impl BertLMHeadModel {
         }
         let config = self.bert.config();
         let ids = input.input_ids.as_ref().ok_or(Error::NoInput)?;
-        let (b, s) = self.bert.embeddings.tables()?.check(input, 0)?.dims;
+        let (b, s) = self.bert.embeddings.check(input, 0)?.dims;
         let masks = match &input.attention_mask {
             Some(mask) => {
                 check_shape("attention_mask", mask, &[b, s])?;

@@ -4,16 +4,15 @@ use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use crate::add_norm::AddNorm;
-use crate::attention::{Attention, AttentionKind};
-use crate::config::BertConfig;
+use crate::attention::Attention;
+use crate::config::{BertConfig, PositionEmbeddingType};
 use crate::error::Result;
 use crate::feed_forward::FeedForward;
 use crate::named;
-use crate::pass::dropout::Dropout;
 use crate::pass::layout::Layout;
 use crate::pass::mask::AttentionMask;
 use crate::pass::plan::Rows;
-use crate::pass::state::{CrossPass, LayerPass};
+use crate::pass::state::{LayerPass, PassState};
 
 /// One layer: self-attention and feed-forward network, each followed by Add & Norm. Between them,
 /// decoders may attend to another encoder's states.
@@ -38,14 +37,12 @@ impl BertLayer {
     pub fn load(vb: VarBuilder, layer: usize, config: &BertConfig) -> Result<Self> {
         config.validate()?;
         let pruned = config.pruned_heads.get(&layer).map_or(&[][..], Vec::as_slice);
-        let kind = AttentionKind::SelfAttention;
+        let positions = config.position_embedding_type;
+        let cross_attention = || CrossAttention::load(vb.pp("crossattention"), config);
         Ok(Self {
-            attention: Attention::load(vb.pp("attention"), kind, pruned, config)?,
+            attention: Attention::load(vb.pp("attention"), positions, pruned, config)?,
             attention_norm: AddNorm::load(vb.pp("attention.output.LayerNorm"), config)?,
-            cross_attention: match config.add_cross_attention {
-                true => Some(CrossAttention::load(vb.pp("crossattention"), config)?),
-                false => None,
-            },
+            cross_attention: config.add_cross_attention.then(cross_attention).transpose()?,
             feed_forward: FeedForward::load(vb.clone(), config)?,
             feed_forward_norm: AddNorm::load(vb.pp("output.LayerNorm"), config)?,
         })
@@ -57,8 +54,7 @@ impl BertLayer {
     /// When `x` or `mask` does not fit the layer or each other.
     pub fn forward(&self, x: &Tensor, mask: &AttentionMask) -> Result<Tensor> {
         let layout = Layout::Padded(mask.bias(x.device())?);
-        let dropout = Dropout::default();
-        self.forward_rows(x, &layout, Rows::All, LayerPass::alone(&dropout))
+        self.forward_rows(x, &layout, Rows::All, PassState::default().layer(0)?)
     }
 
     /// `x`: `[B, S, H]` → `[B, S, H]`, or `[B, 1, H]` for the first tokens only; packed, `[1, T, H]` →
@@ -81,8 +77,12 @@ impl BertLayer {
             }
         };
         let mut x = self.attention_norm.forward(&attended, &x, pass.dropout)?;
-        if let (Some(layer), Some(states)) = (&self.cross_attention, pass.cross_attention) {
-            x = layer.forward(&x, states, pass.dropout)?;
+        if let (Some(cross), Some((states, mut pass))) =
+            (&self.cross_attention, pass.cross_attention)
+        {
+            let (states, layout) = (&states.states, &states.layout);
+            let attended = cross.attention.cross_attention(&x, states, layout, &mut pass)?;
+            x = cross.norm.forward(&attended, &x, pass.dropout)?;
         }
         let transformed = self.feed_forward.forward(&x)?;
         self.feed_forward_norm.forward(&transformed, &x, pass.dropout)
@@ -110,17 +110,11 @@ struct CrossAttention {
 
 impl CrossAttention {
     fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        let positions = PositionEmbeddingType::Absolute;
         Ok(Self {
-            attention: Attention::load(vb.clone(), AttentionKind::CrossAttention, &[], config)?,
+            attention: Attention::load(vb.clone(), positions, &[], config)?,
             norm: AddNorm::load(vb.pp("output.LayerNorm"), config)?,
         })
-    }
-
-    /// `x`: `[B, S, H]` → `[B, S, H]`.
-    fn forward(&self, x: &Tensor, mut pass: CrossPass, dropout: &Dropout) -> Result<Tensor> {
-        let (states, layout) = (pass.states, pass.layout);
-        let attended = self.attention.cross_attention(x, states, layout, &mut pass.attention)?;
-        self.norm.forward(&attended, x, dropout)
     }
 }
 

@@ -12,12 +12,12 @@ use crate::init;
 use crate::named;
 use crate::named::is_trained;
 use crate::outputs::{BaseModelOutputWithPoolingAndCrossAttentions, LayerOutputs, PooledOutput};
-use crate::pass::batch::{Arranged, Batch, CallersRows, EncoderStates};
+use crate::pass::batch::{Arranged, Batch, EncoderStates};
 use crate::pass::input::{BertInput, PackedInput};
 use crate::pass::layout::Layout;
 use crate::pass::mask::AttentionMask;
 use crate::pass::options::{ForwardOptions, Layers, PaddingStates};
-use crate::pass::plan::{Plan, Rows, Wanted};
+use crate::pass::plan::{Plan, Rows};
 use crate::pass::state::Recorded;
 use crate::pass::tokens::Words;
 use crate::pooler::BertPooler;
@@ -97,10 +97,7 @@ impl BertModel {
         Ok(Self {
             embeddings: BertEmbeddings::load(vb.pp("embeddings"), config)?,
             encoder: BertEncoder::load(vb.pp("encoder"), config)?,
-            pooler: match pooler {
-                true => Some(BertPooler::load(vb.pp("pooler"), config)?),
-                false => None,
-            },
+            pooler: pooler.then(|| BertPooler::load(vb.pp("pooler"), config)).transpose()?,
             config: config.clone(),
         })
     }
@@ -169,9 +166,8 @@ impl BertModel {
         if let past @ 1.. = options.past() {
             return Err(Error::PackedCache { past });
         }
-        let tables = self.embeddings.tables()?;
-        let sequences = input.sequences(tables.positions)?;
-        let tokens = tables.check(&input.in_one_row(&sequences)?, 0)?;
+        let sequences = input.sequences(self.config.max_position_embeddings)?;
+        let tokens = self.embeddings.check(&input.in_one_row(&sequences)?, 0)?;
         let batch = Batch::packed(tokens, sequences, self.config.is_decoder);
         with_thread_team(|| self.run(batch, options, Rows::All, false)?.into_output(self, false))
     }
@@ -199,11 +195,8 @@ impl BertModel {
             let encoded = self.run(batch, options, Rows::First, false)?;
             let pooler_output = pooler.forward(&encoded.first_tokens()?)?;
             let hidden_states = encoded.hidden_states()?;
-            Ok(PooledOutput {
-                pooler_output,
-                hidden_states,
-                attentions: encoded.recorded.attentions,
-            })
+            let attentions = encoded.recorded.attentions;
+            Ok(PooledOutput { pooler_output, hidden_states, attentions })
         })
     }
 
@@ -230,20 +223,20 @@ impl BertModel {
         reads_padding: bool,
     ) -> Result<Encoded> {
         let device = self.device();
-        let mut state =
-            self.encoder.begin(batch.sequences(), batch.encoder.as_ref(), device, options)?;
+        let encoder = batch.encoder.clone();
+        let mut state = self.encoder.begin(batch.sequences(), encoder, device, options)?;
         let policy = PassPolicy::of(match &batch.tokens.words {
             Words::Embeds(vectors) => vectors,
             Words::Ids(_) => self.embeddings.word_embeddings(),
         });
-        let (packing, facts) = (batch.packing(), self.encoder.facts(policy));
-        let wanted = Wanted { rows, padding: options.padding, reads_padding };
-        let plan = Plan::new(wanted, packing, facts, &state, || is_trained(self));
         let zeros = options.padding == PaddingStates::Zeros;
-        let Arranged { tokens, layout, callers } = batch.arrange(plan.packed, zeros, device)?;
-        let x = self.embeddings.embed(&tokens, &state.dropout)?;
-        let states = self.encoder.encode(&x, &layout, plan, &mut state)?;
-        Ok(Encoded { states, rows: plan.rows, layout, callers, recorded: state.finish() })
+        let plan = Plan::new(rows, policy, &self.config, &state, || {
+            batch.can_be_packed(zeros && !reads_padding) && !is_trained(self)
+        });
+        let batch = batch.arrange(plan.packed, zeros, device)?;
+        let x = self.embeddings.embed(&batch.tokens, &state.dropout)?;
+        let states = self.encoder.encode(&x, &batch.layout, plan, &mut state)?;
+        Ok(Encoded { states, rows: plan.rows, batch, recorded: state.recorded })
     }
 
     /// The batch of an input, after checking it.
@@ -252,18 +245,17 @@ impl BertModel {
             cache.check_dtype_and_device(self.dtype(), self.device())?;
         }
         let (past, n) = (options.past(), self.config.num_attention_heads);
-        let tokens = self.embeddings.tables()?.check(input, past)?;
+        let tokens = self.embeddings.check(input, past)?;
         let (b, s) = tokens.dims;
-        let mask = match &input.attention_mask {
-            mask if self.config.is_decoder => AttentionMask::causal(mask.as_ref(), past, (b, s))?,
-            Some(mask) => AttentionMask::new(mask)?,
-            None => AttentionMask::all_visible(),
+        let mask = input.attention_mask.as_ref();
+        let mask = match self.config.is_decoder {
+            true => AttentionMask::causal(mask, past, (b, s))?,
+            false => AttentionMask::of_argument("attention_mask", mask)?,
         };
         mask.check("attention_mask", [b, n, s, past + s])?;
         // With a cache, the mask is not that of these tokens alone.
         let pad = input.pad_token_id.or(self.config.padding_row()).filter(|_| past == 0);
-        let encoder = self.encoder_states(input, (b, s))?;
-        Ok(Batch::padded(tokens, mask, pad).with_encoder(encoder))
+        Ok(Batch::padded(tokens, mask, pad, self.encoder_states(input, (b, s))?))
     }
 
     /// Checks the states of another encoder and their mask.
@@ -288,12 +280,10 @@ impl BertModel {
             _ => return Err(Error::shape(NAME, states, format!("[{b}, K, {h}]"))),
         };
         Error::check_tensor(NAME, states, self.dtype(), self.device())?;
-        let mask = match mask {
-            Some(mask) => AttentionMask::named(MASK, mask)?,
-            None => AttentionMask::all_visible(),
-        };
+        let mask = AttentionMask::of_argument(MASK, mask.as_ref())?;
         mask.check(MASK, [b, n, s, keys])?;
-        Ok(Some(EncoderStates { states: states.clone(), mask }))
+        let layout = Layout::Padded(mask.bias(self.device())?);
+        Ok(Some(EncoderStates { states: states.clone(), layout }))
     }
 
     /// The model's configuration.
@@ -320,8 +310,7 @@ impl BertModel {
 struct Encoded {
     states: Tensor,
     rows: Rows,
-    layout: Layout,
-    callers: CallersRows,
+    batch: Arranged,
     recorded: Recorded,
 }
 
@@ -330,15 +319,15 @@ impl Encoded {
     fn first_tokens(&self) -> Result<Tensor> {
         let first = match self.rows {
             Rows::First => self.states.clone(),
-            Rows::All => self.layout.first_tokens(&self.states)?.0,
+            Rows::All => self.batch.layout.first_tokens(&self.states)?.0,
         };
-        Ok(if self.layout.axis() == 1 { first.transpose(0, 1)? } else { first })
+        Ok(if self.batch.layout.axis() == 1 { first.transpose(0, 1)? } else { first })
     }
 
     /// The recorded hidden states in the caller's rows.
     fn hidden_states(&self) -> Result<Option<LayerOutputs>> {
         let states = self.recorded.hidden_states.clone();
-        states.map(|states| states.map(|x| self.callers.of(x))).transpose()
+        states.map(|states| states.map(|x| self.batch.callers_rows(x))).transpose()
     }
 
     fn into_output(
@@ -346,15 +335,13 @@ impl Encoded {
         model: &BertModel,
         with_padding: bool,
     ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
-        let pooler_output = match &model.pooler {
-            Some(pooler) => Some(pooler.forward(&self.first_tokens()?)?),
-            None => None,
-        };
+        let pooled = |pooler: &BertPooler| pooler.forward(&self.first_tokens()?);
+        let pooler_output = model.pooler.as_ref().map(pooled).transpose()?;
         let hidden_states = self.hidden_states()?;
         let last_hidden_state = match with_padding {
             // Such a pass is never packed.
             true => self.states,
-            false => self.callers.of(&self.states)?,
+            false => self.batch.callers_rows(&self.states)?,
         };
         let Recorded { past_key_values, attentions, cross_attentions, .. } = self.recorded;
         Ok(BaseModelOutputWithPoolingAndCrossAttentions {
@@ -362,7 +349,7 @@ impl Encoded {
             pooler_output,
             hidden_states,
             // Packed sequences cannot be continued.
-            past_key_values: past_key_values.filter(|_| !self.callers.are_packed()),
+            past_key_values: past_key_values.filter(|_| !self.batch.callers_packed),
             attentions,
             cross_attentions,
         })

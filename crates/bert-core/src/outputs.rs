@@ -1,5 +1,6 @@
 //! The outputs of models, with the field names of transformers' `modeling_outputs.py`.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::Index;
 
@@ -11,56 +12,48 @@ use crate::pass::cache::KeyValueCache;
 /// if only some layers were chosen.
 #[derive(Clone, Debug)]
 pub struct LayerOutputs {
-    slots: Vec<Slot>,
-}
-
-#[derive(Clone, Debug)]
-struct Slot {
-    wanted: bool,
-    tensor: Option<Tensor>,
+    /// The number of layers, chosen or not.
+    count: usize,
+    /// The tensors of the chosen layers, absent until they are computed.
+    chosen: BTreeMap<usize, Option<Tensor>>,
 }
 
 impl LayerOutputs {
     pub(crate) fn with_slots(count: usize, wanted: impl IntoIterator<Item = usize>) -> Self {
-        let mut slots = vec![Slot { wanted: false, tensor: None }; count];
-        for index in wanted {
-            slots[index].wanted = true;
-        }
-        Self { slots }
+        Self { count, chosen: wanted.into_iter().map(|index| (index, None)).collect() }
     }
 
     /// Where the tensor of a layer goes, if it is wanted.
     pub(crate) fn slot(&mut self, index: usize) -> Option<&mut Option<Tensor>> {
-        self.slots.get_mut(index).filter(|slot| slot.wanted).map(|slot| &mut slot.tensor)
+        self.chosen.get_mut(&index)
     }
 
     /// `change` of each tensor.
     pub(crate) fn map<E>(self, change: impl Fn(&Tensor) -> Result<Tensor, E>) -> Result<Self, E> {
-        let slots = self.slots.into_iter().map(|slot| {
-            let tensor = slot.tensor.as_ref().map(&change).transpose()?;
-            Ok(Slot { tensor, ..slot })
-        });
-        Ok(Self { slots: slots.collect::<Result<_, E>>()? })
+        let changed = |(index, tensor): (usize, Option<Tensor>)| {
+            Ok((index, tensor.as_ref().map(&change).transpose()?))
+        };
+        Ok(Self { chosen: self.chosen.into_iter().map(changed).collect::<Result<_, E>>()?, ..self })
     }
 
     /// The number of layers, chosen or not.
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.count
     }
 
     /// Whether there are no layers.
     pub fn is_empty(&self) -> bool {
-        self.slots.is_empty()
+        self.count == 0
     }
 
     /// The tensor of a layer; `None` if it was not chosen or does not exist.
     pub fn get(&self, index: usize) -> Option<&Tensor> {
-        self.slots.get(index)?.tensor.as_ref()
+        self.chosen.get(&index)?.as_ref()
     }
 
     /// The chosen tensors and their indices.
     pub fn iter(&self) -> impl Iterator<Item = (usize, &Tensor)> {
-        self.slots.iter().enumerate().filter_map(|(i, slot)| Some((i, slot.tensor.as_ref()?)))
+        self.chosen.iter().filter_map(|(index, tensor)| Some((*index, tensor.as_ref()?)))
     }
 }
 
@@ -92,7 +85,7 @@ pub trait ModelOutput: fmt::Display {
 trait Field {
     fn fmt(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result;
 
-    fn items(&self, name: &str, items: &mut Vec<(String, Tensor)>);
+    fn items(&self, _name: &str, _items: &mut Vec<(String, Tensor)>) {}
 }
 
 impl Field for Tensor {
@@ -132,8 +125,6 @@ impl Field for KeyValueCache {
     fn fmt(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "  {name}: {} tokens", self.len())
     }
-
-    fn items(&self, _name: &str, _items: &mut Vec<(String, Tensor)>) {}
 }
 
 /// Defines an output and implements [`ModelOutput`] for it.

@@ -36,42 +36,31 @@ enum Given {
     },
 }
 
-/// The states of another encoder, `[B, K, H]`, and which of them are visible.
+/// The states of another encoder, `[B, K, H]`, and the layout of attention to them.
 #[derive(Clone, Debug)]
 pub(crate) struct EncoderStates {
     pub(crate) states: Tensor,
-    pub(crate) mask: AttentionMask,
-}
-
-/// Whether the layers can compute the rows of a batch packed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Packing {
-    /// The caller's rows are packed.
-    Given,
-    /// There is no padding, or other tokens attend to it.
-    Impossible,
-    /// No other token depends on padding.
-    Possible,
+    pub(crate) layout: Layout,
 }
 
 /// A batch as the layers compute it.
 pub(crate) struct Arranged {
     pub(crate) tokens: Tokens,
     pub(crate) layout: Layout,
-    pub(crate) callers: CallersRows,
-}
-
-/// How the rows that the layers compute become those that the caller reads.
-pub(crate) struct CallersRows {
     /// The computed row of each of the caller's rows; absent if they are the same.
     table: Option<Ids>,
     /// Whether the caller's rows are `[T, H]` instead of `[B, S, H]`.
-    packed: bool,
+    pub(crate) callers_packed: bool,
 }
 
 impl Batch {
     /// Padded rows; `mask` fits them. `pad` is the id of padding, absent where nothing is padding.
-    pub(crate) fn padded(tokens: Tokens, mask: AttentionMask, pad: Option<u32>) -> Self {
+    pub(crate) fn padded(
+        tokens: Tokens,
+        mask: AttentionMask,
+        pad: Option<u32>,
+        encoder: Option<EncoderStates>,
+    ) -> Self {
         let s = tokens.dims.1;
         let padding = match (&tokens.words, mask.tokens(), pad) {
             (Words::Ids(ids), Some(visible), Some(pad)) => {
@@ -81,12 +70,7 @@ impl Batch {
             }
             _ => None,
         };
-        Self { tokens, given: Given::Padded { mask, padding }, encoder: None }
-    }
-
-    /// The batch with the states of another encoder.
-    pub(crate) fn with_encoder(self, encoder: Option<EncoderStates>) -> Self {
-        Self { encoder, ..self }
+        Self { tokens, given: Given::Padded { mask, padding }, encoder }
     }
 
     /// Packed sequences.
@@ -102,18 +86,15 @@ impl Batch {
         }
     }
 
-    /// Whether the layers can compute packed rows.
-    pub(crate) fn packing(&self) -> Packing {
+    /// Whether the layers can compute packed rows, if the states of padding may be zeros or not.
+    pub(crate) fn can_be_packed(&self, zeros: bool) -> bool {
         match &self.given {
-            Given::Packed { .. } => Packing::Given,
-            Given::Padded { padding: None, .. } => Packing::Impossible,
+            Given::Packed { .. } => true,
+            Given::Padded { padding: None, .. } => false,
             Given::Padded { mask, .. } => {
                 // The queries of a row whose tokens are all hidden attend to all of them.
                 let mut rows = mask.tokens().unwrap_or_default().chunks(self.tokens.dims.1);
-                match rows.any(|row| !row.contains(&true)) {
-                    true => Packing::Impossible,
-                    false => Packing::Possible,
-                }
+                zeros && rows.all(|row| row.contains(&true))
             }
         }
     }
@@ -126,31 +107,34 @@ impl Batch {
             Given::Packed { sequences, causal } if !packed => {
                 pad(&tokens, &sequences, causal, device)
             }
-            Given::Packed { sequences, .. } => Ok(Arranged {
-                tokens,
-                layout: Layout::Packed(Arc::new(sequences)),
-                callers: CallersRows { table: None, packed: true },
-            }),
+            Given::Packed { sequences, .. } => {
+                let layout = Layout::Packed(Arc::new(sequences));
+                Ok(Arranged { tokens, layout, table: None, callers_packed: true })
+            }
             Given::Padded { mask, padding: Some(padding) } if packed => {
                 pack(&tokens, mask.tokens().unwrap_or_default(), &padding)
             }
             Given::Padded { mask, padding } => {
                 let zeroed = |padding: Vec<bool>| {
-                    let row = |(i, padding): (usize, &bool)| match padding {
-                        true => Ids::ABSENT,
-                        false => i as u32,
-                    };
-                    let rows = padding.iter().enumerate().map(row).collect();
-                    Ids::new(rows, tokens.dims, padding.len())
+                    let row = |i| if padding[i] { Ids::ABSENT } else { i as u32 };
+                    Ids::new((0..padding.len()).map(row).collect(), tokens.dims, padding.len())
                 };
                 let table = padding.filter(|_| zeros).map(zeroed).transpose()?;
-                Ok(Arranged {
-                    layout: Layout::Padded(mask.bias(device)?),
-                    callers: CallersRows { table, packed: false },
-                    tokens,
-                })
+                let layout = Layout::Padded(mask.bias(device)?);
+                Ok(Arranged { tokens, layout, table, callers_packed: false })
             }
         }
+    }
+}
+
+impl Arranged {
+    /// Hidden states in the caller's rows: `[B, S, H]` or `[T, H]`.
+    pub(crate) fn callers_rows(&self, x: &Tensor) -> Result<Tensor> {
+        let x = match &self.table {
+            Some(table) => gather_rows(&x.flatten(0, 1)?, table)?,
+            None => x.clone(),
+        };
+        Ok(if self.callers_packed { x.squeeze(0)? } else { x })
     }
 }
 
@@ -181,44 +165,32 @@ fn pack(tokens: &Tokens, visible: &[bool], padding: &[bool]) -> Result<Arranged>
     Ok(Arranged {
         tokens: tokens.select(&Ids::new(rows, (1, count), b * s)?)?,
         layout: Layout::Packed(Arc::new(Sequences::new(sequences)?)),
-        callers: CallersRows { table: Some(Ids::new(table, (b, s), count)?), packed: false },
+        table: Some(Ids::new(table, (b, s), count)?),
+        callers_packed: false,
     })
 }
 
 /// Packed sequences as padded rows. Padding repeats the first token of its sequence.
 fn pad(tokens: &Tokens, sequences: &Sequences, causal: bool, device: &Device) -> Result<Arranged> {
-    let dims @ (b, s) = (sequences.len(), longest(sequences));
+    let longest = sequences.iter().map(|it| it.queries.len()).max();
+    let dims @ (b, s) = (sequences.len(), longest.unwrap_or(0));
     let t = sequences.rows();
     let (mut rows, mut visible, mut positions) = (Vec::new(), Vec::new(), Vec::new());
     for (row, Sequence { queries, .. }) in sequences.iter().enumerate() {
         positions.extend((0..queries.len()).map(|i| (row * s + i) as u32));
-        visible.extend((0..s).map(|i| i < queries.len()));
+        visible.extend((0..s).map(|i| u8::from(i < queries.len())));
         let token = |i| queries.start + if i < queries.len() { i } else { 0 };
         rows.extend((0..s).map(|i| token(i) as u32));
     }
-    let mask = AttentionMask::of_tokens(visible, dims, causal);
+    let visible = Tensor::from_vec(visible, dims, &Device::Cpu)?;
+    let mask = match causal {
+        true => AttentionMask::causal(Some(&visible), 0, dims)?,
+        false => AttentionMask::new(&visible)?,
+    };
     Ok(Arranged {
         tokens: tokens.select(&Ids::new(rows, dims, t)?)?,
         layout: Layout::Padded(mask.bias(device)?),
-        callers: CallersRows { table: Some(Ids::new(positions, (1, t), b * s)?), packed: true },
+        table: Some(Ids::new(positions, (1, t), b * s)?),
+        callers_packed: true,
     })
-}
-
-fn longest(sequences: &Sequences) -> usize {
-    sequences.iter().map(|it| it.queries.len()).max().unwrap_or(0)
-}
-
-impl CallersRows {
-    /// Hidden states in the caller's rows: `[B, S, H]` or `[T, H]`.
-    pub(crate) fn of(&self, x: &Tensor) -> Result<Tensor> {
-        let x = match &self.table {
-            Some(table) => gather_rows(&x.flatten(0, 1)?, table)?,
-            None => x.clone(),
-        };
-        Ok(if self.packed { x.squeeze(0)? } else { x })
-    }
-
-    pub(crate) fn are_packed(&self) -> bool {
-        self.packed
-    }
 }

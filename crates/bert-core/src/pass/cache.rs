@@ -24,12 +24,8 @@ pub(crate) struct LayerCache {
     pub(crate) cross: Option<KeysAndValues>,
 }
 
-/// `[B, K, H]` each, heads side by side.
-#[derive(Clone, Debug)]
-pub(crate) struct KeysAndValues {
-    pub(crate) keys: Tensor,
-    pub(crate) values: Tensor,
-}
+/// Keys and values: `[B, K, H]` each, heads side by side.
+pub(crate) type KeysAndValues = [Tensor; 2];
 
 impl KeyValueCache {
     /// A cache without tokens.
@@ -43,7 +39,7 @@ impl KeyValueCache {
 
     /// The number of tokens per sequence.
     pub fn len(&self) -> usize {
-        self.first().map_or(0, |own| own.keys.dims()[1])
+        self.first().map_or(0, |own| own[0].dims()[1])
     }
 
     /// Whether there are no tokens.
@@ -53,12 +49,12 @@ impl KeyValueCache {
 
     /// The keys of a layer: `[B, K, H]`, heads side by side; narrower where heads are pruned.
     pub fn keys(&self, layer: usize) -> Option<&Tensor> {
-        Some(&self.layers.get(layer)?.own.as_ref()?.keys)
+        Some(&self.layers.get(layer)?.own.as_ref()?[0])
     }
 
     /// The values of a layer: `[B, K, H]`, heads side by side; narrower where heads are pruned.
     pub fn values(&self, layer: usize) -> Option<&Tensor> {
-        Some(&self.layers.get(layer)?.own.as_ref()?.values)
+        Some(&self.layers.get(layer)?.own.as_ref()?[1])
     }
 
     /// The entry of a layer, made if it does not exist.
@@ -80,23 +76,20 @@ impl KeyValueCache {
         if self.layers.is_empty() {
             return Ok(());
         }
-        let mismatch = |what, got, expected| Err(Error::CacheMismatch { what, got, expected });
-        if self.layers.len() != widths.len() {
-            return mismatch("layers", self.layers.len(), widths.len());
+        let check = |what, got, expected| match got == expected {
+            true => Ok(()),
+            false => Err(Error::CacheMismatch { what, got, expected }),
+        };
+        check("layers", self.layers.len(), widths.len())?;
+        for (layer, width) in self.layers.iter().zip(widths) {
+            let Some([keys, _]) = &layer.own else { continue };
+            let (b, _, h) = keys.dims3()?;
+            check("batch size", b, batch)?;
+            check("hidden size", h, *width)?;
         }
-        for (layer, &width) in self.layers.iter().zip(widths) {
-            let Some(own) = &layer.own else { continue };
-            let (b, _, h) = own.keys.dims3()?;
-            if b != batch {
-                return mismatch("batch size", b, batch);
-            }
-            if h != width {
-                return mismatch("hidden size", h, width);
-            }
-        }
-        match (self.layers[0].cross.as_ref(), states) {
-            (Some(cross), Some(states)) if cross.keys.dim(1)? != states.dim(1)? => {
-                mismatch("encoder states", cross.keys.dim(1)?, states.dim(1)?)
+        match (&self.layers[0].cross, states) {
+            (Some([keys, _]), Some(states)) => {
+                check("encoder states", keys.dim(1)?, states.dim(1)?)
             }
             _ => Ok(()),
         }
@@ -105,7 +98,7 @@ impl KeyValueCache {
     /// Checks that the cache was filled in this dtype on this device.
     pub(crate) fn check_dtype_and_device(&self, dtype: DType, device: &Device) -> Result<()> {
         match self.first() {
-            Some(own) => Error::check_tensor("past_key_values", &own.keys, dtype, device),
+            Some([keys, _]) => Error::check_tensor("past_key_values", keys, dtype, device),
             None => Ok(()),
         }
     }

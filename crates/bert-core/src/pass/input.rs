@@ -59,39 +59,33 @@ impl BertInput {
     }
 
     /// Sets [`BertInput::attention_mask`].
-    pub fn with_attention_mask(mut self, mask: Tensor) -> Self {
-        self.attention_mask = Some(mask);
-        self
+    pub fn with_attention_mask(self, mask: Tensor) -> Self {
+        Self { attention_mask: Some(mask), ..self }
     }
 
     /// Sets [`BertInput::token_type_ids`].
-    pub fn with_token_type_ids(mut self, token_type_ids: Tensor) -> Self {
-        self.token_type_ids = Some(token_type_ids);
-        self
+    pub fn with_token_type_ids(self, token_type_ids: Tensor) -> Self {
+        Self { token_type_ids: Some(token_type_ids), ..self }
     }
 
     /// Sets [`BertInput::pad_token_id`].
-    pub fn with_pad_token_id(mut self, id: u32) -> Self {
-        self.pad_token_id = Some(id);
-        self
+    pub fn with_pad_token_id(self, id: u32) -> Self {
+        Self { pad_token_id: Some(id), ..self }
     }
 
     /// Sets [`BertInput::encoder_hidden_states`].
-    pub fn with_encoder_hidden_states(mut self, states: Tensor) -> Self {
-        self.encoder_hidden_states = Some(states);
-        self
+    pub fn with_encoder_hidden_states(self, states: Tensor) -> Self {
+        Self { encoder_hidden_states: Some(states), ..self }
     }
 
     /// Sets [`BertInput::encoder_attention_mask`].
-    pub fn with_encoder_attention_mask(mut self, mask: Tensor) -> Self {
-        self.encoder_attention_mask = Some(mask);
-        self
+    pub fn with_encoder_attention_mask(self, mask: Tensor) -> Self {
+        Self { encoder_attention_mask: Some(mask), ..self }
     }
 
     /// Sets [`BertInput::position_ids`].
-    pub fn with_position_ids(mut self, position_ids: Tensor) -> Self {
-        self.position_ids = Some(position_ids);
-        self
+    pub fn with_position_ids(self, position_ids: Tensor) -> Self {
+        Self { position_ids: Some(position_ids), ..self }
     }
 
     /// Questions and choices in one batch: `[B, C, …]` → `[B·C, …]`, with B and C.
@@ -164,15 +158,13 @@ impl PackedInput {
     }
 
     /// Sets [`PackedInput::token_type_ids`].
-    pub fn with_token_type_ids(mut self, token_type_ids: Tensor) -> Self {
-        self.token_type_ids = Some(token_type_ids);
-        self
+    pub fn with_token_type_ids(self, token_type_ids: Tensor) -> Self {
+        Self { token_type_ids: Some(token_type_ids), ..self }
     }
 
     /// Sets [`PackedInput::position_ids`].
-    pub fn with_position_ids(mut self, position_ids: Tensor) -> Self {
-        self.position_ids = Some(position_ids);
-        self
+    pub fn with_position_ids(self, position_ids: Tensor) -> Self {
+        Self { position_ids: Some(position_ids), ..self }
     }
 
     /// The sequences, after checking that each has at least one token and all together have T.
@@ -207,15 +199,12 @@ impl PackedInput {
             Some(ids) => row("position_ids", ids)?,
             None => {
                 let positions = sequences.iter().flat_map(|it| 0..it.queries.len() as u32);
-                let positions: Vec<u32> = positions.collect();
-                Tensor::new(positions, self.input_ids.device())?.unsqueeze(0)?
+                Tensor::from_iter(positions, self.input_ids.device())?.unsqueeze(0)?
             }
         };
+        let types = self.token_type_ids.as_ref();
         Ok(BertInput {
-            token_type_ids: match &self.token_type_ids {
-                Some(ids) => Some(row("token_type_ids", ids)?),
-                None => None,
-            },
+            token_type_ids: types.map(|ids| row("token_type_ids", ids)).transpose()?,
             position_ids: Some(positions),
             ..BertInput::from_ids(self.input_ids.unsqueeze(0)?)
         })

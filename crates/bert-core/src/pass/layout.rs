@@ -54,15 +54,12 @@ impl Layout {
         if count <= 1 {
             return Ok(vec![(x.clone(), self.clone())]);
         }
-        let (rows, sequences): (Box<dyn Fn(usize) -> Range<usize>>, _) = match self {
-            Self::Packed(sequences) => {
-                (Box::new(|i| sequences[i].queries.clone()), sequences.len())
-            }
-            Self::Padded(_) => (Box::new(|i| i * s..(i + 1) * s), b),
+        let rows: Vec<_> = match self {
+            Self::Packed(sequences) => sequences.iter().map(|it| it.queries.clone()).collect(),
+            Self::Padded(_) => (0..b).map(|i| i * s..(i + 1) * s).collect(),
         };
-        let middle = |i: usize| usize::midpoint(rows(i).start, rows(i).end);
-        let part = |i: usize| middle(i) * count / (b * s);
-        let all: Vec<usize> = (0..sequences).collect();
+        let part = |i: usize| usize::midpoint(rows[i].start, rows[i].end) * count / (b * s);
+        let all: Vec<usize> = (0..rows.len()).collect();
         let groups = all.chunk_by(|i, j| part(*i) == part(*j));
         groups.map(|group| self.narrow(x, group[0]..group[0] + group.len())).collect()
     }
@@ -73,39 +70,21 @@ impl Layout {
             Self::Packed(sequences) => {
                 let sequences = &sequences[which];
                 let start = sequences.first().map_or(0, |it| it.queries.start);
-                let end = sequences.last().map_or(0, |it| it.queries.end);
                 let moved = |rows: &Range<usize>| rows.start - start..rows.end - start;
                 let moved = sequences
                     .iter()
                     .map(|it| Sequence { queries: moved(&it.queries), keys: moved(&it.keys) });
                 let moved = Sequences::new(moved.collect())?;
-                (x.narrow(1, start, end - start)?, Self::Packed(Arc::new(moved)))
+                (x.narrow(1, start, moved.rows())?, Self::Packed(Arc::new(moved)))
             }
             Self::Padded(bias) => {
+                let narrow = |tensor: &Tensor| tensor.narrow(0, which.start, which.len());
                 let bias = match bias {
-                    Some(bias) if bias.dim(0)? > 1 => {
-                        Some(bias.narrow(0, which.start, which.len())?)
-                    }
+                    Some(bias) if bias.dim(0)? > 1 => Some(narrow(bias)?),
                     bias => bias.clone(),
                 };
-                (x.narrow(0, which.start, which.len())?, Self::Padded(bias))
+                (narrow(x)?, Self::Padded(bias))
             }
         })
-    }
-
-    /// What is added to the scores.
-    pub(crate) fn bias(&self) -> Option<&Tensor> {
-        match self {
-            Self::Padded(bias) => bias.as_ref(),
-            Self::Packed(_) => None,
-        }
-    }
-
-    /// The sequences of packed rows.
-    pub(crate) fn sequences(&self) -> Option<&Sequences> {
-        match self {
-            Self::Padded(_) => None,
-            Self::Packed(sequences) => Some(sequences),
-        }
     }
 }

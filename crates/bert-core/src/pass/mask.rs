@@ -16,17 +16,18 @@ use crate::error::{Error, Result};
 pub struct AttentionMask {
     /// The shape that the caller gave; empty if the mask fits every input.
     dims: Vec<usize>,
-    visible: Visible,
+    /// `[B or 1, N or 1, Q or 1, K]`.
+    shape: [usize; 4],
+    keys: Keys,
 }
 
 /// Everything is on the host: a pass makes a tensor of it once.
 #[derive(Clone, Debug)]
-enum Visible {
-    All,
-    /// Each query sees the same tokens of its sequence, `[B, K]`, and some are hidden.
-    Tokens(Arc<[bool]>, [usize; 2]),
-    /// Added to the scores: `[B or 1, N or 1, Q or 1, K]`.
-    Bias(Arc<[f32]>, [usize; 4]),
+enum Keys {
+    /// Whether a query sees a key.
+    Visible(Arc<[bool]>),
+    /// Added to the scores.
+    Bias(Arc<[f32]>),
 }
 
 /// The argument that masks are made of.
@@ -35,7 +36,7 @@ const ATTENTION_MASK: &str = "attention_mask";
 impl AttentionMask {
     /// Every query sees every key.
     pub fn all_visible() -> Self {
-        Self { dims: Vec::new(), visible: Visible::All }
+        Self { dims: Vec::new(), shape: [1; 4], keys: Keys::Visible([true].into()) }
     }
 
     /// The mask that a caller passes as `attention_mask`:
@@ -48,28 +49,26 @@ impl AttentionMask {
     /// [`Error::Shape`] for another rank, [`Error::MaskValue`] for a value other than 0 and 1, or
     /// for NaN or +∞ in an additive mask.
     pub fn new(mask: &Tensor) -> Result<Self> {
-        Self::named(ATTENTION_MASK, mask)
+        Self::of_argument(ATTENTION_MASK, Some(mask))
     }
 
-    /// [`AttentionMask::new`] of the argument `name`.
-    pub(crate) fn named(name: &'static str, mask: &Tensor) -> Result<Self> {
-        let dims = mask.dims();
-        let visible = match *dims {
-            [b, k] => Visible::of_tokens(visibility(name, mask)?, [b, k]),
-            [b, q, k] => Visible::of_pairs(&visibility(name, mask)?, [b, 1, q, k]),
-            [b, n, q, k] if mask.dtype().is_float() => {
-                Visible::Bias(additive(name, mask)?.into(), [b, n, q, k])
-            }
-            [b, n, q, k] => Visible::of_pairs(&visibility(name, mask)?, [b, n, q, k]),
+    /// [`AttentionMask::new`] of the argument `name`; without it, every key is visible.
+    pub(crate) fn of_argument(name: &'static str, mask: Option<&Tensor>) -> Result<Self> {
+        let Some(mask) = mask else { return Ok(Self::all_visible()) };
+        let shape = match *mask.dims() {
+            [b, k] => [b, 1, 1, k],
+            [b, q, k] => [b, 1, q, k],
+            [b, n, q, k] => [b, n, q, k],
             _ => {
-                return Err(Error::shape(
-                    ATTENTION_MASK,
-                    mask,
-                    "[B, K], [B, Q, K] or [B, 1 or N, 1 or Q, K]",
-                ));
+                let expected = "[B, K], [B, Q, K] or [B, 1 or N, 1 or Q, K]";
+                return Err(Error::shape(ATTENTION_MASK, mask, expected));
             }
         };
-        Ok(Self { dims: dims.into(), visible })
+        let keys = match mask.rank() == 4 && mask.dtype().is_float() {
+            true => Keys::Bias(additive(name, mask)?),
+            false => Keys::Visible(visibility(name, mask)?),
+        };
+        Ok(Self { dims: mask.dims().into(), shape, keys })
     }
 
     /// A decoder's mask for `queries` new tokens in each of `batch` sequences. A token sees itself and
@@ -97,26 +96,21 @@ impl AttentionMask {
                 return Err(Error::shape(ATTENTION_MASK, mask, expected));
             }
             Some(mask) => visibility(ATTENTION_MASK, mask)?,
-            None => vec![true; keys],
+            None => vec![true; keys].into(),
         };
         let dims = mask.map_or(vec![1, 1, queries, keys], |mask| mask.dims().into());
-        Ok(Self { dims, visible: Visible::causal(&visible, queries, keys) })
+        let pairs = visible.chunks(keys).flat_map(|row| {
+            (0..queries).flat_map(move |q| (0..keys).map(move |k| row[k] && k <= past + q))
+        });
+        let shape = [visible.len() / keys, 1, queries, keys];
+        Ok(Self { dims, shape, keys: Keys::Visible(pairs.collect()) })
     }
 
-    /// The mask of `[B, S]` tokens, causal or not.
-    pub(crate) fn of_tokens(visible: Vec<bool>, (b, s): (usize, usize), causal: bool) -> Self {
-        let visible = match causal {
-            true => Visible::causal(&visible, s, s),
-            false => Visible::of_tokens(visible, [b, s]),
-        };
-        Self { dims: vec![b, s], visible }
-    }
-
-    /// Which tokens are visible, row by row of `[B, S]`, if that is the same for every query of a
-    /// sequence and some token is hidden.
+    /// Which tokens are visible, row by row of `[B, S]`, if the caller's mask was `[B, S]` and the same
+    /// for every query of a sequence.
     pub(crate) fn tokens(&self) -> Option<&[bool]> {
-        match &self.visible {
-            Visible::Tokens(tokens, _) => Some(tokens),
+        match &self.keys {
+            Keys::Visible(visible) if self.dims.len() == 2 && self.shape[2] == 1 => Some(visible),
             _ => None,
         }
     }
@@ -124,13 +118,14 @@ impl AttentionMask {
     /// What is added to the scores: F32, broadcastable to `[B, N, Q, K]`. `None` if every key is
     /// visible.
     pub(crate) fn bias(&self, device: &Device) -> Result<Option<Tensor>> {
-        Ok(match &self.visible {
-            Visible::All => None,
-            Visible::Tokens(tokens, [b, k]) => {
-                Some(Tensor::from_vec(bias(tokens), (*b, 1, 1, *k), device)?)
+        let bias = match &self.keys {
+            Keys::Visible(visible) if !visible.contains(&false) => return Ok(None),
+            Keys::Visible(visible) => {
+                visible.iter().map(|visible| if *visible { 0. } else { MASKED as f32 }).collect()
             }
-            Visible::Bias(values, dims) => Some(Tensor::from_slice(values, &dims[..], device)?),
-        })
+            Keys::Bias(bias) => bias.to_vec(),
+        };
+        Ok(Some(Tensor::from_vec(bias, &self.shape, device)?))
     }
 
     /// Checks that the mask fits scores of shape `[B, N, Q, K]`.
@@ -152,80 +147,44 @@ impl AttentionMask {
     }
 }
 
-impl Visible {
-    fn of_tokens(visible: Vec<bool>, dims: [usize; 2]) -> Self {
-        match visible.contains(&false) {
-            true => Self::Tokens(visible.into(), dims),
-            false => Self::All,
-        }
-    }
-
-    fn of_pairs(visible: &[bool], dims: [usize; 4]) -> Self {
-        match visible.contains(&false) {
-            true => Self::Bias(bias(visible).into(), dims),
-            false => Self::All,
-        }
-    }
-
-    /// `visible`: which of the `keys` tokens of each sequence are visible at all. The queries are the
-    /// last tokens.
-    fn causal(visible: &[bool], queries: usize, keys: usize) -> Self {
-        let past = keys - queries;
-        let pairs: Vec<bool> = visible
-            .chunks(keys)
-            .flat_map(|row| {
-                (0..queries).flat_map(move |q| (0..keys).map(move |k| row[k] && k <= past + q))
-            })
-            .collect();
-        Self::of_pairs(&pairs, [visible.len() / keys, 1, queries, keys])
-    }
-}
-
-fn bias(visible: &[bool]) -> Vec<f32> {
-    visible.iter().map(|visible| if *visible { 0. } else { MASKED as f32 }).collect()
-}
-
 /// The elements of an additive mask. −∞ becomes [`MASKED`], and so does the lowest number of the
 /// mask's dtype, which callers use for −∞.
-fn additive(name: &'static str, mask: &Tensor) -> Result<Vec<f32>> {
+fn additive(name: &'static str, mask: &Tensor) -> Result<Arc<[f32]>> {
     let lowest = match mask.dtype() {
         DType::F16 => -65504.,
         DType::BF16 => f32::from_bits(0xff7f_0000),
         _ => f32::MIN,
     };
-    let values = mask.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.flatten_all()?;
-    values
-        .to_vec1::<f32>()?
-        .into_iter()
-        .map(|value| match value {
-            value if value.is_nan() || value == f32::INFINITY => {
-                let expected = "finite numbers or −∞ to add to scores";
-                Err(mask_value(name, mask, f64::from(value), expected))
-            }
-            value if value <= lowest => Ok(MASKED as f32),
-            value => Ok(value),
-        })
-        .collect()
+    let values = mask.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    read(name, &values, "finite numbers or −∞ to add to scores", |value| match value as f32 {
+        value if value.is_nan() || value == f32::INFINITY => None,
+        value if value <= lowest => Some(MASKED as f32),
+        value => Some(value),
+    })
 }
 
 /// The elements of a mask of zeros and ones.
-fn visibility(name: &'static str, mask: &Tensor) -> Result<Vec<bool>> {
-    let values = mask.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?;
-    values
-        .to_vec1::<f64>()?
-        .into_iter()
-        .map(|value| match value {
-            0. => Ok(false),
-            1. => Ok(true),
-            got => {
-                let expected = "1 for visible and 0 for hidden; \
-                                an additive mask has four dimensions, [B, 1, S, S]";
-                Err(mask_value(name, mask, got, expected))
-            }
-        })
-        .collect()
+fn visibility(name: &'static str, mask: &Tensor) -> Result<Arc<[bool]>> {
+    let expected = "1 for visible and 0 for hidden; \
+                    an additive mask has four dimensions, [B, 1, S, S]";
+    read(name, mask, expected, |value| match value {
+        0. => Some(false),
+        1. => Some(true),
+        _ => None,
+    })
 }
 
-fn mask_value(name: &'static str, mask: &Tensor, got: f64, expected: &'static str) -> Error {
-    Error::MaskValue { name, shape: mask.dims().to_vec(), got, expected }
+/// What `meaning` makes of the elements of a mask, each of which must have one.
+fn read<T>(
+    name: &'static str,
+    mask: &Tensor,
+    expected: &'static str,
+    meaning: impl Fn(f64) -> Option<T>,
+) -> Result<Arc<[T]>> {
+    let values = mask.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?;
+    let read = |got| {
+        let shape = || mask.dims().to_vec();
+        meaning(got).ok_or_else(|| Error::MaskValue { name, shape: shape(), got, expected })
+    };
+    values.to_vec1()?.into_iter().map(read).collect()
 }

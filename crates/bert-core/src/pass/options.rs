@@ -70,36 +70,31 @@ impl ForwardOptions {
     }
 
     /// Asks for hidden states: index 0 is the embeddings' output, index `l` the output of layer `l`.
-    pub fn with_hidden_states(mut self, layers: Layers) -> Self {
-        self.hidden_states = Some(layers);
-        self
+    pub fn with_hidden_states(self, layers: Layers) -> Self {
+        Self { hidden_states: Some(layers), ..self }
     }
 
     /// Asks for attention weights, `[B, N, Q, K]` per layer; in training, those after dropout.
-    pub fn with_attentions(mut self, layers: Layers) -> Self {
-        self.attentions = Some(layers);
-        self
+    pub fn with_attentions(self, layers: Layers) -> Self {
+        Self { attentions: Some(layers), ..self }
     }
 
     /// Continues after the tokens whose keys and values are in `cache`. The pass returns a longer
     /// cache as `past_key_values`.
-    pub fn with_cache(mut self, cache: KeyValueCache) -> Self {
-        self.cache = Some(cache);
-        self
+    pub fn with_cache(self, cache: KeyValueCache) -> Self {
+        Self { cache: Some(cache), ..self }
     }
 
     /// Multiplies the attention weights of each head, also those of cross-attention: `[N]` for all
     /// layers or `[L, N]`, 1 to keep a head and 0 to silence it. Hugging Face: `head_mask`, until
     /// version 4.
-    pub fn with_head_mask(mut self, mask: Tensor) -> Self {
-        self.head_mask = Some(mask);
-        self
+    pub fn with_head_mask(self, mask: Tensor) -> Self {
+        Self { head_mask: Some(mask), ..self }
     }
 
     /// Sets the states of padding. Default: [`PaddingStates::Zeros`].
-    pub fn with_padding_states(mut self, padding: PaddingStates) -> Self {
-        self.padding = padding;
-        self
+    pub fn with_padding_states(self, padding: PaddingStates) -> Self {
+        Self { padding, ..self }
     }
 
     /// The number of cached tokens per sequence.

@@ -2,9 +2,8 @@
 
 use bert_kernels::PassPolicy;
 
-use super::batch::Packing;
-use super::options::PaddingStates;
 use super::state::PassState;
+use crate::config::{BertConfig, PositionEmbeddingType};
 
 /// The tokens for which the last layer computes hidden states.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,24 +11,6 @@ pub(crate) enum Rows {
     All,
     /// The first of each sequence.
     First,
-}
-
-/// What a caller wants of a pass.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Wanted {
-    pub(crate) rows: Rows,
-    pub(crate) padding: PaddingStates,
-    /// Whether a loss or scores depend on the states of padding.
-    pub(crate) reads_padding: bool,
-}
-
-/// What a model says of its passes.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct ModelFacts {
-    pub(crate) absolute_positions: bool,
-    pub(crate) chunked_feed_forward: bool,
-    pub(crate) decoder: bool,
-    pub(crate) policy: PassPolicy,
 }
 
 /// How a pass is computed. [`BertModel::forward`](crate::BertModel::forward) explains it to users.
@@ -52,38 +33,34 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
-    /// `is_trained` says whether any parameter is; it takes a walk over all of them.
+    /// `rows` are those that the caller wants. `can_be_packed` says whether the batch, the caller and
+    /// the parameters allow packed rows; it takes a walk over all tokens and parameters.
     pub(crate) fn new(
-        wanted: Wanted,
-        packing: Packing,
-        model: ModelFacts,
+        rows: Rows,
+        policy: PassPolicy,
+        config: &BertConfig,
         state: &PassState,
-        is_trained: impl FnOnce() -> bool,
+        can_be_packed: impl FnOnce() -> bool,
     ) -> Self {
-        let plain = state.keeps_no_attentions()
-            && !state.has_cache()
-            && !state.has_encoder_states()
+        let plain = state.recorded.attentions.is_none()
+            && state.recorded.past_key_values.is_none()
+            && state.encoder.is_none()
             && !state.dropout.is_active()
-            && model.absolute_positions;
-        let tokens_are_independent = plain && !model.decoder && !model.chunked_feed_forward;
-        let can_be_packed = match packing {
-            Packing::Given => true,
-            Packing::Impossible => false,
-            Packing::Possible => wanted.padding == PaddingStates::Zeros && !wanted.reads_padding,
-        };
-        let keeps_result_only = plain && !state.keeps_hidden_states();
+            && config.position_embedding_type == PositionEmbeddingType::Absolute;
+        let tokens_are_independent =
+            plain && !config.is_decoder && config.chunk_size_feed_forward == 0;
+        let keeps_result_only = plain && state.recorded.hidden_states.is_none();
         Self {
-            packed: can_be_packed
-                && model.policy.skips_padding
+            packed: policy.skips_padding
                 && tokens_are_independent
-                && !state.has_head_mask()
-                && !is_trained(),
+                && state.head_mask.is_none()
+                && can_be_packed(),
             rows: match tokens_are_independent && keeps_result_only {
-                true => wanted.rows,
+                true => rows,
                 false => Rows::All,
             },
             tokens_at_a_time: match keeps_result_only {
-                true => model.policy.tokens_at_a_time,
+                true => policy.tokens_at_a_time,
                 false => usize::MAX,
             },
         }

@@ -5,33 +5,22 @@ use candle_core::{Device, Tensor};
 use super::batch::EncoderStates;
 use super::cache::{KeyValueCache, KeysAndValues, LayerCache};
 use super::dropout::Dropout;
-use super::layout::Layout;
 use super::options::{ForwardOptions, Layers};
+use crate::config::BertConfig;
 use crate::error::{Error, Result};
 use crate::outputs::LayerOutputs;
 
-/// What a pass returns unless its options say otherwise, and the sizes that options must fit.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct PassDefaults {
-    pub(crate) hidden_states: bool,
-    pub(crate) attentions: bool,
-    pub(crate) cache: bool,
-    /// `N`, before pruning.
-    pub(crate) heads: usize,
-}
-
 /// The state of one pass.
+#[derive(Default)]
 pub(crate) struct PassState {
     pub(crate) dropout: Dropout,
-    head_mask: Option<Tensor>,
-    encoder: Option<(Tensor, Layout)>,
-    cache: Option<KeyValueCache>,
-    hidden_states: Option<LayerOutputs>,
-    attentions: Option<LayerOutputs>,
-    cross_attentions: Option<LayerOutputs>,
+    pub(crate) head_mask: Option<Tensor>,
+    pub(crate) encoder: Option<EncoderStates>,
+    pub(crate) recorded: Recorded,
 }
 
-/// What a pass recorded.
+/// What a pass records.
+#[derive(Default)]
 pub(crate) struct Recorded {
     pub(crate) past_key_values: Option<KeyValueCache>,
     pub(crate) hidden_states: Option<LayerOutputs>,
@@ -43,25 +32,19 @@ pub(crate) struct Recorded {
 pub(crate) struct LayerPass<'a> {
     pub(crate) dropout: &'a Dropout,
     pub(crate) self_attention: AttentionPass<'a>,
-    pub(crate) cross_attention: Option<CrossPass<'a>>,
+    /// The states of another encoder, and the share of the attention to them.
+    pub(crate) cross_attention: Option<(&'a EncoderStates, AttentionPass<'a>)>,
 }
 
 /// One attention's share of a pass.
 pub(crate) struct AttentionPass<'a> {
     pub(crate) dropout: &'a Dropout,
     /// Factors of the weights of the layer's heads, before pruning: `[N]`.
-    pub(crate) head_mask: Option<Tensor>,
+    head_mask: Option<Tensor>,
     /// Where the attention weights go, if they are wanted.
     pub(crate) weights: Option<&'a mut Option<Tensor>>,
     /// Its keys and values, if they are cached.
     cache: Option<&'a mut Option<KeysAndValues>>,
-}
-
-/// What cross-attention attends to.
-pub(crate) struct CrossPass<'a> {
-    pub(crate) states: &'a Tensor,
-    pub(crate) layout: &'a Layout,
-    pub(crate) attention: AttentionPass<'a>,
 }
 
 impl PassState {
@@ -70,20 +53,13 @@ impl PassState {
         options: &ForwardOptions,
         batch: usize,
         widths: &[usize],
-        encoder: Option<&EncoderStates>,
-        defaults: PassDefaults,
+        encoder: Option<EncoderStates>,
+        config: &BertConfig,
         device: &Device,
     ) -> Result<Self> {
-        let (layers, n) = (widths.len(), defaults.heads);
-        let wanted = |asked: &Option<Layers>, by_default: bool| match asked {
-            Some(layers) => layers.clone(),
-            None if by_default => Layers::All,
-            None => Layers::None,
-        };
-        let hidden_states = wanted(&options.hidden_states, defaults.hidden_states);
-        let attentions = wanted(&options.attentions, defaults.attentions);
+        let (layers, n) = (widths.len(), config.num_attention_heads);
         if let Some(cache) = &options.cache {
-            cache.check(batch, widths, encoder.map(|it| &it.states))?;
+            cache.check(batch, widths, encoder.as_ref().map(|it| &it.states))?;
         }
         if let Some(mask) = &options.head_mask {
             if mask.dims() != [n] && mask.dims() != [layers, n] {
@@ -91,23 +67,20 @@ impl PassState {
             }
             Error::check_device("head_mask", mask, device)?;
         }
-        Ok(Self {
-            dropout: options.dropout.clone(),
-            head_mask: options.head_mask.clone(),
-            cache: options.cache.clone().or_else(|| defaults.cache.then(KeyValueCache::new)),
-            hidden_states: slots(&hidden_states, "hidden_states", layers + 1)?,
-            attentions: slots(&attentions, "attentions", layers)?,
+        let cache = || (config.is_decoder && config.use_cache).then(KeyValueCache::new);
+        let attentions = |name| slots(&options.attentions, config.output_attentions, name, layers);
+        let by_default = config.output_hidden_states;
+        let recorded = Recorded {
+            past_key_values: options.cache.clone().or_else(cache),
+            hidden_states: slots(&options.hidden_states, by_default, "hidden_states", layers + 1)?,
+            attentions: attentions("attentions")?,
             cross_attentions: match encoder {
-                Some(_) => slots(&attentions, "cross_attentions", layers)?,
+                Some(_) => attentions("cross_attentions")?,
                 None => None,
             },
-            encoder: match encoder {
-                Some(EncoderStates { states, mask }) => {
-                    Some((states.clone(), Layout::Padded(mask.bias(device)?)))
-                }
-                None => None,
-            },
-        })
+        };
+        let (dropout, head_mask) = (options.dropout.clone(), options.head_mask.clone());
+        Ok(Self { dropout, head_mask, encoder, recorded })
     }
 
     /// The share of a layer.
@@ -116,74 +89,29 @@ impl PassState {
             Some(mask) if mask.rank() == 2 => Some(mask.get(layer)?),
             mask => mask.clone(),
         };
-        let (own_cache, cross_cache) = match self.cache.as_mut().map(|cache| cache.layer(layer)) {
-            Some(LayerCache { own, cross }) => (Some(own), Some(cross)),
-            None => (None, None),
+        let recorded = &mut self.recorded;
+        let cache = recorded.past_key_values.as_mut().map(|cache| cache.layer(layer));
+        let (own, cross) = cache.map(|LayerCache { own, cross }| (own, cross)).unzip();
+        let dropout = &self.dropout;
+        let pass = |weights, cache| AttentionPass {
+            dropout,
+            head_mask: head_mask.clone(),
+            weights,
+            cache,
         };
+        let cross = pass(slot(&mut recorded.cross_attentions, layer), cross);
         Ok(LayerPass {
-            dropout: &self.dropout,
-            cross_attention: self.encoder.as_ref().map(|(states, layout)| CrossPass {
-                states,
-                layout,
-                attention: AttentionPass {
-                    dropout: &self.dropout,
-                    head_mask: head_mask.clone(),
-                    weights: slot(&mut self.cross_attentions, layer),
-                    cache: cross_cache,
-                },
-            }),
-            self_attention: AttentionPass {
-                dropout: &self.dropout,
-                head_mask,
-                weights: slot(&mut self.attentions, layer),
-                cache: own_cache,
-            },
+            dropout,
+            self_attention: pass(slot(&mut recorded.attentions, layer), own),
+            cross_attention: self.encoder.as_ref().map(|encoder| (encoder, cross)),
         })
     }
 
     /// Records a hidden state if it is wanted: 0 is the embeddings' output.
     pub(crate) fn record(&mut self, index: usize, x: &Tensor) {
-        if let Some(slot) = slot(&mut self.hidden_states, index) {
+        if let Some(slot) = slot(&mut self.recorded.hidden_states, index) {
             *slot = Some(x.clone());
         }
-    }
-
-    /// Ends the pass.
-    pub(crate) fn finish(self) -> Recorded {
-        Recorded {
-            past_key_values: self.cache,
-            hidden_states: self.hidden_states,
-            attentions: self.attentions,
-            cross_attentions: self.cross_attentions,
-        }
-    }
-
-    pub(crate) fn keeps_hidden_states(&self) -> bool {
-        self.hidden_states.is_some()
-    }
-
-    pub(crate) fn keeps_no_attentions(&self) -> bool {
-        self.attentions.is_none() && self.cross_attentions.is_none()
-    }
-
-    pub(crate) fn has_cache(&self) -> bool {
-        self.cache.is_some()
-    }
-
-    pub(crate) fn has_encoder_states(&self) -> bool {
-        self.encoder.is_some()
-    }
-
-    pub(crate) fn has_head_mask(&self) -> bool {
-        self.head_mask.is_some()
-    }
-}
-
-impl<'a> LayerPass<'a> {
-    /// The share of a layer that is called alone: nothing is dropped, cached or recorded.
-    pub(crate) fn alone(dropout: &'a Dropout) -> Self {
-        let attention = AttentionPass { dropout, head_mask: None, weights: None, cache: None };
-        Self { dropout, self_attention: attention, cross_attention: None }
     }
 }
 
@@ -192,14 +120,12 @@ impl AttentionPass<'_> {
     pub(crate) fn extend_cache(&mut self, new: KeysAndValues) -> Result<KeysAndValues> {
         let Some(cache) = &mut self.cache else { return Ok(new) };
         let all = match cache.take() {
-            Some(past) => KeysAndValues {
-                keys: Tensor::cat(&[&past.keys, &new.keys], 1)?,
-                values: Tensor::cat(&[&past.values, &new.values], 1)?,
-            },
+            Some([keys, values]) => {
+                [Tensor::cat(&[&keys, &new[0]], 1)?, Tensor::cat(&[&values, &new[1]], 1)?]
+            }
             None => new,
         };
-        **cache = Some(all.clone());
-        Ok(all)
+        Ok(cache.insert(all).clone())
     }
 
     /// The cached keys and values, or else new ones, which are cached.
@@ -208,10 +134,8 @@ impl AttentionPass<'_> {
         make: impl FnOnce() -> Result<KeysAndValues>,
     ) -> Result<KeysAndValues> {
         match &mut self.cache {
-            Some(cache) => match &**cache {
-                Some(cached) => Ok(cached.clone()),
-                None => Ok(cache.insert(make()?).clone()),
-            },
+            Some(Some(cached)) => Ok(cached.clone()),
+            Some(cache) => Ok(cache.insert(make()?).clone()),
             None => make(),
         }
     }
@@ -230,17 +154,24 @@ fn slot(outputs: &mut Option<LayerOutputs>, layer: usize) -> Option<&mut Option<
 }
 
 /// An empty slot for each wanted one of `count` outputs; `None` if none is wanted.
-fn slots(wanted: &Layers, name: &'static str, count: usize) -> Result<Option<LayerOutputs>> {
-    match wanted {
-        Layers::None => Ok(None),
-        Layers::All => Ok(Some(LayerOutputs::with_slots(count, 0..count))),
-        Layers::Only(indices) => {
+fn slots(
+    asked: &Option<Layers>,
+    by_default: bool,
+    name: &'static str,
+    count: usize,
+) -> Result<Option<LayerOutputs>> {
+    let wanted: Vec<usize> = match asked {
+        Some(Layers::Only(indices)) => {
             let resolved = indices.iter().map(|&got| {
                 let index = if got < 0 { got + count as i64 } else { got };
                 let index = usize::try_from(index).ok().filter(|index| *index < count);
                 index.ok_or(Error::NoSuchLayer { name, got, count })
             });
-            Ok(Some(LayerOutputs::with_slots(count, resolved.collect::<Result<Vec<_>>>()?)))
+            resolved.collect::<Result<_>>()?
         }
-    }
+        Some(Layers::All) => (0..count).collect(),
+        None if by_default => (0..count).collect(),
+        Some(Layers::None) | None => return Ok(None),
+    };
+    Ok(Some(LayerOutputs::with_slots(count, wanted)))
 }
