@@ -25,7 +25,7 @@ pub(crate) struct Attention {
     projections: Projections,
     output: LinearWeights,
     /// The original indices of the heads that remain after pruning.
-    heads: Vec<u32>,
+    pub(crate) heads: Vec<u32>,
     head_size: usize,
     distances: Option<Distances>,
     dropout: f64,
@@ -89,29 +89,17 @@ impl Attention {
         self.attend(&q, &all, layout, pass)
     }
 
-    /// Self-attention of some of the `tokens` to all of them: `x`, `[B, Q, H]`; `tokens`, `[B, S, H]` →
-    /// `[B, Q, H]`. The layout is that of `x`.
-    pub(crate) fn self_attention_of_some(
+    /// Attention of `x` to the states of another encoder, or of first tokens to all of them: `x`,
+    /// `[B, Q, H]`; `tokens`, `[B, K, H]` → `[B, Q, H]`. The layout is that of `x`. Keys and values are
+    /// computed unless the cache has them, which it never has for first tokens.
+    pub(crate) fn attention_to(
         &self,
         x: &Tensor,
         tokens: &Tensor,
         layout: &Layout,
         pass: &mut AttentionPass,
     ) -> Result<Tensor> {
-        let [q] = self.projections.of(x, 0)?;
-        self.attend(&q, &self.projections.of(tokens, 1)?, layout, pass)
-    }
-
-    /// Attention of `x` to the states of another encoder: `x`, `[B, S, H]`; `states`, `[B, K, H]` →
-    /// `[B, S, H]`.
-    pub(crate) fn cross_attention(
-        &self,
-        x: &Tensor,
-        states: &Tensor,
-        layout: &Layout,
-        pass: &mut AttentionPass,
-    ) -> Result<Tensor> {
-        let keys_and_values = pass.cached_or(|| self.projections.of(states, 1))?;
+        let keys_and_values = pass.cached_or(|| self.projections.of(tokens, 1))?;
         let [q] = self.projections.of(x, 0)?;
         self.attend(&q, &keys_and_values, layout, pass)
     }
@@ -182,11 +170,6 @@ impl Attention {
             (Some(dropped), Some(heads)) => Some(dropped.broadcast_mul(&heads)?),
             (dropped, heads) => dropped.or(heads),
         })
-    }
-
-    /// The original indices of the heads that remain.
-    pub(crate) fn heads(&self) -> &[u32] {
-        &self.heads
     }
 
     /// Removes every head that is not in `kept`.

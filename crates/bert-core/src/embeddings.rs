@@ -92,8 +92,8 @@ impl BertEmbeddings {
         };
         let types = self.token_type_embeddings.weight.dim(0)?;
         let positions = self.position_embeddings.weight.dim(0)?;
-        let type_ids = &input.token_type_ids;
-        let token_type_ids = match per_token("token_type_ids", type_ids, types, "type_vocab_size")?
+        let field = "type_vocab_size";
+        let token_type_ids = match per_token("token_type_ids", &input.token_type_ids, types, field)?
         {
             Some(ids) => ids,
             None => Ids::new(vec![0; s], (1, s), types)?,

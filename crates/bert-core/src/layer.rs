@@ -71,8 +71,7 @@ impl BertLayer {
             Rows::All => (x.clone(), self.attention.self_attention(x, layout, attention)?),
             Rows::First => {
                 let (first, layout) = layout.first_tokens(x)?;
-                let attended =
-                    self.attention.self_attention_of_some(&first, x, &layout, attention)?;
+                let attended = self.attention.attention_to(&first, x, &layout, attention)?;
                 (first, attended)
             }
         };
@@ -81,7 +80,7 @@ impl BertLayer {
             (&self.cross_attention, pass.cross_attention)
         {
             let (states, layout) = (&states.states, &states.layout);
-            let attended = cross.attention.cross_attention(&x, states, layout, &mut pass)?;
+            let attended = cross.attention.attention_to(&x, states, layout, &mut pass)?;
             x = cross.norm.forward(&attended, &x, pass.dropout)?;
         }
         let transformed = self.feed_forward.forward(&x)?;
@@ -90,7 +89,7 @@ impl BertLayer {
 
     /// The original indices of the heads that remain after pruning.
     pub(crate) fn heads(&self) -> &[u32] {
-        self.attention.heads()
+        &self.attention.heads
     }
 
     /// Removes all heads of self-attention that are not in `kept`.

@@ -10,7 +10,6 @@ use crate::encoder::BertEncoder;
 use crate::error::{Error, Result};
 use crate::init;
 use crate::named;
-use crate::named::is_trained;
 use crate::outputs::{BaseModelOutputWithPoolingAndCrossAttentions, LayerOutputs, PooledOutput};
 use crate::pass::batch::{Arranged, Batch, EncoderStates};
 use crate::pass::input::{BertInput, PackedInput};
@@ -231,7 +230,7 @@ impl BertModel {
         });
         let zeros = options.padding == PaddingStates::Zeros;
         let plan = Plan::new(rows, policy, &self.config, &state, || {
-            batch.can_be_packed(zeros && !reads_padding) && !is_trained(self)
+            batch.can_be_packed(zeros && !reads_padding) && !named::is_trained(self)
         });
         let batch = batch.arrange(plan.packed, zeros, device)?;
         let x = self.embeddings.embed(&batch.tokens, &state.dropout)?;
@@ -255,7 +254,9 @@ impl BertModel {
         mask.check("attention_mask", [b, n, s, past + s])?;
         // With a cache, the mask is not that of these tokens alone.
         let pad = input.pad_token_id.or(self.config.padding_row()).filter(|_| past == 0);
-        Ok(Batch::padded(tokens, mask, pad, self.encoder_states(input, (b, s))?))
+        let mut batch = Batch::padded(tokens, mask, pad);
+        batch.encoder = self.encoder_states(input, (b, s))?;
+        Ok(batch)
     }
 
     /// Checks the states of another encoder and their mask.

@@ -127,9 +127,9 @@ impl Field for KeyValueCache {
     }
 }
 
-/// Defines an output and implements [`ModelOutput`] for it.
-macro_rules! output {
-    ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
+/// Defines outputs and implements [`ModelOutput`] for them.
+macro_rules! outputs {
+    ($($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* })*) => {$(
         $(#[$doc])*
         #[derive(Clone, Debug)]
         #[non_exhaustive]
@@ -152,27 +152,10 @@ macro_rules! output {
                 items
             }
         }
-    };
+    )*};
 }
 
-/// Defines an output of logits and what the model below the head keeps.
-macro_rules! logits {
-    ($(#[$doc:meta])* $name:ident, $(#[$logits:meta])*) => {
-        output! {
-            $(#[$doc])*
-            $name {
-                $(#[$logits])*
-                logits: Tensor,
-                /// As [`BertModel`](crate::BertModel) returns them. On request.
-                hidden_states: Option<LayerOutputs>,
-                /// As [`BertModel`](crate::BertModel) returns them. On request.
-                attentions: Option<LayerOutputs>,
-            }
-        }
-    };
-}
-
-output! {
+outputs! {
     /// The output of [`BertModel`](crate::BertModel).
     BaseModelOutputWithPoolingAndCrossAttentions {
         /// The last layer's output: `[B, S, H]`.
@@ -189,9 +172,7 @@ output! {
         /// request, with encoder states.
         cross_attentions: Option<LayerOutputs>,
     }
-}
 
-output! {
     /// The output of [`BertEncoder`](crate::BertEncoder).
     BaseModelOutputWithPastAndCrossAttentions {
         /// The last layer's output: `[B, S, H]`.
@@ -206,9 +187,7 @@ output! {
         /// request, with encoder states.
         cross_attentions: Option<LayerOutputs>,
     }
-}
 
-output! {
     /// The pooled output of a [`BertModel`](crate::BertModel), for heads over whole sequences.
     PooledOutput {
         /// The first token's state through the pooler: `[B, H]`.
@@ -218,39 +197,57 @@ output! {
         /// As [`BertModel`](crate::BertModel) returns them. On request.
         attentions: Option<LayerOutputs>,
     }
-}
 
-logits! {
     /// The output of [`BertForMaskedLM`](crate::BertForMaskedLM).
-    MaskedLMOutput,
-    /// The score of each word of the vocabulary at each position: `[B, S, V]`.
-}
+    MaskedLMOutput {
+        /// The score of each word of the vocabulary at each position: `[B, S, V]`.
+        logits: Tensor,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        hidden_states: Option<LayerOutputs>,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        attentions: Option<LayerOutputs>,
+    }
 
-logits! {
     /// The output of [`BertForNextSentencePrediction`](crate::BertForNextSentencePrediction).
-    NextSentencePredictorOutput,
-    /// The scores of "the second text follows the first" and "it does not": `[B, 2]`.
-}
+    NextSentencePredictorOutput {
+        /// The scores of "the second text follows the first" and "it does not": `[B, 2]`.
+        logits: Tensor,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        hidden_states: Option<LayerOutputs>,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        attentions: Option<LayerOutputs>,
+    }
 
-logits! {
     /// The output of [`BertForSequenceClassification`](crate::BertForSequenceClassification).
-    SequenceClassifierOutput,
-    /// The score of each class, or the predicted numbers: `[B, C]`.
-}
+    SequenceClassifierOutput {
+        /// The score of each class, or the predicted numbers: `[B, C]`.
+        logits: Tensor,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        hidden_states: Option<LayerOutputs>,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        attentions: Option<LayerOutputs>,
+    }
 
-logits! {
     /// The output of [`BertForTokenClassification`](crate::BertForTokenClassification).
-    TokenClassifierOutput,
-    /// The score of each class for each token: `[B, S, C]`.
-}
+    TokenClassifierOutput {
+        /// The score of each class for each token: `[B, S, C]`.
+        logits: Tensor,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        hidden_states: Option<LayerOutputs>,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        attentions: Option<LayerOutputs>,
+    }
 
-logits! {
     /// The output of [`BertForMultipleChoice`](crate::BertForMultipleChoice).
-    MultipleChoiceModelOutput,
-    /// The score of each choice: `[B, C]`.
-}
+    MultipleChoiceModelOutput {
+        /// The score of each choice: `[B, C]`.
+        logits: Tensor,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        hidden_states: Option<LayerOutputs>,
+        /// As [`BertModel`](crate::BertModel) returns them. On request.
+        attentions: Option<LayerOutputs>,
+    }
 
-output! {
     /// The output of [`BertForPreTraining`](crate::BertForPreTraining).
     BertForPreTrainingOutput {
         /// The score of each word of the vocabulary at each position: `[B, S, V]`.
@@ -262,9 +259,7 @@ output! {
         /// As [`BertModel`](crate::BertModel) returns them. On request.
         attentions: Option<LayerOutputs>,
     }
-}
 
-output! {
     /// The output of [`BertLMHeadModel`](crate::BertLMHeadModel).
     CausalLMOutputWithCrossAttentions {
         /// The score of each word of the vocabulary as the next one: `[B, S, V]`.
@@ -278,9 +273,7 @@ output! {
         /// As [`BertModel`](crate::BertModel) returns them. On request, with encoder states.
         cross_attentions: Option<LayerOutputs>,
     }
-}
 
-output! {
     /// The output of [`BertForQuestionAnswering`](crate::BertForQuestionAnswering).
     QuestionAnsweringModelOutput {
         /// The score of each token as the answer's first: `[B, S]`.

@@ -55,12 +55,7 @@ pub(crate) struct Arranged {
 
 impl Batch {
     /// Padded rows; `mask` fits them. `pad` is the id of padding, absent where nothing is padding.
-    pub(crate) fn padded(
-        tokens: Tokens,
-        mask: AttentionMask,
-        pad: Option<u32>,
-        encoder: Option<EncoderStates>,
-    ) -> Self {
+    pub(crate) fn padded(tokens: Tokens, mask: AttentionMask, pad: Option<u32>) -> Self {
         let s = tokens.dims.1;
         let padding = match (&tokens.words, mask.tokens(), pad) {
             (Words::Ids(ids), Some(visible), Some(pad)) => {
@@ -70,7 +65,7 @@ impl Batch {
             }
             _ => None,
         };
-        Self { tokens, given: Given::Padded { mask, padding }, encoder }
+        Self { tokens, given: Given::Padded { mask, padding }, encoder: None }
     }
 
     /// Packed sequences.

@@ -33,13 +33,13 @@ impl KeyValueCache {
         Self::default()
     }
 
-    fn first(&self) -> Option<&KeysAndValues> {
-        self.layers.first()?.own.as_ref()
+    fn own(&self, layer: usize) -> Option<&KeysAndValues> {
+        self.layers.get(layer)?.own.as_ref()
     }
 
     /// The number of tokens per sequence.
     pub fn len(&self) -> usize {
-        self.first().map_or(0, |own| own[0].dims()[1])
+        self.own(0).map_or(0, |[keys, _]| keys.dims()[1])
     }
 
     /// Whether there are no tokens.
@@ -49,12 +49,12 @@ impl KeyValueCache {
 
     /// The keys of a layer: `[B, K, H]`, heads side by side; narrower where heads are pruned.
     pub fn keys(&self, layer: usize) -> Option<&Tensor> {
-        Some(&self.layers.get(layer)?.own.as_ref()?[0])
+        self.own(layer).map(|[keys, _]| keys)
     }
 
     /// The values of a layer: `[B, K, H]`, heads side by side; narrower where heads are pruned.
     pub fn values(&self, layer: usize) -> Option<&Tensor> {
-        Some(&self.layers.get(layer)?.own.as_ref()?[1])
+        self.own(layer).map(|[_, values]| values)
     }
 
     /// The entry of a layer, made if it does not exist.
@@ -97,7 +97,7 @@ impl KeyValueCache {
 
     /// Checks that the cache was filled in this dtype on this device.
     pub(crate) fn check_dtype_and_device(&self, dtype: DType, device: &Device) -> Result<()> {
-        match self.first() {
+        match self.own(0) {
             Some([keys, _]) => Error::check_tensor("past_key_values", keys, dtype, device),
             None => Ok(()),
         }

@@ -90,24 +90,21 @@ impl BertInput {
 
     /// Questions and choices in one batch: `[B, C, …]` → `[B·C, …]`, with B and C.
     pub(crate) fn flatten_choices(&self) -> Result<(usize, usize, Self)> {
-        let flatten = |name, tensor: &Option<Tensor>, rank| match tensor {
-            Some(tensor) if tensor.rank() == rank => Ok(Some(tensor.flatten(0, 1)?)),
-            Some(tensor) => {
+        let mut flat = self.clone();
+        for (name, tensor, rank) in [
+            ("input_ids", &mut flat.input_ids, 3),
+            ("inputs_embeds", &mut flat.inputs_embeds, 4),
+            ("attention_mask", &mut flat.attention_mask, 3),
+            ("token_type_ids", &mut flat.token_type_ids, 3),
+            ("position_ids", &mut flat.position_ids, 3),
+        ] {
+            let Some(tensor) = tensor else { continue };
+            if tensor.rank() != rank {
                 let expected = if rank == 3 { "[B, C, S]" } else { "[B, C, S, H]" };
-                Err(Error::shape(name, tensor, expected))
+                return Err(Error::shape(name, tensor, expected));
             }
-            None => Ok(None),
-        };
-        let flat = Self {
-            input_ids: flatten("input_ids", &self.input_ids, 3)?,
-            inputs_embeds: flatten("inputs_embeds", &self.inputs_embeds, 4)?,
-            attention_mask: flatten("attention_mask", &self.attention_mask, 3)?,
-            token_type_ids: flatten("token_type_ids", &self.token_type_ids, 3)?,
-            position_ids: flatten("position_ids", &self.position_ids, 3)?,
-            pad_token_id: self.pad_token_id,
-            encoder_hidden_states: self.encoder_hidden_states.clone(),
-            encoder_attention_mask: self.encoder_attention_mask.clone(),
-        };
+            *tensor = tensor.flatten(0, 1)?;
+        }
         let choices =
             self.input_ids.as_ref().or(self.inputs_embeds.as_ref()).ok_or(Error::NoInput)?;
         let (b, c) = (choices.dims()[0], choices.dims()[1]);

@@ -61,7 +61,7 @@ impl AttentionMask {
             [b, n, q, k] => [b, n, q, k],
             _ => {
                 let expected = "[B, K], [B, Q, K] or [B, 1 or N, 1 or Q, K]";
-                return Err(Error::shape(ATTENTION_MASK, mask, expected));
+                return Err(Error::shape(name, mask, expected));
             }
         };
         let keys = match mask.rank() == 4 && mask.dtype().is_float() {
