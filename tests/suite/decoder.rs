@@ -250,6 +250,8 @@ fn encoder_states_that_do_not_fit_are_errors() {
     let with_states = || prompt().with_encoder_hidden_states(states(&[1, 5, 16]));
     let error = model.forward(&with_states().with_encoder_attention_mask(mask(&[1, 4])));
     assert_says(&error.unwrap_err(), &["encoder_attention_mask has shape [1, 4]", "[1, 5]"]);
+    let error = model.forward(&with_states().with_encoder_attention_mask(mask(&[5]))).unwrap_err();
+    assert_says(&error, &["encoder_attention_mask has shape [5]", "[B, K]"]);
     let half = states(&[1, 5, 16]).to_dtype(DType::F16).unwrap();
     let error = model.forward(&prompt().with_encoder_hidden_states(half)).unwrap_err();
     assert_says(&error, &["encoder_hidden_states has dtype F16", "F32"]);
