@@ -53,7 +53,7 @@ pub struct RelativePositions<'a> {
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, args: AttentionArgs) -> Result<Tensor> {
     let AttentionArgs { heads, scale, mask, weights_factor, relative, sequences } = args;
     if let Some(sequences) = sequences {
-        check(sequences, q.dims3()?, k.dims3()?, args)?;
+        check(sequences, q, k, args)?;
     }
     if weights_factor.is_none()
         && relative.is_none()
@@ -61,19 +61,18 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, args: AttentionArgs) -> Res
     {
         return Ok(context);
     }
-    match sequences {
-        Some(sequences) => one_by_one(q, k, v, sequences, args),
-        None => Ok(attention_with_weights(q, k, v, args)?.0),
-    }
+    let Some(sequences) = sequences else { return Ok(attention_with_weights(q, k, v, args)?.0) };
+    let args = AttentionArgs { sequences: None, ..args };
+    let contexts = sequences.iter().map(|Sequence { queries, keys }| {
+        let part = |x: &Tensor, rows: &Range<usize>| x.narrow(1, rows.start, rows.len());
+        attention(&part(q, queries)?, &part(k, keys)?, &part(v, keys)?, args)
+    });
+    Tensor::cat(&contexts.collect::<Result<Vec<_>>>()?, 1)
 }
 
 /// Checks that the sequences are those of `q` and `k`.
-fn check(
-    sequences: &Sequences,
-    q: (usize, usize, usize),
-    k: (usize, usize, usize),
-    args: AttentionArgs,
-) -> Result<()> {
+fn check(sequences: &Sequences, q: &Tensor, k: &Tensor, args: AttentionArgs) -> Result<()> {
+    let (q, k) = (q.dims3()?, k.dims3()?);
     let plain = args.mask.is_none() && args.weights_factor.is_none() && args.relative.is_none();
     let rows = sequences.rows();
     if let Some(Sequence { keys, .. }) = sequences.iter().find(|it| it.keys.end > k.1) {
@@ -86,22 +85,6 @@ fn check(
         );
     }
     Ok(())
-}
-
-/// The definition for sequences.
-fn one_by_one(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    sequences: &Sequences,
-    args: AttentionArgs,
-) -> Result<Tensor> {
-    let args = AttentionArgs { sequences: None, ..args };
-    let contexts = sequences.iter().map(|Sequence { queries, keys }| {
-        let part = |x: &Tensor, rows: &Range<usize>| x.narrow(1, rows.start, rows.len());
-        attention(&part(q, queries)?, &part(k, keys)?, &part(v, keys)?, args)
-    });
-    Tensor::cat(&contexts.collect::<Result<Vec<_>>>()?, 1)
 }
 
 /// [`attention`] and the attention weights, `[B, N, Q, K]`. This is the definition of both.

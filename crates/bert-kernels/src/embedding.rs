@@ -63,16 +63,10 @@ pub fn embeddings_layer_norm(
     if let Some(y) = cpu::layer_norm::embeddings_layer_norm(x, &tables, norm)? {
         return Ok(y);
     }
-    let mut sum = x.cloned();
-    for Lookup { table, ids } in lookups {
-        let rows = embedding(table, ids)?;
-        sum = Some(match sum {
-            Some(sum) => sum.broadcast_add(&rows)?,
-            None => rows,
-        });
-    }
-    match sum {
-        Some(sum) => layer_norm(&sum, norm),
+    let rows = lookups.iter().map(|it| embedding(it.table, it.ids));
+    let terms = x.cloned().map(Ok).into_iter().chain(rows);
+    match terms.reduce(|sum, rows| sum?.broadcast_add(&rows?)) {
+        Some(sum) => layer_norm(&sum?, norm),
         None => candle_core::bail!("embeddings: there is nothing to add up"),
     }
 }

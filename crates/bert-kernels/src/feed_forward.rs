@@ -19,10 +19,8 @@ pub fn feed_forward(
     activation: Activation,
     contract: &LinearWeights,
 ) -> Result<Tensor> {
-    match cpu::linear::feed_forward(x, expand, activation, contract)? {
-        Some(y) => Ok(y),
-        None => linear(&linear_activation(x, expand, activation)?, contract),
-    }
+    let y = cpu::linear::feed_forward(x, expand, activation, contract)?;
+    y.map_or_else(|| linear(&linear_activation(x, expand, activation)?, contract), Ok)
 }
 
 #[cfg(test)]

@@ -11,7 +11,6 @@ pub struct Ids {
     values: Arc<[u32]>,
     dims: (usize, usize),
     bound: usize,
-    has_absent: bool,
     tensor: OnceLock<Tensor>,
 }
 
@@ -31,8 +30,7 @@ impl Ids {
         if let Some(id) = values.iter().find(is_outside) {
             candle_core::bail!("ids: {id} is out of range, expected 0 to below {bound}");
         }
-        let has_absent = values.contains(&Self::ABSENT);
-        Ok(Self { values: values.into(), dims, bound, has_absent, tensor: OnceLock::new() })
+        Ok(Self { values: values.into(), dims, bound, tensor: OnceLock::new() })
     }
 
     /// The indices, row by row.
@@ -52,7 +50,7 @@ impl Ids {
 
     /// Whether [`Ids::ABSENT`] is among the indices.
     pub fn has_absent(&self) -> bool {
-        self.has_absent
+        self.values.contains(&Self::ABSENT)
     }
 
     /// The indices as a tensor on `device`: `[B, S]`, U32.
@@ -60,17 +58,13 @@ impl Ids {
     /// # Errors
     /// When the device cannot allocate.
     pub fn tensor(&self, device: &Device) -> Result<Tensor> {
-        match self.tensor.get() {
-            Some(tensor) if tensor.device().same_device(device) => Ok(tensor.clone()),
-            first => {
-                let tensor = Tensor::from_slice(&self.values, self.dims, device)?;
-                if first.is_none() {
-                    // Another thread may have been faster; its tensor is the same.
-                    let _ = self.tensor.set(tensor.clone());
-                }
-                Ok(tensor)
-            }
+        if let Some(tensor) = self.tensor.get().filter(|it| it.device().same_device(device)) {
+            return Ok(tensor.clone());
         }
+        let tensor = Tensor::from_slice(&self.values, self.dims, device)?;
+        // Not kept if there is one: for another device, or the same from a faster thread.
+        let _ = self.tensor.set(tensor.clone());
+        Ok(tensor)
     }
 }
 

@@ -14,10 +14,7 @@ use crate::weights::LayerNormWeights;
 /// # Errors
 /// When `H` is not the size of γ and β, or dtypes or devices differ.
 pub fn layer_norm(x: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
-    match cpu::layer_norm::layer_norm(x, None, weights)? {
-        Some(y) => Ok(y),
-        None => reference(x, weights),
-    }
+    cpu::layer_norm::layer_norm(&[x], weights)?.map_or_else(|| reference(x, weights), Ok)
 }
 
 /// The definition, in differentiable operations.
@@ -40,10 +37,8 @@ fn reference(x: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
 /// # Errors
 /// As [`layer_norm`], and when the two shapes differ.
 pub fn add_layer_norm(x: &Tensor, residual: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
-    match cpu::layer_norm::layer_norm(x, Some(residual), weights)? {
-        Some(y) => Ok(y),
-        None => reference(&x.add(residual)?, weights),
-    }
+    let y = cpu::layer_norm::layer_norm(&[x, residual], weights)?;
+    y.map_or_else(|| reference(&x.add(residual)?, weights), Ok)
 }
 
 #[cfg(test)]

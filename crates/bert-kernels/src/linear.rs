@@ -31,10 +31,7 @@ pub fn linear_activation(
     weights: &LinearWeights,
     activation: Activation,
 ) -> Result<Tensor> {
-    match cpu::linear::linear_activation(x, weights, activation)? {
-        Some(y) => Ok(y),
-        None => activate(&reference(x, weights, 0)?, activation),
-    }
+    Ok(project(x, weights, 0..1, activation)?.remove(0))
 }
 
 /// [`linear`] with several projections of one input: a range of them → an output for each.
@@ -48,16 +45,27 @@ pub fn linear_joined(
     weights: &LinearWeights,
     projections: Range<usize>,
 ) -> Result<Vec<Tensor>> {
-    if projections.is_empty() || projections.end > weights.projections() {
+    let count = weights.projections();
+    if projections.is_empty() || projections.end > count {
         candle_core::bail!(
-            "linear: projections {projections:?} requested, expected some of {}",
-            weights.projections()
+            "linear: projections {projections:?} requested, expected some of {count}"
         );
     }
-    if let Some(outputs) = cpu::linear::linear_joined(x, weights, projections.clone())? {
+    project(x, weights, projections, Activation::Linear)
+}
+
+/// `activation(x Wᵀ + b)` for each of the projections.
+fn project(
+    x: &Tensor,
+    weights: &LinearWeights,
+    projections: Range<usize>,
+    activation: Activation,
+) -> Result<Vec<Tensor>> {
+    if let Some(outputs) = cpu::linear::project(x, weights, projections.clone(), activation)? {
         return Ok(outputs);
     }
-    projections.map(|projection| reference(x, weights, projection)).collect()
+    let output = |projection| activate(&reference(x, weights, projection)?, activation);
+    projections.map(output).collect()
 }
 
 /// The definition, in differentiable operations.

@@ -18,9 +18,7 @@ pub struct Sequence {
 /// Sequences of different lengths, one after the other: each sequence's queries begin where those of
 /// the sequence before it end.
 #[derive(Clone, Debug)]
-pub struct Sequences {
-    each: Vec<Sequence>,
-}
+pub struct Sequences(Vec<Sequence>);
 
 impl Sequences {
     /// # Errors
@@ -33,12 +31,12 @@ impl Sequences {
             }
             row = queries.end;
         }
-        Ok(Self { each })
+        Ok(Self(each))
     }
 
     /// The number of rows of all queries.
     pub fn rows(&self) -> usize {
-        self.each.last().map_or(0, |last| last.queries.end)
+        self.last().map_or(0, |last| last.queries.end)
     }
 
     /// The first row of each sequence, `[1, B]`.
@@ -46,8 +44,8 @@ impl Sequences {
     /// # Errors
     /// When a sequence has no queries.
     pub fn first_rows(&self) -> Result<Ids> {
-        let rows = self.each.iter().map(|it| it.queries.start as u32).collect();
-        Ids::new(rows, (1, self.each.len()), self.rows())
+        let rows = self.iter().map(|it| it.queries.start as u32).collect();
+        Ids::new(rows, (1, self.len()), self.rows())
     }
 }
 
@@ -55,6 +53,6 @@ impl Deref for Sequences {
     type Target = [Sequence];
 
     fn deref(&self) -> &[Sequence] {
-        &self.each
+        &self.0
     }
 }

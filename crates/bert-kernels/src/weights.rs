@@ -80,7 +80,7 @@ impl LinearWeights {
     pub fn projections(&self) -> usize {
         match &self.stored {
             Stored::Unpacked(all) => all.len(),
-            Stored::Packed(matrix) => matrix.count(),
+            Stored::Packed(matrix) => matrix.parts.len(),
         }
     }
 
@@ -94,7 +94,7 @@ impl LinearWeights {
                 let dims = all[projection][0].dims();
                 [dims[0], dims[dims.len() - 1]]
             }
-            Stored::Packed(matrix) => [matrix.n(projection), matrix.k()],
+            Stored::Packed(matrix) => [matrix.parts[projection].n, matrix.k],
         }
     }
 
@@ -125,8 +125,8 @@ impl LinearWeights {
         match &self.stored {
             Stored::Unpacked(all) => Ok(all[projection][0].clone()),
             Stored::Packed(matrix) => {
-                let dims = (matrix.n(projection), matrix.k());
-                Tensor::from_vec(matrix.unpack_weight(projection), dims, &Device::Cpu)
+                let weight = matrix.unpack_weight(projection);
+                Tensor::from_vec(weight, &self.dims(projection), &Device::Cpu)
             }
         }
     }
@@ -159,9 +159,8 @@ impl LinearWeights {
     /// When they cannot be unpacked.
     pub fn unpack_mut(&mut self) -> Result<&mut [[Tensor; 2]]> {
         if let Stored::Packed(_) = self.stored {
-            let all = (0..self.projections())
-                .map(|i| Ok([self.weight(i)?, self.bias(i)?]))
-                .collect::<Result<_>>()?;
+            let unpacked = |i| Ok([self.weight(i)?, self.bias(i)?]);
+            let all = (0..self.projections()).map(unpacked).collect::<Result<_>>()?;
             self.stored = Stored::Unpacked(all);
         }
         match &mut self.stored {
@@ -175,17 +174,12 @@ impl LinearWeights {
     /// # Errors
     /// When `W` and `b` of the projections do not fit each other.
     pub fn convert(&mut self, form: WeightForm) -> Result<()> {
-        match (&self.stored, form) {
-            (Stored::Unpacked(_), WeightForm::Unpacked)
-            | (Stored::Packed(_), WeightForm::Packed) => {}
-            (Stored::Packed(_), WeightForm::Unpacked) => {
-                self.unpack_mut()?;
-            }
-            (Stored::Unpacked(all), WeightForm::Packed) => {
-                if let Some(matrix) = PackedMatrix::pack(all)? {
-                    self.stored = Stored::Packed(Arc::new(matrix));
-                }
-            }
+        if form == WeightForm::Unpacked {
+            self.unpack_mut()?;
+        } else if let Stored::Unpacked(all) = &self.stored
+            && let Some(matrix) = PackedMatrix::pack(all)?
+        {
+            self.stored = Stored::Packed(Arc::new(matrix));
         }
         Ok(())
     }
@@ -197,12 +191,9 @@ impl LinearWeights {
         x: &'a Tensor,
         projection: usize,
     ) -> Result<(&'a [usize], usize)> {
-        let [o, i] = self.dims(projection);
-        let Some((_, leading)) = x.dims().split_last().filter(|(last, _)| **last == i) else {
-            candle_core::bail!(
-                "linear: x has shape {:?}, expected {i} in the last dimension",
-                x.dims()
-            );
+        let ([o, i], dims) = (self.dims(projection), x.dims());
+        let Some((_, leading)) = dims.split_last().filter(|(last, _)| **last == i) else {
+            candle_core::bail!("linear: x has shape {dims:?}, expected {i} in the last dimension");
         };
         let rows = leading.iter().try_fold(1usize, |rows, size| rows.checked_mul(*size));
         let most = isize::MAX as usize / size_of::<f64>() / o.max(1);

@@ -37,35 +37,23 @@ pub(crate) fn attention(
         return Ok(None);
     }
     let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
-    let (Some(q), Some(k), Some(v)) = (try_cpu_slice(&q), try_cpu_slice(&k), try_cpu_slice(&v))
-    else {
-        return Ok(None);
-    };
+    let [Some(q), Some(k), Some(v)] = [&q, &k, &v].map(try_cpu_slice) else { return Ok(None) };
     let mask = mask.map(Tensor::contiguous).transpose()?;
-    let mask = match &mask {
-        Some(mask) => match (mask_strides(mask, [b, heads, queries, keys]), try_cpu_slice(mask)) {
-            (Some(strides), Some(slice)) => Some((strides, slice)),
-            // The definition returns the error.
-            _ => return Ok(None),
-        },
+    let scores = [b, heads, queries, keys];
+    let mask = mask.as_ref().map(|mask| try_cpu_slice(mask).zip(mask_strides(mask, scores)));
+    let bias = match &mask {
+        Some(Some((data, strides))) => Some(Bias { data, strides: *strides }),
+        // The definition returns the error.
+        Some(None) => return Ok(None),
         None => None,
     };
-    let bias =
-        mask.as_ref().map(|(strides, slice)| Bias { data: slice.floats(), strides: *strides });
     let part = |i: usize, rows: usize| i * rows..(i + 1) * rows;
     let each: Vec<Sequence> =
         (0..b).map(|i| Sequence { queries: part(i, queries), keys: part(i, keys) }).collect();
+    let sequences = sequences.map_or(&*each, |sequences| sequences);
+    let (head_size, scale) = (h / heads, scale as f32);
     let mut output = UninitMatrix::new(b * queries, h)?;
-    let attention = Attention {
-        q: q.floats(),
-        k: k.floats(),
-        v: v.floats(),
-        sequences: sequences.map_or(&*each, |sequences| sequences),
-        heads,
-        head_size: h / heads,
-        scale: scale as f32,
-        bias,
-    };
+    let attention = Attention { q: &q, k: &k, v: &v, sequences, heads, head_size, scale, bias };
     attention.run(arch(), output.rows());
     // SAFETY: the sequences' queries are all rows, and `run` writes every element of theirs.
     let output = unsafe { output.assume_init() };
@@ -126,11 +114,19 @@ impl Attention<'_> {
         let (_, width) = tile_size(arch);
         team::for_each(tasks.len(), |index| {
             let task = &tasks[index];
+            let (d, count) = (self.head_size, task.keys.len());
+            let [wide, padded] = [d, count].map(|columns| columns.next_multiple_of(width));
+            let sizes = [padded * d, count * wide, MAX_MR * padded, MAX_MR * wide];
             // Outside of `dispatch`: closures would not be compiled for the instruction set.
-            with_scratch(Scratch::len(task, width), |buffer| {
+            with_scratch(sizes, |[keys, values, scores, sums]| {
                 arch.dispatch(InTiles(TiledTask {
-                    scratch: Scratch::new(buffer, task, width),
                     task,
+                    keys,
+                    values,
+                    scores,
+                    sums,
+                    padded,
+                    width,
                 }));
             });
         });
@@ -147,8 +143,10 @@ struct Task<'a> {
     out: &'a SharedRows<'a>,
 }
 
-/// Keys and values of a head in panels, and the scores of a few queries.
-struct Scratch<'a> {
+/// A task with its scratch memory: keys and values of the head in panels, and the scores of a few
+/// queries.
+struct TiledTask<'a> {
+    task: &'a Task<'a>,
     /// `[D, width]` for each panel of keys, multiplied by the scale.
     keys: &'a mut [f32],
     /// `[K, width]` for each panel of a head's columns.
@@ -162,68 +160,39 @@ struct Scratch<'a> {
     width: usize,
 }
 
-impl<'a> Scratch<'a> {
-    fn sizes(task: &Task, width: usize) -> [usize; 4] {
-        let (d, count) = (task.attention.head_size, task.keys.len());
-        let [wide, padded] = [d, count].map(|columns| columns.next_multiple_of(width));
-        [padded * d, count * wide, MAX_MR * padded, MAX_MR * wide]
-    }
-
-    fn len(task: &Task, width: usize) -> usize {
-        Self::sizes(task, width).iter().sum()
-    }
-
-    fn new(buffer: &'a mut [f32], task: &Task, width: usize) -> Self {
-        let sizes = Self::sizes(task, width);
-        let (keys, rest) = buffer.split_at_mut(sizes[0]);
-        let (values, rest) = rest.split_at_mut(sizes[1]);
-        let (scores, sums) = rest.split_at_mut(sizes[2]);
-        Self { keys, values, scores, sums, padded: task.keys.len().next_multiple_of(width), width }
-    }
-}
-
-/// A task with its scratch memory.
-struct TiledTask<'a, 'b> {
-    task: &'b Task<'a>,
-    scratch: Scratch<'b>,
-}
-
-impl Tiled for TiledTask<'_, '_> {
+impl Tiled for TiledTask<'_> {
     type Output = ();
 
     #[inline(always)]
     fn compute<S: Simd, const MR: usize, const NV: usize>(mut self, simd: S) {
-        let Self { task, scratch } = &mut self;
-        task.pack::<S, NV>(simd, scratch);
-        for (rows, height) in tile_groups(task.queries.clone(), MR) {
+        self.pack::<S, NV>(simd);
+        for (rows, height) in tile_groups(self.task.queries.clone(), MR) {
             for query in rows.step_by(height) {
-                for_height!(height, MR, task.attend::<S, _, NV>(simd, query, scratch));
+                for_height!(height, MR, self.attend::<S, _, NV>(simd, query));
             }
         }
     }
 }
 
-impl Task<'_> {
+impl TiledTask<'_> {
     #[inline(always)]
-    fn pack<S: Simd, const NV: usize>(&self, simd: S, scratch: &mut Scratch) {
-        let Attention { k, v, heads, head_size: d, scale, .. } = self.attention;
-        let (h, width) = (heads * d, scratch.width);
-        let column = self.head * d;
-        scratch.keys.fill(0.);
-        for (j, row) in self.keys.clone().enumerate() {
+    fn pack<S: Simd, const NV: usize>(&mut self, simd: S) {
+        let Self { task, width, .. } = *self;
+        let Attention { k, v, heads, head_size: d, scale, .. } = task.attention;
+        let (h, column) = (heads * d, task.head * d);
+        self.keys.fill(0.);
+        for (j, row) in task.keys.clone().enumerate() {
             let key = &k[row * h + column..][..d];
-            let panel = &mut scratch.keys[j / width * width * d + j % width..];
+            let panel = &mut self.keys[j / width * width * d + j % width..];
             for (slot, value) in panel.iter_mut().step_by(width).zip(key) {
                 *slot = value * scale;
             }
         }
-        let count = self.keys.len();
-        for (panel, from) in
-            scratch.values.chunks_exact_mut((count * width).max(1)).zip((0..d).step_by(width))
-        {
+        let panels = self.values.chunks_exact_mut((task.keys.len() * width).max(1));
+        for (panel, from) in panels.zip((0..d).step_by(width)) {
             let columns = from..(from + width).min(d);
             let slots = S::as_mut_simd_f32s(panel).0.as_chunks_mut::<NV>().0;
-            for (slot, row) in slots.iter_mut().zip(self.keys.clone()) {
+            for (slot, row) in slots.iter_mut().zip(task.keys.clone()) {
                 let value = &v[row * h + column..][columns.clone()];
                 match S::as_simd_f32s(value).0.as_chunks().0 {
                     // The size is a constant, so copying calls no function.
@@ -242,27 +211,21 @@ impl Task<'_> {
 
     /// `HEIGHT` queries from `query` on.
     #[inline(always)]
-    fn attend<S: Simd, const HEIGHT: usize, const NV: usize>(
-        &self,
-        simd: S,
-        query: usize,
-        scratch: &mut Scratch,
-    ) {
-        let Attention { q, sequences, heads, head_size: d, bias, .. } = self.attention;
-        let (h, column) = (heads * d, self.head * d);
-        let (count, padded, width) = (self.keys.len(), scratch.padded, scratch.width);
+    fn attend<S: Simd, const HEIGHT: usize, const NV: usize>(&mut self, simd: S, query: usize) {
+        let Self { task, padded, width, .. } = *self;
+        let Attention { q, sequences, heads, head_size: d, bias, .. } = task.attention;
+        let (h, column, count) = (heads * d, task.head * d, task.keys.len());
         let queries: [&[f32]; HEIGHT] =
             std::array::from_fn(|i| &q[(query + i) * h + column..][..d]);
-        let values = S::as_simd_f32s(scratch.keys).0.as_chunks::<NV>().0;
-        let out = &mut *scratch.scores;
+        let values = S::as_simd_f32s(self.keys).0.as_chunks::<NV>().0;
+        let out = &mut *self.scores;
         simd.vectorize(DotProducts { simd, x: queries, depth: d, values, out, stride: padded });
         let mut factors = [0f32; HEIGHT];
-        for (i, (scores, factor)) in
-            scratch.scores.chunks_exact_mut(padded.max(1)).zip(&mut factors).enumerate()
-        {
+        let rows = self.scores.chunks_exact_mut(padded.max(1));
+        for (i, (scores, factor)) in rows.zip(&mut factors).enumerate() {
             if let Some(Bias { data, strides }) = bias {
-                let index = query + i - sequences[self.index].queries.start;
-                let start = self.index * strides[0] + self.head * strides[1] + index * strides[2];
+                let index = query + i - sequences[task.index].queries.start;
+                let start = task.index * strides[0] + task.head * strides[1] + index * strides[2];
                 for (score, bias) in scores.iter_mut().zip(&data[start..][..count]) {
                     *score += bias;
                 }
@@ -271,14 +234,14 @@ impl Task<'_> {
             *factor = 1. / simd.vectorize(Exponentials { simd, scores });
         }
         let weights: [&[f32]; HEIGHT] =
-            std::array::from_fn(|i| &scratch.scores[i * padded..][..count]);
-        let values = S::as_simd_f32s(scratch.values).0.as_chunks::<NV>().0;
-        let (out, stride) = (&mut *scratch.sums, d.next_multiple_of(width));
+            std::array::from_fn(|i| &self.scores[i * padded..][..count]);
+        let values = S::as_simd_f32s(self.values).0.as_chunks::<NV>().0;
+        let (out, stride) = (&mut *self.sums, d.next_multiple_of(width));
         simd.vectorize(DotProducts { simd, x: weights, depth: count, values, out, stride });
-        for (i, (sums, factor)) in scratch.sums.chunks_exact(stride.max(1)).zip(factors).enumerate()
-        {
+        let rows = self.sums.chunks_exact(stride.max(1));
+        for (i, (sums, factor)) in rows.zip(factors).enumerate() {
             // SAFETY: each task has queries and columns of its own, because sequences do not overlap.
-            let out = unsafe { self.out.part(query + i, column..column + d) };
+            let out = unsafe { task.out.part(query + i, column..column + d) };
             for (out, sum) in out.iter_mut().zip(sums) {
                 out.write(sum * factor);
             }
@@ -333,7 +296,8 @@ impl<S: Simd, const HEIGHT: usize, const NV: usize> pulp::NullaryFnOnce
     }
 }
 
-/// The exponentials of scores. It is a function of its own for each instruction set.
+/// Replaces scores by the exponentials of their differences from the largest; returns the sum. It is a
+/// function of its own for each instruction set.
 struct Exponentials<'a, S: Simd> {
     simd: S,
     scores: &'a mut [f32],
@@ -344,26 +308,21 @@ impl<S: Simd> pulp::NullaryFnOnce for Exponentials<'_, S> {
 
     #[inline(always)]
     fn call(self) -> f32 {
-        exponentials(self.simd, self.scores)
+        let Self { simd, scores } = self;
+        let scores = S::as_mut_simd_f32s(scores).0;
+        // Loops: closures would not be compiled for the instruction set.
+        let mut largest = simd.splat_f32s(f32::NEG_INFINITY);
+        for score in scores.iter() {
+            largest = simd.max_f32s(largest, *score);
+        }
+        let largest = simd.splat_f32s(simd.reduce_max_f32s(largest));
+        let mut sum = simd.splat_f32s(0.);
+        for score in scores.iter_mut() {
+            *score = exp(simd, simd.sub_f32s(*score, largest));
+            sum = simd.add_f32s(sum, *score);
+        }
+        simd.reduce_sum_f32s(sum)
     }
-}
-
-/// Replaces scores by the exponentials of their differences from the largest; returns the sum.
-#[inline(always)]
-fn exponentials<S: Simd>(simd: S, scores: &mut [f32]) -> f32 {
-    let scores = S::as_mut_simd_f32s(scores).0;
-    // Loops: closures would not be compiled for the instruction set.
-    let mut largest = simd.splat_f32s(f32::NEG_INFINITY);
-    for score in scores.iter() {
-        largest = simd.max_f32s(largest, *score);
-    }
-    let largest = simd.splat_f32s(simd.reduce_max_f32s(largest));
-    let mut sum = simd.splat_f32s(0.);
-    for score in scores.iter_mut() {
-        *score = exp(simd, simd.sub_f32s(*score, largest));
-        sum = simd.add_f32s(sum, *score);
-    }
-    simd.reduce_sum_f32s(sum)
 }
 
 #[cfg(test)]

@@ -16,21 +16,16 @@ use crate::weights::LayerNormWeights;
 /// The number of elements that one thread works on at a time: fewer are not worth a second thread.
 const CHUNK: usize = 1 << 14;
 
-/// See [`layer_norm`](crate::layer_norm) and [`add_layer_norm`](crate::add_layer_norm).
-pub(crate) fn layer_norm(
-    x: &Tensor,
-    residual: Option<&Tensor>,
-    weights: &LayerNormWeights,
-) -> Result<Option<Tensor>> {
-    let h = weights.gamma.elem_count();
-    let fits = x.dims().last() == Some(&h);
-    if !fits || h == 0 || residual.is_some_and(|residual| residual.dims() != x.dims()) {
+/// See [`layer_norm`](crate::layer_norm) and [`add_layer_norm`](crate::add_layer_norm): one or two
+/// terms.
+pub(crate) fn layer_norm(terms: &[&Tensor], weights: &LayerNormWeights) -> Result<Option<Tensor>> {
+    let (dims, h) = (terms[0].dims(), weights.gamma.elem_count());
+    if h == 0 || dims.last() != Some(&h) || terms.iter().any(|term| term.dims() != dims) {
         return Ok(None);
     }
-    let (x, residual) = (x.contiguous()?, residual.map(Tensor::contiguous).transpose()?);
-    let terms = [Some(&x), residual.as_ref()];
-    let terms: Vec<_> = terms.into_iter().flatten().map(|term| (term, None)).collect();
-    normalized_sum(&terms, x.elem_count() / h, weights)?.map(|y| y.reshape(x.shape())).transpose()
+    let terms = terms.iter().map(|term| term.contiguous()).collect::<Result<Vec<_>>>()?;
+    let terms: Vec<_> = terms.iter().map(|term| (term, None)).collect();
+    normalized_sum(&terms, dims, weights)
 }
 
 /// See [`embeddings_layer_norm`](crate::embeddings_layer_norm): the tables and the ids of their rows.
@@ -53,17 +48,16 @@ pub(crate) fn embeddings_layer_norm(
         return Ok(None);
     }
     let x = x.map(Tensor::contiguous).transpose()?;
-    let terms: Vec<_> = (x.iter().map(|x| (x, None)))
-        .chain(lookups.iter().map(|(table, ids)| (*table, Some(ids.values()))))
-        .collect();
-    normalized_sum(&terms, b * s, weights)?.map(|y| y.reshape((b, s, h))).transpose()
+    let rows = lookups.iter().map(|(table, ids)| (*table, Some(ids.values())));
+    let terms: Vec<_> = x.iter().map(|x| (x, None)).chain(rows).collect();
+    normalized_sum(&terms, &[b, s, h], weights)
 }
 
-/// LayerNorm of the sum of some terms: `rows` rows of a tensor each, of which ids may choose. `None`
-/// unless all tensors are contiguous on the CPU in F32 and need no gradient.
+/// LayerNorm of the sum of some terms, `[…, H]`: rows of a tensor each, of which ids may choose.
+/// `None` unless all tensors are contiguous on the CPU in F32 and need no gradient.
 fn normalized_sum(
     terms: &[(&Tensor, Option<&[u32]>)],
-    rows: usize,
+    dims: &[usize],
     LayerNormWeights { gamma, beta, eps }: &LayerNormWeights,
 ) -> Result<Option<Tensor>> {
     let slices: Option<Vec<_>> = terms.iter().map(|(term, _)| try_cpu_slice(term)).collect();
@@ -72,15 +66,13 @@ fn normalized_sum(
     else {
         return Ok(None);
     };
-    let terms: Vec<Term> = (slices.iter().zip(terms))
-        .map(|(slice, (_, rows))| Term { data: slice.floats(), rows: *rows })
-        .collect();
-    let (gamma, beta, eps) = (gamma.floats(), beta.floats(), *eps as f32);
-    let mut output = UninitMatrix::new(rows, gamma.len())?;
-    LayerNorm { terms: &terms, gamma, beta, eps }.run(arch(), output.rows());
+    let terms = slices.iter().zip(terms);
+    let terms: Vec<_> = terms.map(|(data, (_, rows))| Term { data, rows: *rows }).collect();
+    let mut output = UninitMatrix::new(dims.iter().product::<usize>() / gamma.len(), gamma.len())?;
+    let norm = LayerNorm { terms: &terms, gamma: &gamma, beta: &beta, eps: *eps as f32 };
+    norm.run(arch(), output.rows());
     // SAFETY: `run` writes every row.
-    let output = unsafe { output.assume_init() };
-    Ok(Some(Tensor::from_vec(output, (rows, gamma.len()), &Device::Cpu)?))
+    Ok(Some(Tensor::from_vec(unsafe { output.assume_init() }, dims, &Device::Cpu)?))
 }
 
 /// `γ (x − mean) / √(variance + eps) + β` of each row, where `x` is a sum.
@@ -112,10 +104,11 @@ impl<'a> Term<'a> {
 impl LayerNorm<'_> {
     /// Writes every row of `out`.
     fn run(self, arch: Arch, out: SharedRows) {
-        assert_eq!(out.columns(), self.gamma.len());
-        let chunk = (CHUNK / out.columns().max(1)).max(1);
-        team::for_each(out.rows().div_ceil(chunk), |i| {
-            let rows = i * chunk..((i + 1) * chunk).min(out.rows());
+        let [count, h] = out.dims();
+        assert_eq!(h, self.gamma.len());
+        let chunk = (CHUNK / h.max(1)).max(1);
+        team::for_each(count.div_ceil(chunk), |i| {
+            let rows = i * chunk..((i + 1) * chunk).min(count);
             // SAFETY: the chunks do not overlap, and floats are written.
             let out = unsafe { out.rows_mut(rows.clone()) };
             arch.dispatch(Chunk { norm: self, rows, out });

@@ -28,12 +28,9 @@ impl<'a> SharedRows<'a> {
         Self { start: buffer.as_mut_ptr().cast(), rows, columns, buffer: PhantomData }
     }
 
-    pub(crate) fn rows(&self) -> usize {
-        self.rows
-    }
-
-    pub(crate) fn columns(&self) -> usize {
-        self.columns
+    /// The number of rows and of columns.
+    pub(crate) fn dims(&self) -> [usize; 2] {
+        [self.rows, self.columns]
     }
 
     /// The matrix of some of the rows.
@@ -90,18 +87,15 @@ impl UninitMatrix {
     /// When so many floats cannot be allocated.
     pub(crate) fn new(rows: usize, columns: usize) -> Result<Self> {
         let mut buffer = Vec::new();
-        let reserved = match rows.checked_mul(columns) {
-            Some(len) => buffer.try_reserve_exact(len).is_ok(),
-            None => false,
-        };
+        let len = rows.checked_mul(columns);
+        if len.is_none_or(|len| buffer.try_reserve_exact(len).is_err()) {
+            candle_core::bail!(
+                "a result of {rows} rows of {columns} floats does not fit into memory; pass fewer rows"
+            );
+        }
         #[cfg(test)]
         buffer.spare_capacity_mut().fill(MaybeUninit::new(f32::NAN)); // Tests see what is not written.
-        match reserved {
-            true => Ok(Self { buffer, rows, columns }),
-            false => candle_core::bail!(
-                "a result of {rows} rows of {columns} floats does not fit into memory; pass fewer rows"
-            ),
-        }
+        Ok(Self { buffer, rows, columns })
     }
 
     /// The rows for a kernel to write.

@@ -131,11 +131,9 @@ pub(crate) fn for_each(count: usize, work: impl Fn(usize) + Sync) {
         let work: *const (dyn Fn(usize) + Sync) = unsafe { std::mem::transmute(work) };
         let (next, done) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let job = Arc::new(Job { work, count, next, done, failed: AtomicBool::new(false) });
-        TEAM.with_borrow(|team| {
-            if let Some(team) = team {
-                team.publish(&job);
-            }
-        });
+        if let Some(team) = TEAM.with_borrow(Option::clone) {
+            team.publish(&job);
+        }
         job.help();
         wait_for(|| job.done.load(Ordering::Acquire) == count, None);
         if job.failed.load(Ordering::Relaxed) {

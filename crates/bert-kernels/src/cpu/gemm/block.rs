@@ -3,7 +3,6 @@
 use std::ops::Range;
 
 use super::packed::{PackedMatrix, Part};
-use super::schedule::slices;
 use crate::cpu::activation::VectorActivation;
 use crate::cpu::rows::SharedRows;
 
@@ -35,11 +34,4 @@ pub(super) struct Block<'a> {
     pub(super) matrix: &'a PackedMatrix,
     pub(super) outputs: &'a [Output<'a>],
     pub(super) activation: VectorActivation,
-}
-
-impl Block<'_> {
-    /// The slices of K.
-    pub(super) fn slices(&self) -> impl Iterator<Item = Range<usize>> + use<> {
-        slices(self.matrix.k())
-    }
 }

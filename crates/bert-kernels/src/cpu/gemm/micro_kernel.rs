@@ -5,6 +5,7 @@ use std::ops::Range;
 use pulp::Simd;
 
 use super::block::{Block, Output};
+use super::schedule::slices;
 use super::tile::{MAX_MR, Tiled, for_height, rank_1_update, tile_groups};
 use crate::cpu::activation::VectorActivation;
 use crate::cpu::rows::SharedRows;
@@ -24,7 +25,7 @@ impl Tiled for MultiplyBlock<'_, '_> {
     #[inline(always)]
     fn compute<S: Simd, const MR: usize, const NV: usize>(self, simd: S) {
         let Self { block, packed: mut left, panels } = self;
-        for slice in block.slices() {
+        for slice in slices(block.matrix.k) {
             let packed;
             (packed, left) = left.split_at(block.rows.len() * slice.len());
             for panel in panels.clone() {
@@ -65,7 +66,7 @@ impl PanelSlice<'_> {
         else {
             return;
         };
-        let nr = matrix.nr();
+        let nr = matrix.nr;
         let start = (panel - part.panels.start) * nr;
         let columns = start..(start + nr).min(part.n);
         // The first rows of a block prefetch the next panel.
@@ -76,7 +77,7 @@ impl PanelSlice<'_> {
             values: S::as_simd_f32s(values).0.as_chunks().0,
             bias: (slice.start == 0).then(|| S::as_simd_f32s(matrix.panel_bias(panel)).0),
             next: next.unwrap_or(&[]),
-            activation: match slice.end == matrix.k() {
+            activation: match slice.end == matrix.k {
                 true => block.activation,
                 false => VectorActivation::Linear,
             },
@@ -97,7 +98,7 @@ impl PanelSlice<'_> {
         kernel: MicroKernel<S, HEIGHT, NV>,
         columns: Range<usize>,
     ) {
-        let (nr, depth) = (self.block.matrix.nr(), self.slice.len());
+        let (nr, depth) = (self.block.matrix.nr, self.slice.len());
         let mut buffer = [0f32; 32 * MAX_MR];
         let buffer = &mut buffer[..HEIGHT * nr];
         for (tile, row) in kernel.rows.clone().step_by(HEIGHT).enumerate() {

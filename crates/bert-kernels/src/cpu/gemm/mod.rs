@@ -61,27 +61,28 @@ pub(crate) fn multiply(
     activation: VectorActivation,
     outputs: &mut [SharedRows],
 ) {
-    let k = matrix.k();
-    let parts = &matrix.parts()[parts];
+    let k = matrix.k;
+    let parts = &matrix.parts[parts];
     assert_eq!(x.data.len(), x.count * k, "x has M · K elements");
     assert_eq!(parts.len(), outputs.len(), "one output for each matrix");
     let outputs: Vec<Output> =
         parts.iter().zip(&*outputs).map(|(part, rows)| Output { part, rows }).collect();
     for Output { part, rows } in &outputs {
         // A matrix without columns has no elements to write, whatever its rows.
-        let fits = rows.columns() == part.n && (rows.rows() == x.count || part.n == 0);
+        let [row_count, columns] = rows.dims();
+        let fits = columns == part.n && (row_count == x.count || columns == 0);
         assert!(fits, "an output is [M, N]");
     }
     let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return };
     let panels = first.panels.start..last.panels.end;
     for rows in runs(x.count, k) {
-        let blocks = row_blocks(rows, matrix.mr());
+        let blocks = row_blocks(rows, matrix.mr);
         let block = |i: usize| {
             let rows: Range<usize> = blocks[i].clone();
             let packed = (rows.start - blocks[0].start) * k..(rows.end - blocks[0].start) * k;
             (Block { x, rows, matrix, outputs: &outputs, activation }, packed)
         };
-        with_scratch(blocks.iter().map(Range::len).sum::<usize>() * k, |scratch| {
+        with_scratch([blocks.iter().map(Range::len).sum::<usize>() * k], |[scratch]| {
             let packed_x = SharedRows::new(scratch, 1);
             team::for_each(blocks.len(), |i| {
                 let (block, range) = block(i);
@@ -90,7 +91,7 @@ pub(crate) fn multiply(
                 arch.dispatch(InTiles(PackRows { block, packed }));
             });
             let packed_x = &*scratch;
-            let schedule = Schedule::new(panels.clone(), matrix.nr() * k, blocks.len());
+            let schedule = Schedule::new(panels.clone(), matrix.nr * k, blocks.len());
             team::for_each(schedule.chunks() * blocks.len(), |i| {
                 // All blocks of rows use a chunk of panels before the next chunk is read.
                 let panels = schedule.chunk(i / blocks.len());

@@ -6,6 +6,7 @@ use std::ops::Range;
 use pulp::Simd;
 
 use super::block::Block;
+use super::schedule::slices;
 use super::tile::{Tiled, for_height, tile_groups};
 
 /// Packs a block's rows, slice by slice of K: micro-panels `[slice, height]`, one for
@@ -22,7 +23,7 @@ impl Tiled for PackRows<'_, '_> {
     #[inline(always)]
     fn compute<S: Simd, const MR: usize, const NV: usize>(self, _: S) {
         let Self { block, mut packed } = self;
-        for slice in block.slices() {
+        for slice in slices(block.matrix.k) {
             for (rows, height) in tile_groups(block.rows.clone(), MR) {
                 let here;
                 (here, packed) = packed.split_at_mut(rows.len() * slice.len());

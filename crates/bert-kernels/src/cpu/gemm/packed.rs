@@ -13,12 +13,12 @@ use crate::cpu::team;
 
 /// Several matrices `[K, N]` side by side, each with a bias for its columns.
 pub(crate) struct PackedMatrix {
-    k: usize,
+    pub(crate) k: usize,
     /// Rows of a tile.
-    mr: usize,
+    pub(super) mr: usize,
     /// Columns of a tile, and of a micro-panel.
-    nr: usize,
-    parts: Vec<Part>,
+    pub(super) nr: usize,
+    pub(crate) parts: Vec<Part>,
     /// Micro-panels, one after the other: `[K, NR]` each, with zeros beyond a matrix's last column.
     panels: AlignedFloats,
     /// `[NR]` for each panel.
@@ -26,9 +26,9 @@ pub(crate) struct PackedMatrix {
 }
 
 /// One of the matrices.
-pub(super) struct Part {
+pub(crate) struct Part {
     pub(super) panels: Range<usize>,
-    pub(super) n: usize,
+    pub(crate) n: usize,
 }
 
 impl PackedMatrix {
@@ -40,51 +40,42 @@ impl PackedMatrix {
             return Ok(None);
         }
         let i = projections[0][0].dims().last().copied().unwrap_or(0);
-        let contiguous = projections
-            .iter()
-            .map(|[weight, bias]| {
-                if weight.dims() != [bias.elem_count(), i] {
-                    candle_core::bail!(
-                        "linear: W has shape {:?} and b {:?}, expected [O, {i}] and [O]",
-                        weight.dims(),
-                        bias.dims()
-                    );
-                }
-                Ok((weight.contiguous()?, bias.contiguous()?))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let slices: Option<Vec<_>> = contiguous
-            .iter()
-            .map(|(weight, bias)| Some((try_cpu_slice(weight)?, try_cpu_slice(bias)?)))
-            .collect();
+        for [weight, bias] in projections {
+            let (w, b) = (weight.dims(), bias.dims());
+            if w != [bias.elem_count(), i] {
+                candle_core::bail!(
+                    "linear: W has shape {w:?} and b {b:?}, expected [O, {i}] and [O]"
+                );
+            }
+        }
+        let tensors = projections.as_flattened().iter().map(Tensor::contiguous);
+        let tensors = tensors.collect::<Result<Vec<_>>>()?;
+        let slices: Option<Vec<_>> = tensors.iter().map(try_cpu_slice).collect();
         Ok(slices.map(|slices| {
-            let floats: Vec<_> =
-                slices.iter().map(|(weight, bias)| (weight.floats(), bias.floats())).collect();
-            Self::new(arch(), i, &floats)
+            let pairs = slices.as_chunks().0.iter();
+            let weights: Vec<_> = pairs.map(|[weight, bias]| (&**weight, &**bias)).collect();
+            Self::new(arch(), i, &weights)
         }))
     }
 
     /// Packs the transposes of `weights`, `[N, K]` each, with their biases, `[N]` each.
     pub(crate) fn new(arch: Arch, k: usize, weights: &[(&[f32], &[f32])]) -> Self {
         let (mr, nr) = tile_size(arch);
-        let mut parts = Vec::new();
-        let mut count = 0;
+        let (mut parts, mut biases) = (Vec::new(), Vec::new());
         for (weight, bias) in weights {
             assert_eq!(weight.len(), bias.len() * k, "a weight has N · K elements");
-            let panels = count..count + bias.len().div_ceil(nr);
-            count = panels.end;
-            parts.push(Part { panels, n: bias.len() });
+            let first = biases.len() / nr;
+            biases.extend_from_slice(bias);
+            biases.resize(biases.len().next_multiple_of(nr), 0.);
+            parts.push(Part { panels: first..biases.len() / nr, n: bias.len() });
         }
-        let panels = AlignedFloats::zeros(count * nr * k);
-        let mut packed = Self { k, mr, nr, parts, panels, bias: vec![0.; count * nr] };
-        let panels = SharedRows::new(packed.panels.floats_mut(), nr * k);
-        for (part, (weight, bias)) in packed.parts.iter().zip(weights) {
-            let start = part.panels.start * nr;
-            packed.bias[start..start + part.n].copy_from_slice(bias);
+        let mut panels = AlignedFloats::zeros(biases.len() * k);
+        let rows = SharedRows::new(panels.floats_mut(), nr * k);
+        for (part, (weight, _)) in parts.iter().zip(weights) {
             let count = if k > 0 { part.panels.len() } else { 0 };
             team::for_each(count, |i| {
                 // SAFETY: each index is another panel, and floats are written.
-                let panel = unsafe { panels.part(part.panels.start + i, 0..nr * k) };
+                let panel = unsafe { rows.part(part.panels.start + i, 0..nr * k) };
                 let columns = i * nr..((i + 1) * nr).min(part.n);
                 for (j, column) in columns.enumerate() {
                     let values = &weight[column * k..][..k];
@@ -94,23 +85,8 @@ impl PackedMatrix {
                 }
             });
         }
-        packed.panels.use_huge_pages();
-        packed
-    }
-
-    /// `K`.
-    pub(crate) fn k(&self) -> usize {
-        self.k
-    }
-
-    /// `N` of a matrix.
-    pub(crate) fn n(&self, part: usize) -> usize {
-        self.parts[part].n
-    }
-
-    /// How many matrices there are.
-    pub(crate) fn count(&self) -> usize {
-        self.parts.len()
+        panels.use_huge_pages();
+        Self { k, mr, nr, parts, panels, bias: biases }
     }
 
     /// The bias of a matrix: `[N]`.
@@ -129,18 +105,6 @@ impl PackedMatrix {
             weight.extend(panel[column % nr..].iter().step_by(nr));
         }
         weight
-    }
-
-    pub(super) fn mr(&self) -> usize {
-        self.mr
-    }
-
-    pub(super) fn nr(&self) -> usize {
-        self.nr
-    }
-
-    pub(super) fn parts(&self) -> &[Part] {
-        &self.parts
     }
 
     /// The biases of a panel's columns: `[NR]`.

@@ -51,10 +51,9 @@ impl Tiled for TileSize {
 /// rows, which would take as long as three or four.
 #[inline(always)]
 pub(crate) fn tile_groups(
-    rows: Range<usize>,
+    mut rows: Range<usize>,
     mr: usize,
 ) -> impl Iterator<Item = (Range<usize>, usize)> {
-    let mut rows = rows;
     std::iter::from_fn(move || {
         let left = rows.len();
         let height = match left {
