@@ -59,8 +59,10 @@ pub fn embeddings_layer_norm(
     lookups: &[Lookup],
     norm: &LayerNormWeights,
 ) -> Result<Tensor> {
-    let tables: Vec<_> = lookups.iter().map(|it| (&it.table.weight, it.ids)).collect();
-    if let Some(y) = cpu::layer_norm::embeddings_layer_norm(x, &tables, norm)? {
+    x.map(Tensor::dims3).transpose()?;
+    let tables = lookups.iter().map(|it| (&it.table.weight, Some(it.ids)));
+    let terms: Vec<_> = x.map(|x| (x, None)).into_iter().chain(tables).collect();
+    if let Some(y) = cpu::layer_norm::sum_layer_norm(&terms, norm)? {
         return Ok(y);
     }
     let rows = lookups.iter().map(|it| embedding(it.table, it.ids));

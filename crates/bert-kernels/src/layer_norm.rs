@@ -14,7 +14,8 @@ use crate::weights::LayerNormWeights;
 /// # Errors
 /// When `H` is not the size of γ and β, or dtypes or devices differ.
 pub fn layer_norm(x: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
-    cpu::layer_norm::layer_norm(&[x], weights)?.map_or_else(|| reference(x, weights), Ok)
+    let y = cpu::layer_norm::sum_layer_norm(&[(x, None)], weights)?;
+    y.map_or_else(|| reference(x, weights), Ok)
 }
 
 /// The definition, in differentiable operations.
@@ -37,7 +38,7 @@ fn reference(x: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
 /// # Errors
 /// As [`layer_norm`], and when the two shapes differ.
 pub fn add_layer_norm(x: &Tensor, residual: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
-    let y = cpu::layer_norm::layer_norm(&[x, residual], weights)?;
+    let y = cpu::layer_norm::sum_layer_norm(&[(x, None), (residual, None)], weights)?;
     y.map_or_else(|| reference(&x.add(residual)?, weights), Ok)
 }
 

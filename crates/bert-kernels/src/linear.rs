@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use crate::activation::{Activation, activate};
 use crate::cpu;
 use crate::precision::matmul;
-use crate::weights::LinearWeights;
+use crate::weights::{LinearWeights, rows_of};
 
 /// `x Wᵀ + b` over the last dimension.
 ///
@@ -72,7 +72,7 @@ fn project(
 fn reference(x: &Tensor, weights: &LinearWeights, projection: usize) -> Result<Tensor> {
     let (weight, bias) = (weights.weight(projection)?, weights.bias(projection)?);
     let (o, i) = weight.dims2()?;
-    let (leading, rows) = weights.rows_of(x, projection)?;
+    let (leading, rows) = rows_of(x, [o, i])?;
     let y = matmul(&x.reshape((rows, i))?, &weight.t()?)?;
     y.broadcast_add(&bias)?.reshape([leading, &[o]].concat())
 }

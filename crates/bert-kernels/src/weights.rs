@@ -100,10 +100,7 @@ impl LinearWeights {
 
     /// The dtype of the parameters.
     pub fn dtype(&self) -> DType {
-        match &self.stored {
-            Stored::Unpacked(all) => all[0][0].dtype(),
-            Stored::Packed(_) => DType::F32,
-        }
+        self.tensors(0).map_or(DType::F32, |[weight, _]| weight.dtype())
     }
 
     /// The form in which the weights are stored now.
@@ -184,33 +181,29 @@ impl LinearWeights {
         Ok(())
     }
 
-    /// All dimensions of `x`, `[…, I]`, except the last, and their product M. Refuses another `I` and a
-    /// result `[M, O]` that cannot exist in memory.
-    pub(crate) fn rows_of<'a>(
-        &self,
-        x: &'a Tensor,
-        projection: usize,
-    ) -> Result<(&'a [usize], usize)> {
-        let ([o, i], dims) = (self.dims(projection), x.dims());
-        let Some((_, leading)) = dims.split_last().filter(|(last, _)| **last == i) else {
-            candle_core::bail!("linear: x has shape {dims:?}, expected {i} in the last dimension");
-        };
-        let rows = leading.iter().try_fold(1usize, |rows, size| rows.checked_mul(*size));
-        let most = isize::MAX as usize / size_of::<f64>() / o.max(1);
-        match rows.filter(|rows| *rows <= most) {
-            Some(rows) => Ok((leading, rows)),
-            None => candle_core::bail!(
-                "linear: {leading:?} rows of {o} results do not fit into memory; pass fewer rows"
-            ),
-        }
-    }
-
     /// The packed matrix, if `x` can be multiplied by it.
     pub(crate) fn packed_for(&self, x: &Tensor) -> Option<&PackedMatrix> {
         match &self.stored {
             Stored::Packed(matrix) if x.dtype() == DType::F32 && !x.track_op() => Some(matrix),
             _ => None,
         }
+    }
+}
+
+/// All dimensions of `x`, `[…, I]`, except the last, and their product M. Refuses another `I` and a
+/// result `[M, O]` that cannot exist in memory.
+pub(crate) fn rows_of(x: &Tensor, [o, i]: [usize; 2]) -> Result<(&[usize], usize)> {
+    let dims = x.dims();
+    let Some((_, leading)) = dims.split_last().filter(|(last, _)| **last == i) else {
+        candle_core::bail!("linear: x has shape {dims:?}, expected {i} in the last dimension");
+    };
+    let rows = leading.iter().try_fold(1usize, |rows, size| rows.checked_mul(*size));
+    let most = isize::MAX as usize / size_of::<f64>() / o.max(1);
+    match rows.filter(|rows| *rows <= most) {
+        Some(rows) => Ok((leading, rows)),
+        None => candle_core::bail!(
+            "linear: {leading:?} rows of {o} results do not fit into memory; pass fewer rows"
+        ),
     }
 }
 

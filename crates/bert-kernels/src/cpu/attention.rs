@@ -54,7 +54,7 @@ pub(crate) fn attention(
     let (head_size, scale) = (h / heads, scale as f32);
     let mut output = UninitMatrix::new(b * queries, h)?;
     let attention = Attention { q: &q, k: &k, v: &v, sequences, heads, head_size, scale, bias };
-    attention.run(arch(), output.rows());
+    attention.run(arch(), output.rows(0..b * queries));
     // SAFETY: the sequences' queries are all rows, and `run` writes every element of theirs.
     let output = unsafe { output.assume_init() };
     Ok(Some(Tensor::from_vec(output, (b, queries, h), &Device::Cpu)?))
@@ -119,15 +119,8 @@ impl Attention<'_> {
             let sizes = [padded * d, count * wide, MAX_MR * padded, MAX_MR * wide];
             // Outside of `dispatch`: closures would not be compiled for the instruction set.
             with_scratch(sizes, |[keys, values, scores, sums]| {
-                arch.dispatch(InTiles(TiledTask {
-                    task,
-                    keys,
-                    values,
-                    scores,
-                    sums,
-                    padded,
-                    width,
-                }));
+                let tiled = TiledTask { task, keys, values, scores, sums, padded, width };
+                arch.dispatch(InTiles(tiled));
             });
         });
     }

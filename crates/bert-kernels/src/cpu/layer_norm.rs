@@ -1,6 +1,5 @@
 //! LayerNorm of sums of rows, without storing the sums.
 
-use std::mem::MaybeUninit;
 use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
@@ -16,61 +15,51 @@ use crate::weights::LayerNormWeights;
 /// The number of elements that one thread works on at a time: fewer are not worth a second thread.
 const CHUNK: usize = 1 << 14;
 
-/// See [`layer_norm`](crate::layer_norm) and [`add_layer_norm`](crate::add_layer_norm): one or two
-/// terms.
-pub(crate) fn layer_norm(terms: &[&Tensor], weights: &LayerNormWeights) -> Result<Option<Tensor>> {
-    let (dims, h) = (terms[0].dims(), weights.gamma.elem_count());
-    if h == 0 || dims.last() != Some(&h) || terms.iter().any(|term| term.dims() != dims) {
-        return Ok(None);
-    }
-    let terms = terms.iter().map(|term| term.contiguous()).collect::<Result<Vec<_>>>()?;
-    let terms: Vec<_> = terms.iter().map(|term| (term, None)).collect();
-    normalized_sum(&terms, dims, weights)
-}
-
-/// See [`embeddings_layer_norm`](crate::embeddings_layer_norm): the tables and the ids of their rows.
-pub(crate) fn embeddings_layer_norm(
-    x: Option<&Tensor>,
-    lookups: &[(&Tensor, &Ids)],
-    weights: &LayerNormWeights,
-) -> Result<Option<Tensor>> {
-    let h = weights.gamma.elem_count();
-    let (b, s) = match (x, lookups) {
-        (Some(x), _) => (x.dims3()?.0, x.dims3()?.1),
-        (None, [(_, ids), ..]) => ids.dims(),
-        (None, []) => return Ok(None),
-    };
-    let fits = |(table, ids): &(&Tensor, &Ids)| {
-        let table_fits = matches!(*table.dims(), [v, width] if v >= ids.bound() && width == h);
-        table_fits && !ids.has_absent() && (ids.dims() == (b, s) || ids.dims() == (1, s))
-    };
-    if !lookups.iter().all(fits) || x.is_some_and(|x| x.dims() != [b, s, h]) || b * s * h == 0 {
-        return Ok(None);
-    }
-    let x = x.map(Tensor::contiguous).transpose()?;
-    let rows = lookups.iter().map(|(table, ids)| (*table, Some(ids.values())));
-    let terms: Vec<_> = x.iter().map(|x| (x, None)).chain(rows).collect();
-    normalized_sum(&terms, &[b, s, h], weights)
-}
-
-/// LayerNorm of the sum of some terms, `[…, H]`: rows of a tensor each, of which ids may choose.
-/// `None` unless all tensors are contiguous on the CPU in F32 and need no gradient.
-fn normalized_sum(
-    terms: &[(&Tensor, Option<&[u32]>)],
-    dims: &[usize],
+/// LayerNorm of the sum of some terms: tensors `[…, H]`, and tables `[V, H]` with the ids of their rows.
+/// See [`layer_norm`](crate::layer_norm), [`add_layer_norm`](crate::add_layer_norm) and
+/// [`embeddings_layer_norm`](crate::embeddings_layer_norm).
+///
+/// `None` unless the sizes fit and all tensors are on the CPU in F32 and need no gradient.
+pub(crate) fn sum_layer_norm(
+    terms: &[(&Tensor, Option<&Ids>)],
     LayerNormWeights { gamma, beta, eps }: &LayerNormWeights,
 ) -> Result<Option<Tensor>> {
-    let slices: Option<Vec<_>> = terms.iter().map(|(term, _)| try_cpu_slice(term)).collect();
-    let (Some(slices), Some(gamma), Some(beta), true) =
-        (slices, try_cpu_slice(gamma), try_cpu_slice(beta), beta.dims() == gamma.dims())
+    let h = gamma.elem_count();
+    let dims = match terms {
+        [(x, None), ..] => x.dims().to_vec(),
+        [(_, Some(ids)), ..] => vec![ids.dims().0, ids.dims().1, h],
+        [] => return Ok(None),
+    };
+    let fits = |(term, ids): &(&Tensor, Option<&Ids>)| match (ids, &dims[..]) {
+        (None, _) => term.dims() == dims,
+        (Some(ids), &[b, s, _]) if b * s > 0 => {
+            let table_fits = matches!(*term.dims(), [v, width] if v >= ids.bound() && width == h);
+            table_fits && !ids.has_absent() && (ids.dims() == (b, s) || ids.dims() == (1, s))
+        }
+        _ => false,
+    };
+    let weights_fit = h > 0 && dims.last() == Some(&h) && beta.dims() == gamma.dims();
+    if !weights_fit || !terms.iter().all(fits) {
+        return Ok(None);
+    }
+    // A table is not worth a copy.
+    let contiguous = |(term, ids): &(&Tensor, Option<&Ids>)| match ids {
+        Some(_) => Ok((*term).clone()),
+        None => term.contiguous(),
+    };
+    let tensors = terms.iter().map(contiguous).collect::<Result<Vec<_>>>()?;
+    let slices: Option<Vec<_>> = tensors.iter().map(try_cpu_slice).collect();
+    let (Some(slices), [Some(gamma), Some(beta)]) = (slices, [gamma, beta].map(try_cpu_slice))
     else {
         return Ok(None);
     };
     let terms = slices.iter().zip(terms);
-    let terms: Vec<_> = terms.map(|(data, (_, rows))| Term { data, rows: *rows }).collect();
-    let mut output = UninitMatrix::new(dims.iter().product::<usize>() / gamma.len(), gamma.len())?;
+    let terms: Vec<_> =
+        terms.map(|(data, (_, ids))| Term { data, rows: ids.map(Ids::values) }).collect();
+    let rows = dims.iter().product::<usize>() / h;
+    let mut output = UninitMatrix::new(rows, h)?;
     let norm = LayerNorm { terms: &terms, gamma: &gamma, beta: &beta, eps: *eps as f32 };
-    norm.run(arch(), output.rows());
+    norm.run(arch(), output.rows(0..rows));
     // SAFETY: `run` writes every row.
     Ok(Some(Tensor::from_vec(unsafe { output.assume_init() }, dims, &Device::Cpu)?))
 }
@@ -86,7 +75,6 @@ struct LayerNorm<'a> {
 }
 
 /// Rows of `H` floats.
-#[derive(Clone, Copy)]
 struct Term<'a> {
     data: &'a [f32],
     /// Row indices, repeated cyclically; `None` means rows in order.
@@ -109,17 +97,16 @@ impl LayerNorm<'_> {
         let chunk = (CHUNK / h.max(1)).max(1);
         team::for_each(count.div_ceil(chunk), |i| {
             let rows = i * chunk..((i + 1) * chunk).min(count);
-            // SAFETY: the chunks do not overlap, and floats are written.
-            let out = unsafe { out.rows_mut(rows.clone()) };
-            arch.dispatch(Chunk { norm: self, rows, out });
+            arch.dispatch(Chunk { norm: self, rows, out: &out });
         });
     }
 }
 
+/// Rows that one thread normalizes. No other chunk has them.
 struct Chunk<'a> {
     norm: LayerNorm<'a>,
     rows: Range<usize>,
-    out: &'a mut [MaybeUninit<f32>],
+    out: &'a SharedRows<'a>,
 }
 
 impl WithSimd for Chunk<'_> {
@@ -128,10 +115,11 @@ impl WithSimd for Chunk<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { norm, rows, out } = self;
-        let h = norm.gamma.len().max(1);
+        let h = norm.gamma.len();
         let (first, others) = (&norm.terms[0], &norm.terms[1..]);
-        for (row, out) in rows.zip(out.chunks_exact_mut(h)) {
-            let out = out.write_copy_of_slice(first.row(row, h));
+        for row in rows {
+            // SAFETY: no other chunk has the row, and floats are written.
+            let out = unsafe { out.part(row, 0..h) }.write_copy_of_slice(first.row(row, h));
             for term in others {
                 add(simd, term.row(row, h), out);
             }

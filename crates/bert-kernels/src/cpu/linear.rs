@@ -11,7 +11,7 @@ use super::scratch::with_scratch;
 use super::simd::arch;
 use super::slices::cpu_slice;
 use crate::activation::{Activation, activate};
-use crate::weights::LinearWeights;
+use crate::weights::{LinearWeights, rows_of};
 
 /// `activation(x Wᵀ + b)` for each of the projections. See [`linear_joined`](crate::linear_joined) and
 /// [`linear_activation`](crate::linear_activation).
@@ -22,12 +22,12 @@ pub(crate) fn project(
     activation: Activation,
 ) -> Result<Option<Vec<Tensor>>> {
     let Some(matrix) = weights.packed_for(x) else { return Ok(None) };
-    let (leading, count) = weights.rows_of(x, projections.start)?;
+    let (leading, count) = rows_of(x, weights.dims(projections.start))?;
     let x = x.contiguous()?;
     let parts = &matrix.parts[projections.clone()];
     let outputs = parts.iter().map(|part| UninitMatrix::new(count, part.n));
     let mut outputs = outputs.collect::<Result<Vec<_>>>()?;
-    let mut rows: Vec<_> = outputs.iter_mut().map(UninitMatrix::rows).collect();
+    let mut rows: Vec<_> = outputs.iter_mut().map(|output| output.rows(0..count)).collect();
     let x = Rows { data: &cpu_slice(&x)?, count };
     let fused = VectorActivation::of(activation);
     let applied = fused.unwrap_or(VectorActivation::Linear);
@@ -55,17 +55,17 @@ pub(crate) fn feed_forward(
     let (Some((first, second)), Some(fused), true) = (packed, fused, f == contract_f) else {
         return Ok(None);
     };
-    let (leading, count) = expand.rows_of(x, 0)?;
+    let (leading, count) = rows_of(x, [f, h])?;
     let x = x.contiguous()?;
     let mut output = UninitMatrix::new(count, o)?;
-    let (x, mut out) = (cpu_slice(&x)?, output.rows());
+    let x = cpu_slice(&x)?;
     for Range { start, end } in runs(count, f.max(h)) {
         let count = end - start;
         with_scratch([count * f], |[expanded]| {
             let x = Rows { data: &x[start * h..end * h], count };
             multiply(arch(), x, first, 0..1, fused, &mut [SharedRows::new(expanded, f)]);
             let x = Rows { data: expanded, count };
-            let out = out.narrow(start..end);
+            let out = output.rows(start..end);
             multiply(arch(), x, second, 0..1, VectorActivation::Linear, &mut [out]);
         });
     }

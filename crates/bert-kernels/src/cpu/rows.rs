@@ -16,7 +16,7 @@ pub(crate) struct SharedRows<'a> {
 }
 
 // SAFETY: the pointer points into a buffer that is mutably borrowed for `'a`. Elements are reached
-// through `part` and `rows_mut` only, whose callers promise not to overlap.
+// through `part` only, whose callers promise not to overlap.
 unsafe impl Send for SharedRows<'_> {}
 // SAFETY: as for `Send`.
 unsafe impl Sync for SharedRows<'_> {}
@@ -31,30 +31,6 @@ impl<'a> SharedRows<'a> {
     /// The number of rows and of columns.
     pub(crate) fn dims(&self) -> [usize; 2] {
         [self.rows, self.columns]
-    }
-
-    /// The matrix of some of the rows.
-    pub(crate) fn narrow(&mut self, rows: Range<usize>) -> SharedRows<'_> {
-        assert!(rows.start <= rows.end && rows.end <= self.rows);
-        // SAFETY: `rows.start` is at most the number of rows, so this stays within the buffer or at
-        // its end; a buffer has at most `isize::MAX` bytes.
-        let start = unsafe { self.start.add(rows.start * self.columns) };
-        SharedRows { start, rows: rows.len(), columns: self.columns, buffer: PhantomData }
-    }
-
-    /// Some whole rows.
-    ///
-    /// # Safety
-    /// As [`SharedRows::part`].
-    #[allow(clippy::mut_from_ref)]
-    pub(crate) unsafe fn rows_mut(&self, rows: Range<usize>) -> &mut [MaybeUninit<f32>] {
-        assert!(rows.start <= rows.end && rows.end <= self.rows);
-        // SAFETY: the assertion keeps the rows within a buffer that is borrowed for `'a`; the caller
-        // promises that no other reference overlaps.
-        unsafe {
-            let start = self.start.add(rows.start * self.columns);
-            std::slice::from_raw_parts_mut(start, rows.len() * self.columns)
-        }
     }
 
     /// Some columns of a row.
@@ -98,11 +74,12 @@ impl UninitMatrix {
         Ok(Self { buffer, rows, columns })
     }
 
-    /// The rows for a kernel to write.
-    pub(crate) fn rows(&mut self) -> SharedRows<'_> {
-        let (rows, columns) = (self.rows, self.columns);
-        let start = self.buffer.spare_capacity_mut().as_mut_ptr();
-        SharedRows { start, rows, columns, buffer: PhantomData }
+    /// Some of the rows for a kernel to write.
+    pub(crate) fn rows(&mut self, rows: Range<usize>) -> SharedRows<'_> {
+        let columns = self.columns;
+        let elements = rows.start * columns..rows.end * columns;
+        let start = self.buffer.spare_capacity_mut()[elements].as_mut_ptr();
+        SharedRows { start, rows: rows.len(), columns, buffer: PhantomData }
     }
 
     /// The elements.

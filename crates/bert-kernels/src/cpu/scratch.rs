@@ -14,10 +14,6 @@ pub(crate) fn with_scratch<const N: usize>(lens: [usize; N], work: impl FnOnce([
         buffer.resize(len, f32::NAN);
     }
     let mut rest = &mut buffer[..];
-    work(lens.map(|len| {
-        let part;
-        (part, rest) = std::mem::take(&mut rest).split_at_mut(len);
-        part
-    }));
+    work(lens.map(|len| rest.split_off_mut(..len).unwrap_or_default()));
     FREE.with_borrow_mut(|free| free.push(buffer));
 }

@@ -71,20 +71,12 @@ pub fn with_thread_team<R>(work: impl FnOnce() -> R) -> R {
     if TEAM.with_borrow(Option::is_some) {
         return work();
     }
-    TEAM.set(Some(Arc::new(Team::default())));
-    // Dropped even if `work` panics.
-    let _over = Over;
-    work()
-}
-
-struct Over;
-
-impl Drop for Over {
-    fn drop(&mut self) {
-        if let Some(team) = TEAM.take() {
-            team.over.store(true, Ordering::Release);
-        }
-    }
+    let team = Arc::new(Team::default());
+    TEAM.set(Some(team.clone()));
+    let result = catch_unwind(AssertUnwindSafe(work));
+    TEAM.set(None);
+    team.over.store(true, Ordering::Release);
+    result.unwrap_or_else(|panic| resume_unwind(panic))
 }
 
 impl Team {

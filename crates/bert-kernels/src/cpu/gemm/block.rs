@@ -20,18 +20,12 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// One of the matrices that are packed side by side, and its output.
-pub(super) struct Output<'a> {
-    pub(super) part: &'a Part,
-    pub(super) rows: &'a SharedRows<'a>,
-}
-
 /// A block of rows, which one thread multiplies.
-#[derive(Clone)]
 pub(super) struct Block<'a> {
     pub(super) x: Rows<'a>,
     pub(super) rows: Range<usize>,
     pub(super) matrix: &'a PackedMatrix,
-    pub(super) outputs: &'a [Output<'a>],
+    /// Some of the matrices that are packed side by side, and their outputs.
+    pub(super) outputs: &'a [(&'a Part, &'a SharedRows<'a>)],
     pub(super) activation: VectorActivation,
 }

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use pulp::Simd;
 
-use super::block::{Block, Output};
+use super::block::Block;
 use super::schedule::slices;
 use super::tile::{MAX_MR, Tiled, for_height, rank_1_update, tile_groups};
 use crate::cpu::activation::VectorActivation;
@@ -29,48 +29,43 @@ impl Tiled for MultiplyBlock<'_, '_> {
             let packed;
             (packed, left) = left.split_at(block.rows.len() * slice.len());
             for panel in panels.clone() {
-                let panel = PanelSlice { block: &block, panel, slice: &slice };
                 let mut packed = packed;
                 for (rows, height) in tile_groups(block.rows.clone(), MR) {
                     let x;
                     (x, packed) = packed.split_at(rows.len() * slice.len());
-                    for_height!(height, MR, panel.multiply::<S, _, NV>(simd, rows, x));
+                    for_height!(
+                        height,
+                        MR,
+                        block.multiply::<S, _, NV>(simd, panel, &slice, rows, x)
+                    );
                 }
             }
         }
     }
 }
 
-/// A slice of a panel, for a block's rows.
-struct PanelSlice<'a> {
-    block: &'a Block<'a>,
-    panel: usize,
-    slice: &'a Range<usize>,
-}
-
-impl PanelSlice<'_> {
-    /// Adds to the sums of some rows. They begin with the bias; after the last slice of K the
+impl Block<'_> {
+    /// Adds the product with a slice of a panel to the sums of some rows. They begin with the bias; after the last slice of K the
     /// activation is applied. `x`: `[slice, HEIGHT]` for each tile.
     #[inline(always)]
     fn multiply<S: Simd, const HEIGHT: usize, const NV: usize>(
         &self,
         simd: S,
+        panel: usize,
+        slice: &Range<usize>,
         rows: Range<usize>,
         x: &[f32],
     ) {
-        let Self { block, panel, slice } = *self;
-        let matrix = block.matrix;
-        let of_panel = |output: &&Output| output.part.panels.contains(&panel);
-        let (Some(Output { part, rows: out }), Some(values)) =
-            (block.outputs.iter().find(of_panel), matrix.panel(panel, slice))
-        else {
+        let matrix = self.matrix;
+        let output = self.outputs.iter().find(|(part, _)| part.panels.contains(&panel));
+        let (Some((part, out)), Some(values)) = (output, matrix.panel(panel, slice)) else {
             return;
         };
         let nr = matrix.nr;
         let start = (panel - part.panels.start) * nr;
         let columns = start..(start + nr).min(part.n);
         // The first rows of a block prefetch the next panel.
-        let next = matrix.panel(panel + 1, slice).filter(|_| rows.start == block.rows.start);
+        let next = matrix.panel(panel + 1, slice).filter(|_| rows.start == self.rows.start);
         let kernel = MicroKernel::<S, HEIGHT, NV> {
             simd,
             x: x.as_chunks().0,
@@ -78,51 +73,16 @@ impl PanelSlice<'_> {
             bias: (slice.start == 0).then(|| S::as_simd_f32s(matrix.panel_bias(panel)).0),
             next: next.unwrap_or(&[]),
             activation: match slice.end == matrix.k {
-                true => block.activation,
+                true => self.activation,
                 false => VectorActivation::Linear,
             },
             out,
-            rows: rows.clone(),
+            rows,
             column: start,
         };
         match columns.len() == nr {
             true => simd.vectorize(kernel),
-            false => self.multiply_narrow(kernel, columns),
-        }
-    }
-
-    /// The last panel of a matrix is wider than the output: its tiles are computed in a buffer.
-    #[inline(always)]
-    fn multiply_narrow<S: Simd, const HEIGHT: usize, const NV: usize>(
-        &self,
-        kernel: MicroKernel<S, HEIGHT, NV>,
-        columns: Range<usize>,
-    ) {
-        let (nr, depth) = (self.block.matrix.nr, self.slice.len());
-        let mut buffer = [0f32; 32 * MAX_MR];
-        let buffer = &mut buffer[..HEIGHT * nr];
-        for (tile, row) in kernel.rows.clone().step_by(HEIGHT).enumerate() {
-            let rows = || {
-                // SAFETY: each block has its own rows, each chunk its own columns, and this thread
-                // uses one part at a time.
-                (row..row + HEIGHT).map(|row| unsafe { kernel.out.part(row, columns.clone()) })
-            };
-            if kernel.bias.is_none() {
-                for (sums, row) in buffer.chunks_exact_mut(nr).zip(rows()) {
-                    // SAFETY: the slice of K before this one wrote the row.
-                    sums[..row.len()].copy_from_slice(unsafe { row.assume_init_ref() });
-                }
-            }
-            {
-                let out = &SharedRows::new(buffer, nr);
-                let x = &kernel.x[tile * depth..][..depth];
-                let next = if tile == 0 { kernel.next } else { &[] };
-                let simd = kernel.simd;
-                simd.vectorize(MicroKernel { x, next, out, rows: 0..HEIGHT, column: 0, ..kernel });
-            }
-            for (sums, row) in buffer.chunks_exact(nr).zip(rows()) {
-                row.write_copy_of_slice(&sums[..row.len()]);
-            }
+            false => kernel.multiply_narrow(columns),
         }
     }
 }
@@ -144,6 +104,37 @@ struct MicroKernel<'a, S: Simd, const HEIGHT: usize, const NV: usize> {
     out: &'a SharedRows<'a>,
     rows: Range<usize>,
     column: usize,
+}
+
+impl<S: Simd, const HEIGHT: usize, const NV: usize> MicroKernel<'_, S, HEIGHT, NV> {
+    /// The last panel of a matrix is wider than the output: its tiles are computed in a buffer.
+    #[inline(always)]
+    fn multiply_narrow(self, columns: Range<usize>) {
+        let (nr, depth) = (S::F32_LANES * NV, self.values.len());
+        let mut buffer = [0f32; 32 * MAX_MR];
+        let buffer = &mut buffer[..HEIGHT * nr];
+        for (tile, row) in self.rows.clone().step_by(HEIGHT).enumerate() {
+            let rows = || {
+                // SAFETY: each block has its own rows, each chunk its own columns, and this thread
+                // uses one part at a time.
+                (row..row + HEIGHT).map(|row| unsafe { self.out.part(row, columns.clone()) })
+            };
+            if self.bias.is_none() {
+                for (sums, row) in buffer.chunks_exact_mut(nr).zip(rows()) {
+                    // SAFETY: the slice of K before this one wrote the row.
+                    sums[..row.len()].copy_from_slice(unsafe { row.assume_init_ref() });
+                }
+            }
+            let out = &SharedRows::new(buffer, nr);
+            let x = &self.x[tile * depth..][..depth];
+            let next = if tile == 0 { self.next } else { &[] };
+            let kernel = MicroKernel { x, next, out, rows: 0..HEIGHT, column: 0, ..self };
+            self.simd.vectorize(kernel);
+            for (sums, row) in buffer.chunks_exact(nr).zip(rows()) {
+                row.write_copy_of_slice(&sums[..row.len()]);
+            }
+        }
+    }
 }
 
 impl<S: Simd, const HEIGHT: usize, const NV: usize> pulp::NullaryFnOnce

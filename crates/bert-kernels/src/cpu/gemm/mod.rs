@@ -32,8 +32,8 @@ use std::ops::Range;
 
 use pulp::Arch;
 
+use self::block::Block;
 pub(crate) use self::block::Rows;
-use self::block::{Block, Output};
 use self::micro_kernel::MultiplyBlock;
 use self::pack::PackRows;
 pub(crate) use self::packed::PackedMatrix;
@@ -65,9 +65,8 @@ pub(crate) fn multiply(
     let parts = &matrix.parts[parts];
     assert_eq!(x.data.len(), x.count * k, "x has M · K elements");
     assert_eq!(parts.len(), outputs.len(), "one output for each matrix");
-    let outputs: Vec<Output> =
-        parts.iter().zip(&*outputs).map(|(part, rows)| Output { part, rows }).collect();
-    for Output { part, rows } in &outputs {
+    let outputs: Vec<_> = parts.iter().zip(&*outputs).collect();
+    for (part, rows) in &outputs {
         // A matrix without columns has no elements to write, whatever its rows.
         let [row_count, columns] = rows.dims();
         let fits = columns == part.n && (row_count == x.count || columns == 0);
@@ -83,11 +82,13 @@ pub(crate) fn multiply(
             (Block { x, rows, matrix, outputs: &outputs, activation }, packed)
         };
         with_scratch([blocks.iter().map(Range::len).sum::<usize>() * k], |[scratch]| {
-            let packed_x = SharedRows::new(scratch, 1);
-            team::for_each(blocks.len(), |i| {
+            let len = scratch.len();
+            let packed_x = SharedRows::new(scratch, len);
+            // For K = 0 there is nothing to pack.
+            team::for_each(if k > 0 { blocks.len() } else { 0 }, |i| {
                 let (block, range) = block(i);
                 // SAFETY: the ranges of different blocks do not overlap, and `PackRows` writes floats.
-                let packed = unsafe { packed_x.rows_mut(range) };
+                let packed = unsafe { packed_x.part(0, range) };
                 arch.dispatch(InTiles(PackRows { block, packed }));
             });
             let packed_x = &*scratch;
