@@ -30,13 +30,9 @@ pub fn gather_rows(x: &Tensor, rows: &Ids) -> Result<Tensor> {
 /// As [`gather_rows`].
 pub fn embedding(weights: &EmbeddingWeights, ids: &Ids) -> Result<Tensor> {
     let rows = gather_rows(&weights.weight, ids)?;
-    match weights.padding {
-        Some(id) if rows.track_op() => {
-            let is_padding = ids.tensor(rows.device())?.eq(id)?.unsqueeze(2)?;
-            is_padding.broadcast_as(rows.shape())?.where_cond(&rows.detach(), &rows)
-        }
-        _ => Ok(rows),
-    }
+    let Some(id) = weights.padding.filter(|_| rows.track_op()) else { return Ok(rows) };
+    let is_padding = ids.tensor(rows.device())?.eq(id)?.unsqueeze(2)?;
+    is_padding.broadcast_as(rows.shape())?.where_cond(&rows.detach(), &rows)
 }
 
 /// Ids and the table that they belong to.

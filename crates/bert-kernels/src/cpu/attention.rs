@@ -9,7 +9,9 @@ use std::ops::Range;
 use candle_core::{Device, Result, Tensor};
 use pulp::{Arch, Simd};
 
-use super::gemm::{InTiles, MAX_MR, Tiled, for_height, rank_1_update, tile_groups, tile_size};
+use super::gemm::tile::{
+    InTiles, MAX_MR, Tiled, for_height, rank_1_update, tile_groups, tile_size,
+};
 use super::math::exp;
 use super::rows::{SharedRows, UninitMatrix};
 use super::scratch::with_scratch;
@@ -56,8 +58,7 @@ pub(crate) fn attention(
     let attention = Attention { q: &q, k: &k, v: &v, sequences, heads, head_size, scale, bias };
     attention.run(arch(), output.rows(0..b * queries));
     // SAFETY: the sequences' queries are all rows, and `run` writes every element of theirs.
-    let output = unsafe { output.assume_init() };
-    Ok(Some(Tensor::from_vec(output, (b, queries, h), &Device::Cpu)?))
+    Ok(Some(Tensor::from_vec(unsafe { output.assume_init() }, (b, queries, h), &Device::Cpu)?))
 }
 
 /// The distances in floats between sequences, heads and queries of a contiguous mask; 0 where all share
@@ -106,15 +107,14 @@ impl Attention<'_> {
             for head in 0..self.heads {
                 for first in sequence.queries.clone().step_by(size) {
                     let queries = first..first.saturating_add(size).min(sequence.queries.end);
-                    let keys = sequence.keys.clone();
-                    tasks.push(Task { attention: self, index, head, queries, keys, out: &out });
+                    tasks.push(Task { attention: self, sequence, index, head, queries, out: &out });
                 }
             }
         }
         let (_, width) = tile_size(arch);
         team::for_each(tasks.len(), |index| {
             let task = &tasks[index];
-            let (d, count) = (self.head_size, task.keys.len());
+            let (d, count) = (self.head_size, task.sequence.keys.len());
             let [wide, padded] = [d, count].map(|columns| columns.next_multiple_of(width));
             let sizes = [padded * d, count * wide, MAX_MR * padded, MAX_MR * wide];
             // Outside of `dispatch`: closures would not be compiled for the instruction set.
@@ -129,10 +129,10 @@ impl Attention<'_> {
 /// Some queries of one sequence in one head.
 struct Task<'a> {
     attention: Attention<'a>,
+    sequence: &'a Sequence,
     index: usize,
     head: usize,
     queries: Range<usize>,
-    keys: Range<usize>,
     out: &'a SharedRows<'a>,
 }
 
@@ -174,18 +174,18 @@ impl TiledTask<'_> {
         let Attention { k, v, heads, head_size: d, scale, .. } = task.attention;
         let (h, column) = (heads * d, task.head * d);
         self.keys.fill(0.);
-        for (j, row) in task.keys.clone().enumerate() {
+        for (j, row) in task.sequence.keys.clone().enumerate() {
             let key = &k[row * h + column..][..d];
             let panel = &mut self.keys[j / width * width * d + j % width..];
             for (slot, value) in panel.iter_mut().step_by(width).zip(key) {
                 *slot = value * scale;
             }
         }
-        let panels = self.values.chunks_exact_mut((task.keys.len() * width).max(1));
+        let panels = self.values.chunks_exact_mut((task.sequence.keys.len() * width).max(1));
         for (panel, from) in panels.zip((0..d).step_by(width)) {
             let columns = from..(from + width).min(d);
             let slots = S::as_mut_simd_f32s(panel).0.as_chunks_mut::<NV>().0;
-            for (slot, row) in slots.iter_mut().zip(task.keys.clone()) {
+            for (slot, row) in slots.iter_mut().zip(task.sequence.keys.clone()) {
                 let value = &v[row * h + column..][columns.clone()];
                 match S::as_simd_f32s(value).0.as_chunks().0 {
                     // The size is a constant, so copying calls no function.
@@ -206,8 +206,8 @@ impl TiledTask<'_> {
     #[inline(always)]
     fn attend<S: Simd, const HEIGHT: usize, const NV: usize>(&mut self, simd: S, query: usize) {
         let Self { task, padded, width, .. } = *self;
-        let Attention { q, sequences, heads, head_size: d, bias, .. } = task.attention;
-        let (h, column, count) = (heads * d, task.head * d, task.keys.len());
+        let Attention { q, heads, head_size: d, bias, .. } = task.attention;
+        let (h, column, count) = (heads * d, task.head * d, task.sequence.keys.len());
         let queries: [&[f32]; HEIGHT] =
             std::array::from_fn(|i| &q[(query + i) * h + column..][..d]);
         let values = S::as_simd_f32s(self.keys).0.as_chunks::<NV>().0;
@@ -217,7 +217,7 @@ impl TiledTask<'_> {
         let rows = self.scores.chunks_exact_mut(padded.max(1));
         for (i, (scores, factor)) in rows.zip(&mut factors).enumerate() {
             if let Some(Bias { data, strides }) = bias {
-                let index = query + i - sequences[task.index].queries.start;
+                let index = query + i - task.sequence.queries.start;
                 let start = task.index * strides[0] + task.head * strides[1] + index * strides[2];
                 for (score, bias) in scores.iter_mut().zip(&data[start..][..count]) {
                     *score += bias;

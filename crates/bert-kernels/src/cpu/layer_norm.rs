@@ -43,19 +43,16 @@ pub(crate) fn sum_layer_norm(
         return Ok(None);
     }
     // A table is not worth a copy.
-    let contiguous = |(term, ids): &(&Tensor, Option<&Ids>)| match ids {
+    let tensors = terms.iter().map(|(term, ids)| match ids {
         Some(_) => Ok((*term).clone()),
         None => term.contiguous(),
-    };
-    let tensors = terms.iter().map(contiguous).collect::<Result<Vec<_>>>()?;
+    });
+    let tensors = tensors.collect::<Result<Vec<_>>>()?;
     let slices: Option<Vec<_>> = tensors.iter().map(try_cpu_slice).collect();
-    let (Some(slices), [Some(gamma), Some(beta)]) = (slices, [gamma, beta].map(try_cpu_slice))
-    else {
-        return Ok(None);
-    };
-    let terms = slices.iter().zip(terms);
-    let terms: Vec<_> =
-        terms.map(|(data, (_, ids))| Term { data, rows: ids.map(Ids::values) }).collect();
+    let affine = [gamma, beta].map(try_cpu_slice);
+    let (Some(slices), [Some(gamma), Some(beta)]) = (slices, affine) else { return Ok(None) };
+    let rows = terms.iter().map(|(_, ids)| ids.map(Ids::values));
+    let terms: Vec<_> = slices.iter().zip(rows).map(|(data, rows)| Term { data, rows }).collect();
     let rows = dims.iter().product::<usize>() / h;
     let mut output = UninitMatrix::new(rows, h)?;
     let norm = LayerNorm { terms: &terms, gamma: &gamma, beta: &beta, eps: *eps as f32 };

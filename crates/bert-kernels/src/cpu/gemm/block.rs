@@ -13,13 +13,6 @@ pub(crate) struct Rows<'a> {
     pub(crate) count: usize,
 }
 
-impl<'a> Rows<'a> {
-    pub(super) fn part(&self, row: usize, columns: &Range<usize>) -> &'a [f32] {
-        let stride = self.data.len() / self.count;
-        &self.data[row * stride + columns.start..row * stride + columns.end]
-    }
-}
-
 /// A block of rows, which one thread multiplies.
 pub(super) struct Block<'a> {
     pub(super) x: Rows<'a>,

@@ -45,8 +45,8 @@ impl Tiled for MultiplyBlock<'_, '_> {
 }
 
 impl Block<'_> {
-    /// Adds the product with a slice of a panel to the sums of some rows. They begin with the bias; after the last slice of K the
-    /// activation is applied. `x`: `[slice, HEIGHT]` for each tile.
+    /// Adds the products with a slice of a panel to the sums of some rows. They begin with the bias;
+    /// after the last slice of K the activation is applied. `x`: `[slice, HEIGHT]` for each tile.
     #[inline(always)]
     fn multiply<S: Simd, const HEIGHT: usize, const NV: usize>(
         &self,
@@ -58,24 +58,21 @@ impl Block<'_> {
     ) {
         let matrix = self.matrix;
         let output = self.outputs.iter().find(|(part, _)| part.panels.contains(&panel));
-        let (Some((part, out)), Some(values)) = (output, matrix.panel(panel, slice)) else {
-            return;
-        };
+        let Some((part, out)) = output else { return };
+        let Some(values) = matrix.panel(panel, slice) else { return };
         let nr = matrix.nr;
         let start = (panel - part.panels.start) * nr;
         let columns = start..(start + nr).min(part.n);
         // The first rows of a block prefetch the next panel.
         let next = matrix.panel(panel + 1, slice).filter(|_| rows.start == self.rows.start);
+        let is_last = slice.end == matrix.k;
         let kernel = MicroKernel::<S, HEIGHT, NV> {
             simd,
             x: x.as_chunks().0,
             values: S::as_simd_f32s(values).0.as_chunks().0,
-            bias: (slice.start == 0).then(|| S::as_simd_f32s(matrix.panel_bias(panel)).0),
+            bias: (slice.start == 0).then(|| S::as_simd_f32s(&matrix.bias[panel * nr..][..nr]).0),
             next: next.unwrap_or(&[]),
-            activation: match slice.end == matrix.k {
-                true => self.activation,
-                false => VectorActivation::Linear,
-            },
+            activation: if is_last { self.activation } else { VectorActivation::Linear },
             out,
             rows,
             column: start,

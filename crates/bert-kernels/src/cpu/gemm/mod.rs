@@ -26,7 +26,7 @@ mod micro_kernel;
 mod pack;
 mod packed;
 mod schedule;
-mod tile;
+pub(crate) mod tile;
 
 use std::ops::Range;
 
@@ -39,9 +39,7 @@ use self::pack::PackRows;
 pub(crate) use self::packed::PackedMatrix;
 pub(crate) use self::schedule::runs;
 use self::schedule::{Schedule, row_blocks};
-pub(crate) use self::tile::{
-    InTiles, MAX_MR, Tiled, for_height, rank_1_update, tile_groups, tile_size,
-};
+use self::tile::InTiles;
 use super::activation::VectorActivation;
 use super::rows::SharedRows;
 use super::scratch::with_scratch;
@@ -75,14 +73,14 @@ pub(crate) fn multiply(
     let (Some(first), Some(last)) = (parts.first(), parts.last()) else { return };
     let panels = first.panels.start..last.panels.end;
     for rows in runs(x.count, k) {
+        let len = rows.len() * k;
         let blocks = row_blocks(rows, matrix.mr);
         let block = |i: usize| {
             let rows: Range<usize> = blocks[i].clone();
             let packed = (rows.start - blocks[0].start) * k..(rows.end - blocks[0].start) * k;
             (Block { x, rows, matrix, outputs: &outputs, activation }, packed)
         };
-        with_scratch([blocks.iter().map(Range::len).sum::<usize>() * k], |[scratch]| {
-            let len = scratch.len();
+        with_scratch([len], |[scratch]| {
             let packed_x = SharedRows::new(scratch, len);
             // For K = 0 there is nothing to pack.
             team::for_each(if k > 0 { blocks.len() } else { 0 }, |i| {

@@ -41,10 +41,11 @@ impl Block<'_> {
         slice: &Range<usize>,
         packed: &mut [MaybeUninit<f32>],
     ) {
+        let k = self.matrix.k;
         let tiles = packed.as_chunks_mut::<HEIGHT>().0.chunks_exact_mut(slice.len().max(1));
         for (row, tile) in rows.step_by(HEIGHT).zip(tiles) {
             let x: [&[f32]; HEIGHT] =
-                std::array::from_fn(|i| &self.x.part(row + i, slice)[..tile.len()]);
+                std::array::from_fn(|i| &self.x.data[(row + i) * k..][slice.clone()][..tile.len()]);
             for (j, column) in tile.iter_mut().enumerate() {
                 for i in 0..HEIGHT {
                     // SAFETY: each row was cut to the length of the tile, and `j` is below it.

@@ -22,7 +22,7 @@ pub(crate) struct PackedMatrix {
     /// Micro-panels, one after the other: `[K, NR]` each, with zeros beyond a matrix's last column.
     panels: AlignedFloats,
     /// `[NR]` for each panel.
-    bias: Vec<f32>,
+    pub(super) bias: Vec<f32>,
 }
 
 /// One of the matrices.
@@ -51,11 +51,10 @@ impl PackedMatrix {
         let tensors = projections.as_flattened().iter().map(Tensor::contiguous);
         let tensors = tensors.collect::<Result<Vec<_>>>()?;
         let slices: Option<Vec<_>> = tensors.iter().map(try_cpu_slice).collect();
-        Ok(slices.map(|slices| {
-            let pairs = slices.as_chunks().0.iter();
-            let weights: Vec<_> = pairs.map(|[weight, bias]| (&**weight, &**bias)).collect();
-            Self::new(arch(), i, &weights)
-        }))
+        let Some(slices) = slices else { return Ok(None) };
+        let pairs = slices.as_chunks().0.iter();
+        let weights: Vec<_> = pairs.map(|[weight, bias]| (&**weight, &**bias)).collect();
+        Ok(Some(Self::new(arch(), i, &weights)))
     }
 
     /// Packs the transposes of `weights`, `[N, K]` each, with their biases, `[N]` each.
@@ -70,7 +69,7 @@ impl PackedMatrix {
             parts.push(Part { panels: first..biases.len() / nr, n: bias.len() });
         }
         let mut panels = AlignedFloats::zeros(biases.len() * k);
-        let rows = SharedRows::new(panels.floats_mut(), nr * k);
+        let rows = SharedRows::new(&mut panels.buffer[panels.range.clone()], nr * k);
         for (part, (weight, _)) in parts.iter().zip(weights) {
             let count = if k > 0 { part.panels.len() } else { 0 };
             team::for_each(count, |i| {
@@ -105,12 +104,6 @@ impl PackedMatrix {
             weight.extend(panel[column % nr..].iter().step_by(nr));
         }
         weight
-    }
-
-    /// The biases of a panel's columns: `[NR]`.
-    #[inline(always)]
-    pub(super) fn panel_bias(&self, panel: usize) -> &[f32] {
-        &self.bias[panel * self.nr..][..self.nr]
     }
 
     /// A slice of a panel's rows, `[slice, NR]`; `None` beyond the last panel.
@@ -157,9 +150,5 @@ impl AlignedFloats {
 
     fn floats(&self) -> &[f32] {
         &self.buffer[self.range.clone()]
-    }
-
-    fn floats_mut(&mut self) -> &mut [f32] {
-        &mut self.buffer[self.range.clone()]
     }
 }
