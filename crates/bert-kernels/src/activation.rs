@@ -91,8 +91,7 @@ pub fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     if activation == Activation::Linear {
         return Ok(x.clone());
     }
-    let dtype = x.dtype();
-    let x = widen(x)?;
+    let (dtype, x) = (x.dtype(), widen(x)?);
     let y = match activation {
         Activation::Gelu => x.gelu_erf(),
         Activation::Gelu10 => x.gelu_erf()?.clamp(-10., 10.),

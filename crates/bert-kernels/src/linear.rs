@@ -61,11 +61,9 @@ fn project(
     projections: Range<usize>,
     activation: Activation,
 ) -> Result<Vec<Tensor>> {
-    if let Some(outputs) = cpu::linear::project(x, weights, projections.clone(), activation)? {
-        return Ok(outputs);
-    }
+    let outputs = cpu::linear::project(x, weights, projections.clone(), activation)?;
     let output = |projection| activate(&reference(x, weights, projection)?, activation);
-    projections.map(output).collect()
+    outputs.map_or_else(|| projections.map(output).collect(), Ok)
 }
 
 /// The definition, in differentiable operations.

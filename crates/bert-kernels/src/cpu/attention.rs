@@ -4,6 +4,7 @@
 //! weights and used there: `[B, N, Q, K]` is never stored, and the softmax sees all scores of a query
 //! at once.
 
+use std::array;
 use std::ops::Range;
 
 use candle_core::{Device, Result, Tensor};
@@ -208,8 +209,7 @@ impl TiledTask<'_> {
         let Self { task, padded, width, .. } = *self;
         let Attention { q, heads, head_size: d, bias, .. } = task.attention;
         let (h, column, count) = (heads * d, task.head * d, task.sequence.keys.len());
-        let queries: [&[f32]; HEIGHT] =
-            std::array::from_fn(|i| &q[(query + i) * h + column..][..d]);
+        let queries: [&[f32]; HEIGHT] = array::from_fn(|i| &q[(query + i) * h + column..][..d]);
         let values = S::as_simd_f32s(self.keys).0.as_chunks::<NV>().0;
         let out = &mut *self.scores;
         simd.vectorize(DotProducts { simd, x: queries, depth: d, values, out, stride: padded });
@@ -226,8 +226,7 @@ impl TiledTask<'_> {
             scores[count..].fill(f32::NEG_INFINITY);
             *factor = 1. / simd.vectorize(Exponentials { simd, scores });
         }
-        let weights: [&[f32]; HEIGHT] =
-            std::array::from_fn(|i| &self.scores[i * padded..][..count]);
+        let weights: [&[f32]; HEIGHT] = array::from_fn(|i| &self.scores[i * padded..][..count]);
         let values = S::as_simd_f32s(self.values).0.as_chunks::<NV>().0;
         let (out, stride) = (&mut *self.sums, d.next_multiple_of(width));
         simd.vectorize(DotProducts { simd, x: weights, depth: count, values, out, stride });
@@ -268,7 +267,7 @@ impl<S: Simd, const HEIGHT: usize, const NV: usize> pulp::NullaryFnOnce
         let x = x.map(|row| &row[..depth]);
         // SAFETY: each row was cut to `depth`, and `p` is below it. The compiler would check it at each
         // step (bench/LOG.md, CPU kernels, step 4).
-        let factors = |p: usize| std::array::from_fn(|i| unsafe { *x[i].get_unchecked(p) });
+        let factors = |p: usize| array::from_fn(|i| unsafe { *x[i].get_unchecked(p) });
         for (panel, values) in values.chunks_exact(depth.max(1)).enumerate() {
             let mut sums = [[simd.splat_f32s(0.); NV]; HEIGHT];
             let (chunks, rest) = values.as_chunks::<STEPS>();

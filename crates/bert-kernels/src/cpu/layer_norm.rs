@@ -42,10 +42,9 @@ pub(crate) fn sum_layer_norm(
     if !weights_fit || !terms.iter().all(fits) {
         return Ok(None);
     }
-    // A table is not worth a copy.
-    let tensors = terms.iter().map(|(term, ids)| match ids {
-        Some(_) => Ok((*term).clone()),
-        None => term.contiguous(),
+    let tensors = terms.iter().map(|(term, ids)| {
+        // A table is not worth a copy.
+        if ids.is_some() { Ok((*term).clone()) } else { term.contiguous() }
     });
     let tensors = tensors.collect::<Result<Vec<_>>>()?;
     let slices: Option<Vec<_>> = tensors.iter().map(try_cpu_slice).collect();

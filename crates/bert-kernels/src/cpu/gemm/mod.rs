@@ -59,8 +59,7 @@ pub(crate) fn multiply(
     activation: VectorActivation,
     outputs: &mut [SharedRows],
 ) {
-    let k = matrix.k;
-    let parts = &matrix.parts[parts];
+    let (k, parts) = (matrix.k, &matrix.parts[parts]);
     assert_eq!(x.data.len(), x.count * k, "x has M · K elements");
     assert_eq!(parts.len(), outputs.len(), "one output for each matrix");
     let outputs: Vec<_> = parts.iter().zip(&*outputs).collect();

@@ -141,9 +141,8 @@ impl AlignedFloats {
                 // SAFETY: `skip` and `len` stay within the buffer. The call moves the pages and leaves
                 // their contents as they are.
                 unsafe {
-                    let start = start.add(skip).cast_mut();
-                    libc::madvise(start.cast(), len, libc::MADV_COLLAPSE);
-                }
+                    libc::madvise(start.add(skip).cast_mut().cast(), len, libc::MADV_COLLAPSE)
+                };
             }
         }
     }
