@@ -6,6 +6,7 @@ use bert_core::{
     BertForTokenClassification, BertLMHeadModel, BertModel,
 };
 use bert_tokenize::BertTokenizer;
+use candle_nn::VarBuilder;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
@@ -50,38 +51,57 @@ impl AutoTokenizer {
 #[derive(Clone, Copy, Debug)]
 pub struct AutoModel;
 
-/// Defines [`AnyModel`] and loads it by the name of a class.
-macro_rules! any_model {
+/// Implements [`PreTrainedModel`] for models with a head, and defines [`AnyModel`].
+macro_rules! heads {
     ($($model:ident),*) => {
+        $(
+            impl PreTrainedModel for $model {
+                const CLASS: &'static str = stringify!($model);
+
+                fn from_weights(
+                    vb: VarBuilder,
+                    config: &BertConfig,
+                    _options: &LoadOptions,
+                ) -> bert_core::Result<Self> {
+                    Self::load(vb, config)
+                }
+            }
+        )*
+
         /// A model of the class that a checkpoint's `architectures` names.
         #[derive(Clone, Debug)]
         #[non_exhaustive]
         pub enum AnyModel {
+            /// A [`BertModel`].
+            BertModel(BertModel),
             $(
                 #[doc = concat!("A [`", stringify!($model), "`].")]
                 $model($model),
             )*
         }
 
-        const ARCHITECTURES: &[&str] = &[$(stringify!($model)),*];
+        const ARCHITECTURES: &[&str] = &[BertModel::CLASS, $($model::CLASS),*];
 
         fn load_architecture(
             name: &str,
             checkpoint: &Checkpoint,
             options: &LoadOptions,
         ) -> Result<AnyModel> {
-            $(
-                if name == stringify!($model) {
-                    return Ok(AnyModel::$model($model::from_pretrained(checkpoint, options)?));
+            match name {
+                BertModel::CLASS => {
+                    BertModel::from_pretrained(checkpoint, options).map(AnyModel::BertModel)
                 }
-            )*
-            Err(Error::UnknownArchitecture { got: name.to_owned(), known: ARCHITECTURES })
+                $($model::CLASS => {
+                    $model::from_pretrained(checkpoint, options).map(AnyModel::$model)
+                })*
+                _ => Err(Error::UnknownArchitecture { got: name.to_owned(), known: ARCHITECTURES }),
+            }
         }
     };
 }
 
-any_model! {
-    BertModel, BertForPreTraining, BertLMHeadModel, BertForMaskedLM,
+heads! {
+    BertForPreTraining, BertLMHeadModel, BertForMaskedLM,
     BertForNextSentencePrediction, BertForSequenceClassification, BertForTokenClassification,
     BertForQuestionAnswering, BertForMultipleChoice
 }

@@ -40,35 +40,12 @@ pub struct Checkpoint {
 enum Source {
     Dir(PathBuf),
     Hub(Repo),
-    Memory(Arc<Memory>),
+    /// A name for errors, and the files by their names.
+    Memory(&'static str, BTreeMap<String, Bytes>),
 }
 
-#[derive(Debug)]
-struct Memory {
-    name: &'static str,
-    files: BTreeMap<String, Bytes>,
-}
-
-/// What a tokenizer is made of.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum TokenizerFile {
-    Json,
-    Vocab,
-}
-
-/// A format of weights.
-#[derive(Clone, Copy)]
-enum WeightFormat {
-    Safetensors,
-    Torch,
-}
-
-/// One file of weights, or the index of several.
-#[derive(Clone, Copy)]
-enum Weights {
-    File(WeightFormat),
-    Index(WeightFormat),
-}
+/// Opens a file of weights in some format.
+type Open = fn(&File) -> Result<Box<dyn WeightFile>>;
 
 impl Checkpoint {
     /// A folder as `save_pretrained` writes it.
@@ -106,28 +83,21 @@ impl Checkpoint {
         N: Into<String>,
         B: Into<Cow<'static, [u8]>>,
     {
-        Self::in_memory("a checkpoint in memory", files)
+        let bytes = |bytes: B| Bytes(Arc::new(bytes.into()));
+        let files = files.into_iter().map(|(name, file)| (name.into(), bytes(file))).collect();
+        Self::new(Source::Memory("a checkpoint in memory", files))
     }
 
     /// The small English checkpoint that is part of this crate. It is untrained: everything runs, but
     /// its numbers mean nothing.
     pub fn built_in() -> Self {
-        let files: [(_, &[u8]); 3] = [
+        let files: [(&str, &[u8]); 3] = [
             ("config.json", include_bytes!("../built-in/config.json")),
             ("tokenizer.json", include_bytes!("../built-in/tokenizer.json")),
             ("model.safetensors", include_bytes!("../built-in/model.safetensors")),
         ];
-        Self::in_memory("the built-in checkpoint", files)
-    }
-
-    fn in_memory<N, B>(name: &'static str, files: impl IntoIterator<Item = (N, B)>) -> Self
-    where
-        N: Into<String>,
-        B: Into<Cow<'static, [u8]>>,
-    {
-        let bytes = |bytes: B| Bytes::new(bytes.into());
-        let files = files.into_iter().map(|(name, file)| (name.into(), bytes(file))).collect();
-        Self::new(Source::Memory(Arc::new(Memory { name, files })))
+        let files = files.map(|(name, bytes)| (name.to_owned(), Bytes(Arc::new(bytes.into()))));
+        Self::new(Source::Memory("the built-in checkpoint", files.into()))
     }
 
     fn new(source: Source) -> Self {
@@ -177,7 +147,7 @@ impl Checkpoint {
                 set(&mut repo.options);
                 repo.forget();
             }
-            Source::Dir(_) | Source::Memory(_) => self.unused_option = Some(option),
+            Source::Dir(_) | Source::Memory(..) => self.unused_option = Some(option),
         }
         self
     }
@@ -202,10 +172,7 @@ impl Checkpoint {
         if name.contains('\\') || !name.split('/').all(is_plain) {
             return Err(Error::FileName { got: name.to_owned() });
         }
-        match self.find(&[name])? {
-            Some((_, file)) => Ok(Some(file.read()?.into_owned())),
-            None => Ok(None),
-        }
+        self.find(&[name])?.map(|(_, file)| Ok(file.read()?.into_owned())).transpose()
     }
 
     /// Reads `config.json`.
@@ -215,8 +182,7 @@ impl Checkpoint {
     /// [`Error::Config`] when it is not that of a BERT.
     pub fn config(&self) -> Result<BertConfig> {
         let file = self.file("config.json")?;
-        let text = String::from_utf8_lossy(&file.read()?).into_owned();
-        BertConfig::from_json(&text)
+        BertConfig::from_json(&String::from_utf8_lossy(&file.read()?))
             .map_err(|source| Error::Config { path: file.path().to_owned(), source })
     }
 
@@ -225,19 +191,16 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::config`]; [`Error::Tokenizer`] when the files do not make a tokenizer.
     pub fn tokenizer(&self) -> Result<BertTokenizer> {
-        let (kind, file) = self.first_of(&[
-            ("tokenizer.json", TokenizerFile::Json),
-            ("vocab.txt", TokenizerFile::Vocab),
-        ])?;
+        let (is_json, file) = self.first_of(&[("tokenizer.json", true), ("vocab.txt", false)])?;
         let main = file.read()?;
         let [config, map, added] = [
-            self.optional("tokenizer_config.json", kind)?,
-            self.optional("special_tokens_map.json", kind)?,
-            self.optional("added_tokens.json", kind)?,
+            self.optional("tokenizer_config.json", is_json)?,
+            self.optional("special_tokens_map.json", is_json)?,
+            self.optional("added_tokens.json", is_json)?,
         ];
         BertTokenizer::from_files(&TokenizerFiles {
-            tokenizer: Some(&*main).filter(|_| kind == TokenizerFile::Json),
-            vocab: Some(&*main).filter(|_| kind == TokenizerFile::Vocab),
+            tokenizer: is_json.then_some(&*main),
+            vocab: (!is_json).then_some(&*main),
             tokenizer_config: config.as_deref(),
             special_tokens_map: map.as_deref(),
             added_tokens: added.as_deref(),
@@ -247,21 +210,19 @@ impl Checkpoint {
 
     /// Opens the files of weights.
     pub(crate) fn weights(&self) -> Result<Vec<Box<dyn WeightFile>>> {
-        let (weights, file) = self.first_of(&[
-            ("model.safetensors", Weights::File(WeightFormat::Safetensors)),
-            ("model.safetensors.index.json", Weights::Index(WeightFormat::Safetensors)),
-            ("pytorch_model.bin", Weights::File(WeightFormat::Torch)),
-            ("pytorch_model.bin.index.json", Weights::Index(WeightFormat::Torch)),
+        let (safetensors, torch): (Open, Open) = (SafetensorsFile::open, TorchFile::open);
+        let ((open, is_index), file) = self.first_of(&[
+            ("model.safetensors", (safetensors, false)),
+            ("model.safetensors.index.json", (safetensors, true)),
+            ("pytorch_model.bin", (torch, false)),
+            ("pytorch_model.bin.index.json", (torch, true)),
         ])?;
-        match weights {
-            Weights::File(format) => Ok(vec![open(file, format)?]),
-            Weights::Index(format) => {
-                let path = file.path().to_owned();
-                let shards =
-                    shards(&file.read()?).map_err(|reason| Error::Index { path, reason })?;
-                shards.iter().map(|shard| open(self.file(shard)?, format)).collect()
-            }
+        if !is_index {
+            return Ok(vec![open(&file)?]);
         }
+        let path = file.path().to_owned();
+        let shards = shards(&file.read()?).map_err(|reason| Error::Index { path, reason })?;
+        shards.iter().map(|shard| open(&self.file(shard)?)).collect()
     }
 
     fn file(&self, name: &str) -> Result<File> {
@@ -271,16 +232,10 @@ impl Checkpoint {
     /// A file that need not exist. If the hub cannot be reached, the file counts as absent when the
     /// caller wants no network or when there is a `tokenizer.json`. With a `vocab.txt` alone that is
     /// an error: lower-casing would be a guess.
-    fn optional(&self, name: &str, kind: TokenizerFile) -> Result<Option<Vec<u8>>> {
-        match self.find(&[name]) {
-            Ok(Some((_, file))) => Ok(Some(file.read()?.into_owned())),
-            Ok(None) => Ok(None),
-            Err(Error::HubUnreachable { offline, .. })
-                if offline || kind == TokenizerFile::Json =>
-            {
-                Ok(None)
-            }
-            Err(error) => Err(error),
+    fn optional(&self, name: &str, is_json: bool) -> Result<Option<Vec<u8>>> {
+        match self.read(name) {
+            Err(Error::HubUnreachable { offline, .. }) if offline || is_json => Ok(None),
+            result => result,
         }
     }
 
@@ -309,9 +264,9 @@ impl Checkpoint {
                 path.is_file().then_some((i, File::OnDisk(path)))
             }),
             Source::Hub(repo) => repo.find(names)?.map(|(i, path)| (i, File::OnDisk(path))),
-            Source::Memory(memory) => names_in_order.find_map(|(i, name)| {
-                let bytes = memory.files.get(*name)?.clone();
-                Some((i, File::InMemory(Path::new(memory.name).join(name), bytes)))
+            Source::Memory(title, files) => names_in_order.find_map(|(i, name)| {
+                let bytes = files.get(*name)?.clone();
+                Some((i, File::InMemory(Path::new(title).join(name), bytes)))
             }),
         })
     }
@@ -327,22 +282,9 @@ impl Checkpoint {
                 Some(names)
             }
             Source::Hub(_) => None,
-            Source::Memory(memory) => Some(memory.files.keys().cloned().collect()),
+            Source::Memory(_, files) => Some(files.keys().cloned().collect()),
         }
     }
-}
-
-fn open(file: File, format: WeightFormat) -> Result<Box<dyn WeightFile>> {
-    Ok(match (format, file) {
-        (WeightFormat::Safetensors, File::OnDisk(path)) => Box::new(SafetensorsFile::open(&path)?),
-        (WeightFormat::Safetensors, File::InMemory(path, bytes)) => {
-            Box::new(SafetensorsFile::from_bytes(&path, bytes)?)
-        }
-        (WeightFormat::Torch, File::OnDisk(path)) => Box::new(TorchFile::open(&path)?),
-        (WeightFormat::Torch, File::InMemory(path, bytes)) => {
-            Box::new(TorchFile::from_bytes(&path, bytes)?)
-        }
-    })
 }
 
 /// Names and paths of checkpoints.
@@ -377,8 +319,8 @@ impl std::fmt::Display for Checkpoint {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match &self.source {
             Source::Dir(path) => write!(f, "{}", path.display()),
-            Source::Hub(repo) => write!(f, "{}", repo.id()),
-            Source::Memory(memory) => f.write_str(memory.name),
+            Source::Hub(repo) => f.write_str(&repo.id),
+            Source::Memory(name, _) => f.write_str(name),
         }
     }
 }

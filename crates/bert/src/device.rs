@@ -28,12 +28,10 @@ pub fn metal_device() -> Result<Device> {
     static DEVICE: OnceLock<Device> = OnceLock::new();
     once(&DEVICE, || {
         // Candle takes the first Metal device without checking that there is one.
-        match std::panic::catch_unwind(|| Device::new_metal(0)) {
-            Ok(device) => device.map_err(|error| no_device("metal", &error)),
-            Err(_) => {
-                Err(Error::NoDevice { name: "metal", reason: "this machine has none".to_owned() })
-            }
-        }
+        let device = std::panic::catch_unwind(|| Device::new_metal(0));
+        let reason = "this machine has none".to_owned();
+        let device = device.map_err(|_| Error::NoDevice { name: "metal", reason })?;
+        device.map_err(|error| no_device("metal", &error))
     })
 }
 

@@ -132,7 +132,7 @@ pub enum Error {
         "{} weights in {checkpoint} have other shapes than its config.json asks for: {}; use the \
          config that belongs to these weights, or ask for new ones with \
          LoadOptions::with_missing_initialized",
-        mismatched.len(), listing(&mismatched.iter().map(Mismatch::to_string).collect::<Vec<_>>())
+        mismatched.len(), listing(mismatched)
     )]
     MismatchedWeights {
         /// The checkpoint.
@@ -279,6 +279,5 @@ impl From<std::convert::Infallible> for Error {
 
 /// The files of a checkpoint, if they are known.
 fn holding(found: &Option<Vec<String>>) -> String {
-    let listing = |found: &Vec<String>| format!(", which holds {}", listing(found));
-    found.as_ref().map(listing).unwrap_or_default()
+    found.iter().map(|found| format!(", which holds {}", listing(found))).collect()
 }

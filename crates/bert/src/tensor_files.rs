@@ -8,8 +8,8 @@ use candle_core::Tensor;
 
 use crate::error::{Error, Result};
 use crate::files::atomic::StagedFiles;
+use crate::files::file::File;
 use crate::files::safetensors::{Entry, SafetensorsFile, header, write_tensor};
-use crate::files::weight_file::WeightFile;
 
 /// Writes tensors into a safetensors file, for example the state of an optimizer. An older file is
 /// replaced once the new one is complete.
@@ -43,7 +43,7 @@ pub fn save_tensors(tensors: &HashMap<String, Tensor>, path: impl AsRef<Path>) -
 /// [`Error::Io`] when it cannot be read, [`Error::Safetensors`] when it is damaged,
 /// [`Error::WeightDType`] for a tensor of another dtype.
 pub fn load_tensors(path: impl AsRef<Path>) -> Result<HashMap<String, Tensor>> {
-    let file = SafetensorsFile::open(path.as_ref())?;
+    let file = SafetensorsFile::open(&File::OnDisk(path.as_ref().to_owned()))?;
     let mut tensors = HashMap::new();
     for name in file.names() {
         let info = file.info(&name);

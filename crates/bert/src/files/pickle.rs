@@ -95,6 +95,19 @@ impl<'a> Reader<'a> {
         utf8(self.bytes(length)?)
     }
 
+    /// LONG1: an integer of any size. An integer of more than eight bytes is ignored.
+    fn long(&mut self) -> Result<Value> {
+        let count = usize::from(self.byte()?);
+        let bytes = self.bytes(count)?;
+        if count > 8 {
+            return Ok(Value::Ignored);
+        }
+        let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
+        let mut wide = [if negative { 0xff } else { 0 }; 8];
+        wide[..count].copy_from_slice(bytes);
+        Ok(Value::Int(i64::from_le_bytes(wide)))
+    }
+
     fn line(&mut self) -> Result<&'a [u8]> {
         let end = self.rest.iter().position(|b| *b == b'\n').ok_or("its pickle ends early")?;
         let line = self.bytes(end)?;
@@ -119,73 +132,65 @@ struct Machine {
 impl Machine {
     /// Executes one instruction. The codes are those of Python's `pickletools`.
     fn step(&mut self, code: u8, reader: &mut Reader) -> Result<()> {
-        match code {
-            0x80 => drop(reader.bytes(1)?), // PROTO
-            0x95 => drop(reader.bytes(8)?), // FRAME
-            b'(' => self.marks.push(self.stack.len()),
-            b'0' => drop(self.pop()?),
-            b'N' | 0x88 | 0x89 | b']' => self.stack.push(Value::Ignored), // None, True, False, []
-            b'K' => self.int(reader.unsigned(1)? as i64),
-            b'M' => self.int(reader.unsigned(2)? as i64),
-            b'J' => self.int(i64::from(reader.unsigned(4)? as u32 as i32)),
-            b'G' => {
-                reader.bytes(8)?; // BINFLOAT
-                self.stack.push(Value::Ignored);
+        let value = match code {
+            0x80 => return reader.bytes(1).map(drop), // PROTO
+            0x95 => return reader.bytes(8).map(drop), // FRAME
+            b'(' => {
+                self.marks.push(self.stack.len());
+                return Ok(());
             }
-            0x8a => self.long(reader)?,
-            b'X' => self.stack.push(Value::Text(reader.text(4)?)),
-            0x8c => self.stack.push(Value::Text(reader.text(1)?)),
-            b'}' => self.stack.push(Value::Dict(Rc::default())),
-            b')' => self.tuple(Vec::new())?,
+            b'0' => return self.pop().map(drop),
+            b'N' | 0x88 | 0x89 | b']' => Value::Ignored, // None, True, False, []
+            b'K' => Value::Int(reader.unsigned(1)? as i64),
+            b'M' => Value::Int(reader.unsigned(2)? as i64),
+            b'J' => Value::Int(i64::from(reader.unsigned(4)? as u32 as i32)),
+            b'G' => reader.bytes(8).map(|_| Value::Ignored)?, // BINFLOAT
+            0x8a => reader.long()?,
+            b'X' => Value::Text(reader.text(4)?),
+            0x8c => Value::Text(reader.text(1)?),
+            b'}' => Value::Dict(Rc::default()),
+            b')' => tuple(Vec::new())?,
             0x85..=0x87 => {
-                let count = usize::from(code - 0x84);
-                let at =
-                    self.stack.len().checked_sub(count).ok_or("its pickle's stack is empty")?;
-                let items = self.stack.split_off(at);
-                self.tuple(items)?;
+                let at = self.stack.len().checked_sub(usize::from(code - 0x84));
+                tuple(self.stack.split_off(at.ok_or("its pickle's stack is empty")?))?
             }
-            b't' => {
-                let items = self.pop_to_mark()?;
-                self.tuple(items)?;
-            }
-            b'q' => self.remember(reader.unsigned(1)?)?,
-            b'r' => self.remember(reader.unsigned(4)?)?,
-            0x94 => self.remember(self.memo.len() as u64)?,
+            b't' => tuple(self.pop_to_mark()?)?,
+            b'q' => return self.remember(reader.unsigned(1)?),
+            b'r' => return self.remember(reader.unsigned(4)?),
+            0x94 => return self.remember(self.memo.len() as u64),
             b'h' => self.recall(reader.unsigned(1)?)?,
             b'j' => self.recall(reader.unsigned(4)?)?,
-            b'c' => {
-                let (module, name) = (utf8(reader.line()?)?, utf8(reader.line()?)?);
-                self.function(&module, &name)?;
-            }
+            b'c' => function(&utf8(reader.line()?)?, &utf8(reader.line()?)?)?,
             0x93 => match (self.pop()?, self.pop()?) {
-                (Value::Text(name), Value::Text(module)) => self.function(&module, &name)?,
+                (Value::Text(name), Value::Text(module)) => function(&module, &name)?,
                 _ => return Err("its pickle has a class whose name is not text".to_owned()),
             },
             b'Q' => match self.pop()? {
-                Value::Tuple(id) => self.stack.push(Value::Storage(id)),
+                Value::Tuple(id) => Value::Storage(id),
                 _ => return Err("its pickle has a storage without an id".to_owned()),
             },
             b'R' => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
-                self.stack.push(call(&function, &arguments)?);
+                call(&function, &arguments)?
             }
-            b'b' => drop(self.pop()?), // BUILD: attributes of a dict, of no interest
-            b'a' => drop(self.pop()?), // APPEND to a list that is ignored
-            b'e' => drop(self.pop_to_mark()?),
+            b'b' => return self.pop().map(drop), // BUILD: attributes of a dict, of no interest
+            b'a' => return self.pop().map(drop), // APPEND to a list that is ignored
+            b'e' => return self.pop_to_mark().map(drop),
             b's' => {
                 let (value, key) = (self.pop()?, self.pop()?);
-                self.set_items(vec![key, value])?;
+                return self.set_items(&[key, value]);
             }
             b'u' => {
                 let items = self.pop_to_mark()?;
-                self.set_items(items)?;
+                return self.set_items(&items);
             }
             other => {
                 return Err(format!(
                     "its pickle has the instruction {other:#04x}, which no state dict needs"
                 ));
             }
-        }
+        };
+        self.stack.push(value);
         Ok(())
     }
 
@@ -200,61 +205,19 @@ impl Machine {
         }
     }
 
-    fn function(&mut self, module: &str, name: &str) -> Result<()> {
-        self.stack.push(Value::Function(format!("{} {}", short(module)?, short(name)?).into()));
-        Ok(())
-    }
-
-    fn int(&mut self, value: i64) {
-        self.stack.push(Value::Int(value));
-    }
-
-    /// LONG1: an integer of any size. An integer of more than eight bytes is ignored.
-    fn long(&mut self, reader: &mut Reader) -> Result<()> {
-        let count = usize::from(reader.byte()?);
-        let bytes = reader.bytes(count)?;
-        let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
-        if count > 8 {
-            self.stack.push(Value::Ignored);
-            return Ok(());
-        }
-        let mut wide = [if negative { 0xff } else { 0 }; 8];
-        wide[..count].copy_from_slice(bytes);
-        self.int(i64::from_le_bytes(wide));
-        Ok(())
-    }
-
-    fn tuple(&mut self, items: Vec<Value>) -> Result<()> {
-        let inner = items.iter().map(|item| match item {
-            Value::Tuple(tuple) | Value::Storage(tuple) => tuple.depth,
-            _ => 0,
-        });
-        let depth = 1 + inner.max().unwrap_or(0);
-        if depth > DEEPEST {
-            return Err("its pickle nests tuples deeper than a state dict does".to_owned());
-        }
-        self.stack.push(Value::Tuple(Rc::new(Tuple { depth, items })));
-        Ok(())
-    }
-
     fn remember(&mut self, key: u64) -> Result<()> {
         let value = self.stack.last().ok_or("its pickle's stack is empty")?.clone();
         self.memo.insert(key, value);
         Ok(())
     }
 
-    fn recall(&mut self, key: u64) -> Result<()> {
-        let value = self
-            .memo
-            .get(&key)
-            .ok_or("its pickle refers to a value that it has not stored")?
-            .clone();
-        self.stack.push(value);
-        Ok(())
+    fn recall(&self, key: u64) -> Result<Value> {
+        let value = self.memo.get(&key);
+        Ok(value.ok_or("its pickle refers to a value that it has not stored")?.clone())
     }
 
     /// Adds keys and values, in turns, to the dict below them.
-    fn set_items(&mut self, items: Vec<Value>) -> Result<()> {
+    fn set_items(&self, items: &[Value]) -> Result<()> {
         let Some(Value::Dict(dict)) = self.stack.last() else { return Ok(()) };
         for pair in items.chunks_exact(2) {
             if let (Value::Text(name), Value::Tensor(tensor)) = (&pair[0], &pair[1])
@@ -267,6 +230,22 @@ impl Machine {
     }
 }
 
+fn function(module: &str, name: &str) -> Result<Value> {
+    Ok(Value::Function(format!("{} {}", short(module)?, short(name)?).into()))
+}
+
+fn tuple(items: Vec<Value>) -> Result<Value> {
+    let inner = items.iter().map(|item| match item {
+        Value::Tuple(tuple) | Value::Storage(tuple) => tuple.depth,
+        _ => 0,
+    });
+    let depth = 1 + inner.max().unwrap_or(0);
+    if depth > DEEPEST {
+        return Err("its pickle nests tuples deeper than a state dict does".to_owned());
+    }
+    Ok(Value::Tuple(Rc::new(Tuple { depth, items })))
+}
+
 /// Calls a function of a state dict. The value of any other function is ignored.
 fn call(function: &Value, arguments: &Value) -> Result<Value> {
     let (Value::Function(function), Value::Tuple(arguments)) = (function, arguments) else {
@@ -275,34 +254,38 @@ fn call(function: &Value, arguments: &Value) -> Result<Value> {
     match (&**function, arguments.items.as_slice()) {
         ("collections OrderedDict", []) => Ok(Value::Dict(Rc::default())),
         ("torch._utils _rebuild_parameter", [tensor, ..]) => Ok(tensor.clone()),
-        (
-            "torch._utils _rebuild_tensor_v2",
-            [
-                Value::Storage(id),
-                Value::Int(offset),
-                Value::Tuple(shape),
-                Value::Tuple(strides),
-                ..,
-            ],
-        ) => match id.items.as_slice() {
-            [Value::Text(kind), Value::Function(class), Value::Text(storage), ..]
-                if &**kind == "storage" =>
-            {
-                if shape.items.len().max(strides.items.len()) > MOST_DIMENSIONS {
-                    return Err("a tensor in it has too many dimensions".to_owned());
-                }
-                Ok(Value::Tensor(Arc::new(StoredTensor {
-                    storage: short(storage)?.into(),
-                    class: class.rsplit(' ').next().unwrap_or_default().into(),
-                    offset: size(&Value::Int(*offset))?,
-                    shape: shape.items.iter().map(size).collect::<Result<_>>()?,
-                    strides: strides.items.iter().map(size).collect::<Result<_>>()?,
-                })))
-            }
-            _ => Err("its pickle has a storage of another kind".to_owned()),
-        },
-        ("torch._utils _rebuild_tensor_v2", _) => Err("its pickle has a broken tensor".to_owned()),
+        ("torch._utils _rebuild_tensor_v2", arguments) => tensor(arguments),
         _ => Ok(Value::Ignored),
+    }
+}
+
+fn tensor(arguments: &[Value]) -> Result<Value> {
+    let [
+        Value::Storage(id),
+        offset @ Value::Int(_),
+        Value::Tuple(shape),
+        Value::Tuple(strides),
+        ..,
+    ] = arguments
+    else {
+        return Err("its pickle has a broken tensor".to_owned());
+    };
+    match id.items.as_slice() {
+        [Value::Text(kind), Value::Function(class), Value::Text(storage), ..]
+            if &**kind == "storage" =>
+        {
+            if shape.items.len().max(strides.items.len()) > MOST_DIMENSIONS {
+                return Err("a tensor in it has too many dimensions".to_owned());
+            }
+            Ok(Value::Tensor(Arc::new(StoredTensor {
+                storage: short(storage)?.into(),
+                class: class.rsplit(' ').next().unwrap_or_default().into(),
+                offset: size(offset)?,
+                shape: shape.items.iter().map(size).collect::<Result<_>>()?,
+                strides: strides.items.iter().map(size).collect::<Result<_>>()?,
+            })))
+        }
+        _ => Err("its pickle has a storage of another kind".to_owned()),
     }
 }
 

@@ -5,9 +5,8 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
-use std::fs::File;
-use std::io::{Error as IoError, Read, Result as IoResult, Seek, SeekFrom, Write};
-use std::path::{Path, PathBuf};
+use std::io::{Error as IoError, Result as IoResult, SeekFrom, Write};
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
@@ -15,7 +14,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo as Header};
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
-use super::file::Bytes;
+use super::file::{File, Source};
 use super::weight_file::{TensorInfo, WeightFile};
 use crate::error::{Error, Result};
 
@@ -27,55 +26,33 @@ const MAX_HEADER_BYTES: u64 = 100 << 20;
 /// The tensors of one file, on disk or in memory.
 pub(crate) struct SafetensorsFile {
     path: PathBuf,
-    source: Mutex<Box<dyn ReadAt>>,
+    source: Mutex<Box<dyn Source>>,
     header: Metadata,
     data_start: u64,
 }
 
-trait ReadAt: Send {
-    fn read_at(&mut self, start: u64, buffer: &mut [u8]) -> std::io::Result<()>;
-}
-
-impl<T: Read + Seek + Send> ReadAt for T {
-    fn read_at(&mut self, start: u64, buffer: &mut [u8]) -> std::io::Result<()> {
-        self.seek(SeekFrom::Start(start))?;
-        self.read_exact(buffer)
-    }
-}
-
 impl SafetensorsFile {
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
-        Self::new(path, Box::new(file), length)
-    }
-
-    /// `name` replaces the path in errors.
-    pub(crate) fn from_bytes(name: &Path, bytes: Bytes) -> Result<Self> {
-        let length = bytes.as_ref().len() as u64;
-        Self::new(name, Box::new(std::io::Cursor::new(bytes)), length)
-    }
-
-    fn new(path: &Path, mut source: Box<dyn ReadAt>, length: u64) -> Result<Self> {
-        let damaged = |reason: String| Error::Safetensors { path: path.to_owned(), reason };
-        let io = |source| Error::Io { path: path.to_owned(), source };
+    pub(crate) fn open(file: &File) -> Result<Box<dyn WeightFile>> {
+        let (mut source, length) = file.open()?;
+        let path = || file.path().to_owned();
+        let damaged = |reason: String| Error::Safetensors { path: path(), reason };
+        let io = |source| Error::Io { path: path(), source };
         if length < LENGTH_BYTES {
             return Err(damaged(format!(
                 "it has {length} bytes, expected at least {LENGTH_BYTES}"
             )));
         }
         let mut header_length = [0; LENGTH_BYTES as usize];
-        source.read_at(0, &mut header_length).map_err(io)?;
+        source.read_exact(&mut header_length).map_err(io)?;
         let header_length = u64::from_le_bytes(header_length);
-        if header_length > MAX_HEADER_BYTES.min(length - LENGTH_BYTES) {
-            let rest = length - LENGTH_BYTES;
+        let rest = length - LENGTH_BYTES;
+        if header_length > MAX_HEADER_BYTES.min(rest) {
             return Err(damaged(format!(
                 "its header says {header_length} bytes, but {rest} follow"
             )));
         }
         let mut header = vec![0; header_length as usize];
-        source.read_at(LENGTH_BYTES, &mut header).map_err(io)?;
+        source.read_exact(&mut header).map_err(io)?;
         let unreadable = |error| damaged(format!("its header cannot be read: {error}"));
         serde_json::from_slice::<DistinctKeys>(&header).map_err(unreadable)?;
         let header: Metadata = serde_json::from_slice(&header).map_err(unreadable)?;
@@ -86,7 +63,7 @@ impl SafetensorsFile {
                 "it has {got} bytes of tensors, but its header says {expected}"
             )));
         }
-        Ok(Self { path: path.to_owned(), source: Mutex::new(source), header, data_start })
+        Ok(Box::new(Self { path: path(), source: Mutex::new(source), header, data_start }))
     }
 }
 
@@ -98,18 +75,10 @@ impl WeightFile for SafetensorsFile {
 
     fn info(&self, name: &str) -> Option<TensorInfo> {
         let info = self.header.info(name)?;
-        let dtype = match info.dtype {
-            Dtype::F64 => Some(DType::F64),
-            Dtype::F32 => Some(DType::F32),
-            Dtype::F16 => Some(DType::F16),
-            Dtype::BF16 => Some(DType::BF16),
-            _ => None,
-        };
-        Some(TensorInfo {
-            shape: info.shape.clone(),
-            dtype,
-            stored_as: format!("{:?}", info.dtype),
-        })
+        let is_weight = matches!(info.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16);
+        let dtype = DType::try_from(info.dtype).ok().filter(|_| is_weight);
+        let stored_as = format!("{:?}", info.dtype);
+        Some(TensorInfo { shape: info.shape.clone(), dtype, stored_as })
     }
 
     fn read(&self, name: &str, dtype: DType) -> Result<Tensor> {
@@ -119,10 +88,10 @@ impl WeightFile for SafetensorsFile {
         };
         let (start, end) = info.data_offsets;
         let mut bytes = vec![0; end - start];
-        self.source
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .read_at(self.data_start + start as u64, &mut bytes)
+        let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
+        source
+            .seek(SeekFrom::Start(self.data_start + start as u64))
+            .and_then(|_| source.read_exact(&mut bytes))
             .map_err(|source| Error::Io { path: self.path.clone(), source })?;
         Ok(Tensor::from_raw_buffer(&bytes, dtype, &info.shape, &Device::Cpu)?)
     }

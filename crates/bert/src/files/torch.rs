@@ -2,15 +2,15 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufReader, Cursor, Read, Seek};
-use std::path::{Path, PathBuf};
+use std::io::{BufReader, Read};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::{DType, Device, Shape, Tensor};
+use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
-use super::file::Bytes;
+use super::file::{File, Source};
 use super::pickle::{self, StoredTensor};
 use super::weight_file::{TensorInfo, WeightFile};
 use crate::error::{Error, Result};
@@ -26,38 +26,24 @@ pub(crate) struct TorchFile {
 
 type Archive = ZipArchive<BufReader<Box<dyn Source>>>;
 
-trait Source: Read + Seek + Send {}
-
-impl<T: Read + Seek + Send> Source for T {}
-
 impl TorchFile {
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let file = File::open(path).map_err(io)?;
-        let length = file.metadata().map_err(io)?.len();
-        Self::new(path, Box::new(file), length)
-    }
-
-    /// `name` replaces the path in errors.
-    pub(crate) fn from_bytes(name: &Path, bytes: Bytes) -> Result<Self> {
-        let length = bytes.as_ref().len() as u64;
-        Self::new(name, Box::new(Cursor::new(bytes)), length)
-    }
-
-    fn new(path: &Path, mut file: Box<dyn Source>, length: u64) -> Result<Self> {
-        let io = |source| Error::Io { path: path.to_owned(), source };
-        let damaged = |reason: String| Error::TorchFile { path: path.to_owned(), reason };
+    pub(crate) fn open(file: &File) -> Result<Box<dyn WeightFile>> {
+        let (mut source, length) = file.open()?;
+        let path = || file.path().to_owned();
+        let damaged = |reason: String| Error::TorchFile { path: path(), reason };
         let mut magic = [0; 2];
+        let read = source.read(&mut magic).map_err(|source| Error::Io { path: path(), source })?;
         // A shorter file is not a zip archive: the next step returns that error.
-        if file.read(&mut magic).map_err(io)? == 2 && magic[0] == 0x80 {
-            return Err(Error::LegacyTorchFile { path: path.to_owned() });
+        if read == 2 && magic[0] == 0x80 {
+            return Err(Error::LegacyTorchFile { path: path() });
         }
-        let mut archive = ZipArchive::new(BufReader::new(file))
+        let mut archive = ZipArchive::new(BufReader::new(source))
             .map_err(|error| damaged(format!("it is not a zip archive: {error}")))?;
+        let unreadable = |error: ZipError| damaged(error.to_string());
         let mut pickle_entry = None;
         for index in 0..archive.len() {
-            let entry = archive.by_index_raw(index).map_err(|error| damaged(error.to_string()))?;
-            let name = entry.name().map_err(|error| damaged(error.to_string()))?.into_owned();
+            let entry = archive.by_index_raw(index).map_err(unreadable)?;
+            let name = entry.name().map_err(unreadable)?.into_owned();
             if entry.compression() != CompressionMethod::Stored || entry.size() > length {
                 return Err(damaged(format!(
                     "{name} in it is compressed, which torch.save does not do"
@@ -76,7 +62,7 @@ impl TorchFile {
         }
         let pickle = read_entry(&mut archive, index).map_err(&damaged)?;
         let tensors = pickle::state_dict(&pickle).map_err(damaged)?;
-        Ok(Self { path: path.to_owned(), archive: Mutex::new(archive), prefix, tensors })
+        Ok(Box::new(Self { path: path(), archive: Mutex::new(archive), prefix, tensors }))
     }
 
     fn damaged(&self, reason: String) -> Error {
@@ -119,14 +105,13 @@ impl WeightFile for TorchFile {
             return Err(self.damaged(format!("it has no {name}")));
         };
         let entry = format!("{}data/{}", self.prefix, tensor.storage);
-        let storage = {
-            let mut archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
-            let index = archive
-                .index_for_name(&entry)
-                .ok_or_else(|| self.damaged(format!("{entry} of {name} is not in it")))?;
-            read_entry(&mut archive, index)
-                .map_err(|reason| self.damaged(format!("{entry} of {name}: {reason}")))?
-        };
+        let mut archive = self.archive.lock().unwrap_or_else(PoisonError::into_inner);
+        let index = archive
+            .index_for_name(&entry)
+            .ok_or_else(|| self.damaged(format!("{entry} of {name} is not in it")))?;
+        let storage = read_entry(&mut archive, index)
+            .map_err(|reason| self.damaged(format!("{entry} of {name}: {reason}")))?;
+        drop(archive);
         let bytes = gather(&storage, tensor, dtype.size_in_bytes())
             .ok_or_else(|| self.damaged(format!("{name} reaches beyond its storage")))?;
         Ok(Tensor::from_raw_buffer(&bytes, dtype, &tensor.shape, &Device::Cpu)?)
@@ -149,13 +134,7 @@ fn gather<'a>(storage: &'a [u8], tensor: &StoredTensor, element: usize) -> Optio
     if last.checked_add(1)?.checked_mul(element)? > storage.len() {
         return None;
     }
-    let mut row_major = 1;
-    let contiguous = shape.iter().zip(strides).rev().all(|(size, stride)| {
-        let expected = row_major;
-        row_major *= size;
-        *size == 1 || *stride == expected
-    });
-    if contiguous {
+    if Shape::from_dims(shape).is_contiguous(strides) {
         return Some(Cow::Borrowed(&storage[offset * element..][..count * element]));
     }
     let mut bytes = Vec::with_capacity(count * element);

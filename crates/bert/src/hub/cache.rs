@@ -15,7 +15,7 @@ use crate::files::atomic::shared_file;
 pub(super) struct CachedRepo {
     pub(super) folder: PathBuf,
     revision: String,
-    repo: CacheRepo,
+    pub(super) repo: CacheRepo,
 }
 
 impl CachedRepo {
@@ -25,11 +25,6 @@ impl CachedRepo {
             revision: repo.revision().to_owned(),
             repo: Cache::new(cache.to_owned()).repo(repo),
         }
-    }
-
-    /// The path of the contents with this ETag, which may not exist yet.
-    pub(super) fn blob_path(&self, etag: &str) -> PathBuf {
-        self.repo.blob_path(etag)
     }
 
     /// The commit of the revision in the cache, if the cache has any of its files.

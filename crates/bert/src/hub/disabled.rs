@@ -8,7 +8,7 @@ use crate::hub::options::HubOptions;
 /// A model repository that this build cannot reach.
 #[derive(Clone, Debug)]
 pub(crate) struct Repo {
-    id: String,
+    pub(crate) id: String,
     pub(crate) options: HubOptions,
 }
 
@@ -19,17 +19,10 @@ impl Repo {
 
     pub(crate) fn forget(&mut self) {}
 
-    pub(crate) fn id(&self) -> &str {
-        &self.id
-    }
-
     pub(crate) fn find(&self, names: &[&str]) -> Result<Option<(usize, PathBuf)>> {
         let reason = "this program was built without the feature `hub`; \
-                      pass the path of a folder that holds the checkpoint";
-        Err(Error::Hub {
-            repo: self.id.clone(),
-            file: names.join(" or "),
-            reason: reason.to_owned(),
-        })
+                      pass the path of a folder that holds the checkpoint"
+            .to_owned();
+        Err(Error::Hub { repo: self.id.clone(), file: names.join(" or "), reason })
     }
 }

@@ -1,6 +1,5 @@
 //! The addresses of the hub and its cache, and the token.
 
-use std::ffi::OsStr;
 use std::path::PathBuf;
 
 use ureq::http::Uri;
@@ -11,14 +10,16 @@ use crate::hub::options::HubOptions;
 pub(super) struct Settings {
     pub(super) endpoint: String,
     token: Option<String>,
-    pub(super) cache: Option<PathBuf>,
+    pub(super) cache: PathBuf,
     /// Why the network must not be used, if it must not.
-    pub(super) offline: Option<&'static str>,
+    pub(super) offline: Option<String>,
 }
 
 impl Settings {
-    pub(super) fn new(options: &HubOptions) -> Self {
-        let variable = |name| std::env::var_os(name).filter(|value| !value.is_empty());
+    /// `None` if there is no folder for a cache.
+    pub(super) fn new(options: &HubOptions) -> Option<Self> {
+        let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let text = |name| Some(variable(name)?.to_string_lossy().into_owned());
         let user = std::env::home_dir();
         let path = |name| {
             let path = PathBuf::from(variable(name)?);
@@ -34,16 +35,23 @@ impl Settings {
         let token = options
             .token
             .clone()
-            .or_else(|| Some(variable("HF_TOKEN")?.to_string_lossy().into_owned()))
+            .or_else(|| text("HF_TOKEN"))
             .or_else(|| std::fs::read_to_string(token_file?).ok())
             .map(|token| token.trim().to_owned())
             .filter(|token| !token.is_empty());
         let endpoint = options
             .endpoint
             .clone()
-            .or_else(|| Some(variable("HF_ENDPOINT")?.to_string_lossy().into_owned()))
+            .or_else(|| text("HF_ENDPOINT"))
             .unwrap_or_else(|| "https://huggingface.co".to_owned());
-        Self {
+        let forbidden = options.local_files_only.then(|| "local_files_only is set".to_owned());
+        // The first of the two variables that is set counts.
+        let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
+            .into_iter()
+            .find_map(|name| Some((name, text(name)?)))
+            .filter(|(_, value)| is_yes(value))
+            .map(|(name, _)| format!("{name} is set"));
+        Some(Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             token,
             cache: options
@@ -51,19 +59,14 @@ impl Settings {
                 .clone()
                 .or_else(|| path("HF_HUB_CACHE"))
                 .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
-                .or_else(|| Some(home?.join("hub"))),
-            // The first of the two variables that is set counts.
-            offline: match (options.local_files_only, variable("HF_HUB_OFFLINE")) {
-                (true, _) => Some("local_files_only is set"),
-                (false, Some(value)) => is_yes(&value).then_some("HF_HUB_OFFLINE is set"),
-                (false, None) => variable("TRANSFORMERS_OFFLINE")
-                    .filter(|value| is_yes(value))
-                    .map(|_| "TRANSFORMERS_OFFLINE is set"),
-            },
-        }
+                .or_else(|| Some(home?.join("hub")))?,
+            offline: forbidden.or(offline),
+        })
     }
 
-    pub(super) fn authorize<T>(&self, request: ureq::RequestBuilder<T>) -> ureq::RequestBuilder<T> {
+    /// Adds the headers that all requests have.
+    pub(super) fn prepare<T>(&self, request: ureq::RequestBuilder<T>) -> ureq::RequestBuilder<T> {
+        let request = request.header("Accept-Encoding", "identity");
         match &self.token {
             Some(token) => request.header("Authorization", format!("Bearer {token}")),
             None => request,
@@ -79,7 +82,6 @@ impl Settings {
 }
 
 /// Whether huggingface_hub takes a variable's value for yes.
-fn is_yes(value: &OsStr) -> bool {
-    let value = value.to_string_lossy().to_uppercase();
-    ["1", "ON", "YES", "TRUE"].contains(&value.as_str())
+fn is_yes(value: &str) -> bool {
+    ["1", "ON", "YES", "TRUE"].contains(&&*value.to_uppercase())
 }

@@ -27,17 +27,11 @@ struct Inner {
     /// The checkpoint's name in errors.
     checkpoint: String,
     files: Vec<Box<dyn WeightFile>>,
-    /// Each weight by the model's name for it, after the caller's renamings.
-    index: HashMap<String, StoredAt>,
+    /// The file of each weight and its name there, by the model's name after the caller's renamings.
+    index: HashMap<String, (usize, String)>,
     /// The row of the word embeddings that is zero when they are drawn.
     padding_row: Option<u32>,
     log: Mutex<LoadLog>,
-}
-
-struct StoredAt {
-    file: usize,
-    /// Its name in the file.
-    name: String,
 }
 
 struct LoadLog {
@@ -59,10 +53,9 @@ impl CheckpointBackend {
         let mut index = HashMap::new();
         for (file, weights) in files.iter().enumerate() {
             for name in weights.names() {
-                let stored = StoredAt { file, name: name.clone() };
-                if let Some(other) = index.insert(options.renamed(&name), stored) {
-                    let names = [other.name, name];
-                    return Err(Error::AmbiguousWeight { checkpoint, names });
+                let stored = (file, name.clone());
+                if let Some((_, other)) = index.insert(options.renamed(&name), stored) {
+                    return Err(Error::AmbiguousWeight { checkpoint, names: [other, name] });
                 }
             }
         }
@@ -114,39 +107,36 @@ impl CheckpointBackend {
     }
 
     fn info(&self, name: &str) -> Option<(&dyn WeightFile, &str, TensorInfo)> {
-        let StoredAt { file, name } = self.0.index.get(name)?;
+        let (file, name) = self.0.index.get(name)?;
         let file = &*self.0.files[*file];
         Some((file, name, file.info(name)?))
     }
 
     fn load(&self, wanted: WeightRequest) -> Result<Tensor> {
-        let Some((file, stored, info)) = self.info(wanted.name) else {
-            let mut log = self.log();
-            log.report.missing.push(wanted.name.to_owned());
-            if log.report.missing.len() > MOST_MISSING {
-                return Err(self.missing(log.report.missing.clone()));
+        let mut log = self.log();
+        match self.info(wanted.name) {
+            None => {
+                log.report.missing.push(wanted.name.to_owned());
+                if log.report.missing.len() > MOST_MISSING {
+                    return Err(self.missing(log.report.missing.clone()));
+                }
             }
-            return wanted.draw(log.generator.as_mut(), self.0.padding_row);
-        };
-        if info.shape != wanted.shape.dims() {
-            let mismatch = Mismatch {
-                name: stored.to_owned(),
-                got: info.shape,
-                expected: wanted.shape.dims().to_vec(),
-            };
-            let mut log = self.log();
-            log.report.mismatched.push(mismatch);
-            return wanted.draw(log.generator.as_mut(), self.0.padding_row);
+            Some((_, stored, info)) if info.shape != wanted.shape.dims() => {
+                let (name, expected) = (stored.to_owned(), wanted.shape.dims().to_vec());
+                log.report.mismatched.push(Mismatch { name, got: info.shape, expected });
+            }
+            Some((file, stored, info)) => {
+                let (checkpoint, name) = (self.0.checkpoint.clone(), stored.to_owned());
+                let Some(dtype) = info.dtype else {
+                    return Err(Error::WeightDType { checkpoint, name, got: info.stored_as });
+                };
+                log.read(&wanted, stored, dtype);
+                drop(log);
+                let tensor = file.read(stored, dtype)?;
+                return Ok(tensor.to_dtype(wanted.dtype)?.to_device(wanted.device)?);
+            }
         }
-        let Some(dtype) = info.dtype else {
-            return Err(Error::WeightDType {
-                checkpoint: self.0.checkpoint.clone(),
-                name: stored.to_owned(),
-                got: info.stored_as,
-            });
-        };
-        self.log().read(&wanted, stored, dtype);
-        Ok(file.read(stored, dtype)?.to_dtype(wanted.dtype)?.to_device(wanted.device)?)
+        wanted.draw(log.generator.as_mut(), self.0.padding_row)
     }
 }
 
@@ -186,17 +176,17 @@ impl WeightRequest<'_> {
             let scalar = (Tensor::ones((), DType::F32, self.device)? * value)?;
             Ok(scalar.to_dtype(self.dtype)?.broadcast_as(self.shape)?)
         };
+        let failed = |reason: &dyn std::fmt::Display| {
+            candle_core::Error::Msg(format!("{}: {reason}", self.name))
+        };
         let Some(generator) = generator else { return constant(0.) };
         match self.init {
             Init::Const(value) => Ok(constant(value)?.contiguous()?),
             Init::Randn { mean, stdev } => {
-                let normal = Normal::new(mean as f32, stdev as f32)
-                    .map_err(|error| candle_core::Error::Msg(format!("{}: {error}", self.name)))?;
+                let normal = Normal::new(mean as f32, stdev as f32).map_err(|e| failed(&e))?;
                 let count = self.shape.elem_count();
                 let mut values: Vec<f32> = Vec::new();
-                values
-                    .try_reserve_exact(count)
-                    .map_err(|error| candle_core::Error::Msg(format!("{}: {error}", self.name)))?;
+                values.try_reserve_exact(count).map_err(|e| failed(&e))?;
                 values.extend(normal.sample_iter(generator).take(count));
                 if let (true, Some(row), [_, h]) =
                     (self.name.ends_with("word_embeddings.weight"), padding_row, self.shape.dims())
@@ -206,9 +196,7 @@ impl WeightRequest<'_> {
                 }
                 Ok(Tensor::from_vec(values, self.shape, self.device)?.to_dtype(self.dtype)?)
             }
-            other => {
-                Err(candle_core::Error::Msg(format!("{}: cannot draw {other:?}", self.name)).into())
-            }
+            other => Err(failed(&format!("cannot draw {other:?}")).into()),
         }
     }
 }

@@ -52,22 +52,19 @@ impl LoadOptions {
     }
 
     /// Sets [`LoadOptions::device`].
-    pub fn with_device(mut self, device: Device) -> Self {
-        self.device = device;
-        self
+    pub fn with_device(self, device: Device) -> Self {
+        Self { device, ..self }
     }
 
     /// Sets [`LoadOptions::dtype`]: F64, F32, F16 or BF16.
-    pub fn with_dtype(mut self, dtype: DType) -> Self {
-        self.dtype = dtype;
-        self
+    pub fn with_dtype(self, dtype: DType) -> Self {
+        Self { dtype, ..self }
     }
 
     /// Draws weights that the checkpoint lacks or has in another shape, as transformers does: matrices
     /// from a normal distribution with the config's `initializer_range`, biases 0, γ 1.
-    pub fn with_missing_initialized(mut self, seed: u64) -> Self {
-        self.initialize_missing = Some(seed);
-        self
+    pub fn with_missing_initialized(self, seed: u64) -> Self {
+        Self { initialize_missing: Some(seed), ..self }
     }
 
     /// Reads weights whose names in the checkpoint begin with `stored` as if they began with
@@ -79,21 +76,18 @@ impl LoadOptions {
 
     /// Gives a classifier these classes, in this order. Hugging Face: `id2label` and `num_labels`. If
     /// the checkpoint has a classifier for another number of classes, that is a weight of another shape.
-    pub fn with_labels<L: Into<String>>(mut self, labels: impl IntoIterator<Item = L>) -> Self {
-        self.labels = Some(labels.into_iter().map(Into::into).collect());
-        self
+    pub fn with_labels<L: Into<String>>(self, labels: impl IntoIterator<Item = L>) -> Self {
+        Self { labels: Some(labels.into_iter().map(Into::into).collect()), ..self }
     }
 
     /// Leaves out the pooler of a `BertModel`. Hugging Face: `add_pooling_layer=False`.
-    pub fn without_pooling_layer(mut self) -> Self {
-        self.add_pooling_layer = false;
-        self
+    pub fn without_pooling_layer(self) -> Self {
+        Self { add_pooling_layer: false, ..self }
     }
 
     /// Sets [`LoadOptions::freeze`].
-    pub fn with_freeze_options(mut self, freeze: FreezeOptions) -> Self {
-        self.freeze = freeze;
-        self
+    pub fn with_freeze_options(self, freeze: FreezeOptions) -> Self {
+        Self { freeze, ..self }
     }
 
     /// The model's name of a weight in the checkpoint.

@@ -2,11 +2,7 @@
 
 use std::path::Path;
 
-use bert_core::{
-    BertConfig, BertForMaskedLM, BertForMultipleChoice, BertForNextSentencePrediction,
-    BertForPreTraining, BertForQuestionAnswering, BertForSequenceClassification,
-    BertForTokenClassification, BertLMHeadModel, BertModel, Parameters,
-};
+use bert_core::{BertConfig, BertModel, Parameters};
 use candle_core::DType;
 use candle_nn::{VarBuilder, VarMap};
 
@@ -53,8 +49,7 @@ pub trait PreTrainedModel: Parameters {
         checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
         options: &LoadOptions,
     ) -> Result<(Self, LoadReport)> {
-        let checkpoint = checkpoint.try_into().map_err(Into::into)?;
-        let (mut model, report): (Self, _) = load_checkpoint(&checkpoint, options)?;
+        let (mut model, report) = load_checkpoint::<Self>(checkpoint, options)?;
         model.freeze_with(&options.freeze)?;
         Ok((model, report))
     }
@@ -67,7 +62,7 @@ pub trait PreTrainedModel: Parameters {
     fn from_config(config: &BertConfig, seed: u64, options: &LoadOptions) -> Result<Self> {
         let options = options.clone().with_missing_initialized(seed);
         let name = "a config without weights".to_owned();
-        let (mut model, _): (Self, _) = load(name, Vec::new(), config.clone(), &options)?;
+        let (mut model, _) = load::<Self>(name, Vec::new(), config.clone(), &options)?;
         model.freeze_with(&options.freeze)?;
         Ok(model)
     }
@@ -83,8 +78,7 @@ pub trait PreTrainedModel: Parameters {
         checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
         options: &LoadOptions,
     ) -> Result<(Self, VarMap)> {
-        let (mut model, _): (Self, _) =
-            load_checkpoint(&checkpoint.try_into().map_err(Into::into)?, options)?;
+        let (mut model, _) = load_checkpoint::<Self>(checkpoint, options)?;
         let vars = model.set_trainable(|_| true)?;
         Ok((model, vars))
     }
@@ -114,9 +108,10 @@ pub trait PreTrainedModel: Parameters {
 }
 
 fn load_checkpoint<M: PreTrainedModel>(
-    checkpoint: &Checkpoint,
+    checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
     options: &LoadOptions,
 ) -> Result<(M, LoadReport)> {
+    let checkpoint = checkpoint.try_into().map_err(Into::into)?;
     let config = checkpoint.config()?;
     load(checkpoint.to_string(), checkpoint.weights()?, config, options)
 }
@@ -174,34 +169,6 @@ impl PreTrainedModel for BertModel {
         }
     }
 }
-
-/// Implements [`PreTrainedModel`] for models with a head.
-macro_rules! pretrained {
-    ($($model:ident),* $(,)?) => {$(
-        impl PreTrainedModel for $model {
-            const CLASS: &'static str = stringify!($model);
-
-            fn from_weights(
-                vb: VarBuilder,
-                config: &BertConfig,
-                _options: &LoadOptions,
-            ) -> bert_core::Result<Self> {
-                Self::load(vb, config)
-            }
-        }
-    )*};
-}
-
-pretrained!(
-    BertForMaskedLM,
-    BertForMultipleChoice,
-    BertForNextSentencePrediction,
-    BertForPreTraining,
-    BertForQuestionAnswering,
-    BertForSequenceClassification,
-    BertForTokenClassification,
-    BertLMHeadModel,
-);
 
 /// The model's tied weights: the name of each, then the name of the weight whose values it shares.
 fn tied_weights(model: &impl Parameters) -> Vec<(String, String)> {

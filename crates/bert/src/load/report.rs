@@ -54,18 +54,14 @@ pub struct Conversion {
 
 impl fmt::Display for LoadReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = |names: &mut dyn Iterator<Item = String>| listing(&names.collect::<Vec<_>>());
-        match self.unused.len() {
-            0 if self.mismatched.is_empty() => {
-                write!(f, "All {} weights of the checkpoint were used.", self.used.len())?
-            }
-            0 => write!(f, "{} weights of the checkpoint were used.", self.used.len())?,
-            unused => write!(
-                f,
-                "{} weights of the checkpoint were used, {unused} were not: {}.",
-                self.used.len(),
-                listing(&self.unused)
-            )?,
+        let used = self.used.len();
+        if !self.unused.is_empty() {
+            let (unused, names) = (self.unused.len(), listing(&self.unused));
+            write!(f, "{used} weights of the checkpoint were used, {unused} were not: {names}.")?;
+        } else if self.mismatched.is_empty() {
+            write!(f, "All {used} weights of the checkpoint were used.")?;
+        } else {
+            write!(f, "{used} weights of the checkpoint were used.")?;
         }
         if !self.missing.is_empty() {
             write!(
@@ -77,16 +73,17 @@ impl fmt::Display for LoadReport {
             )?;
         }
         if !self.mismatched.is_empty() {
-            let mismatches = names(&mut self.mismatched.iter().map(Mismatch::to_string));
-            let count = self.mismatched.len();
             write!(
                 f,
-                "\n{count} weights of the model are new, because the checkpoint has them in another \
-                 shape: {mismatches}. Train them before use."
+                "\n{} weights of the model are new, because the checkpoint has them in another \
+                 shape: {}. Train them before use.",
+                self.mismatched.len(),
+                listing(&self.mismatched)
             )?;
         }
         if !self.renamed.is_empty() {
-            let pairs = names(&mut self.renamed.iter().map(|(old, new)| format!("{old} as {new}")));
+            let pairs = self.renamed.iter().map(|(old, new)| format!("{old} as {new}"));
+            let pairs = listing(&pairs.collect::<Vec<_>>());
             write!(f, "\n{} weights were renamed: {pairs}.", self.renamed.len())?;
         }
         for (tied, to) in &self.tied {
@@ -100,11 +97,12 @@ impl fmt::Display for LoadReport {
 }
 
 /// The first few of `names`, and how many more there are.
-pub(crate) fn listing(names: &[String]) -> String {
+pub(crate) fn listing(names: &[impl ToString]) -> String {
     const SHOWN: usize = 6;
-    match names {
-        [] => "nothing".to_owned(),
-        names if names.len() <= SHOWN => names.join(", "),
-        names => format!("{} and {} more", names[..SHOWN].join(", "), names.len() - SHOWN),
+    let shown: Vec<String> = names.iter().take(SHOWN).map(ToString::to_string).collect();
+    match names.len() {
+        0 => "nothing".to_owned(),
+        count if count <= SHOWN => shown.join(", "),
+        count => format!("{} and {} more", shown.join(", "), count - SHOWN),
     }
 }
