@@ -71,7 +71,7 @@ impl Checkpoint {
     /// [`Error::NoSuchCheckpoint`] when `id` cannot be the name of a repository.
     pub fn from_hub(id: &str) -> Result<Self> {
         if is_id(id) {
-            Ok(Self::new(Source::Hub(Repo::new(id))))
+            Ok(Self::new(Source::Hub(Repo::new(id, HubOptions::default()))))
         } else {
             Err(Error::NoSuchCheckpoint { name: id.to_owned() })
         }
@@ -145,7 +145,8 @@ impl Checkpoint {
         match &mut self.source {
             Source::Hub(repo) => {
                 set(&mut repo.options);
-                repo.forget();
+                // A new one: with these options the hub may be reached.
+                *repo = Repo::new(&repo.id, repo.options.clone());
             }
             Source::Dir(_) | Source::Memory(..) => self.unused_option = Some(option),
         }
@@ -193,11 +194,9 @@ impl Checkpoint {
     pub fn tokenizer(&self) -> Result<BertTokenizer> {
         let (is_json, file) = self.first_of(&[("tokenizer.json", true), ("vocab.txt", false)])?;
         let main = file.read()?;
-        let [config, map, added] = [
-            self.optional("tokenizer_config.json", is_json)?,
-            self.optional("special_tokens_map.json", is_json)?,
-            self.optional("added_tokens.json", is_json)?,
-        ];
+        let config = self.optional("tokenizer_config.json", is_json)?;
+        let map = self.optional("special_tokens_map.json", is_json)?;
+        let added = self.optional("added_tokens.json", is_json)?;
         BertTokenizer::from_files(&TokenizerFiles {
             tokenizer: is_json.then_some(&*main),
             vocab: (!is_json).then_some(&*main),
@@ -242,14 +241,12 @@ impl Checkpoint {
     /// The first of some files that exists, and its kind.
     fn first_of<K: Copy>(&self, candidates: &[(&str, K)]) -> Result<(K, File)> {
         let names: Vec<&str> = candidates.iter().map(|(name, _)| *name).collect();
-        match self.find(&names)? {
-            Some((index, file)) => Ok((candidates[index].1, file)),
-            None => Err(Error::MissingFile {
-                file: names.join(" or "),
-                checkpoint: self.to_string(),
-                found: self.listing(),
-            }),
-        }
+        let (index, file) = self.find(&names)?.ok_or_else(|| Error::MissingFile {
+            file: names.join(" or "),
+            checkpoint: self.to_string(),
+            found: self.listing(),
+        })?;
+        Ok((candidates[index].1, file))
     }
 
     /// The first of `names` that exists, and its index.

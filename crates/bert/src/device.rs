@@ -37,13 +37,11 @@ pub fn metal_device() -> Result<Device> {
 
 /// Candle compares devices by their handle, so a program must keep one.
 fn once(cell: &OnceLock<Device>, make: impl FnOnce() -> Result<Device>) -> Result<Device> {
-    match cell.get() {
-        Some(device) => Ok(device.clone()),
-        None => {
-            let device = make()?;
-            Ok(cell.get_or_init(|| device).clone())
-        }
+    if let Some(device) = cell.get() {
+        return Ok(device.clone());
     }
+    let device = make()?;
+    Ok(cell.get_or_init(|| device).clone())
 }
 
 fn no_device(name: &'static str, error: &candle_core::Error) -> Error {

@@ -35,7 +35,7 @@ pub enum Error {
     },
 
     /// A file cannot be read.
-    #[error("cannot read {}: {source}", path.display())]
+    #[error("cannot read {path}: {source}")]
     Io {
         /// The file.
         path: PathBuf,
@@ -44,7 +44,7 @@ pub enum Error {
     },
 
     /// A `config.json` is not that of a BERT.
-    #[error("{}: {source}", path.display())]
+    #[error("{path}: {source}")]
     Config {
         /// The file.
         path: PathBuf,
@@ -53,7 +53,7 @@ pub enum Error {
     },
 
     /// A `tokenizer.json` cannot be used.
-    #[error("{}: {source}", path.display())]
+    #[error("{path}: {source}")]
     Tokenizer {
         /// The file.
         path: PathBuf,
@@ -62,7 +62,7 @@ pub enum Error {
     },
 
     /// A safetensors file is damaged.
-    #[error("{} is not a whole safetensors file: {reason}; download or save it again", path.display())]
+    #[error("{path} is not a whole safetensors file: {reason}; download or save it again")]
     Safetensors {
         /// The file.
         path: PathBuf,
@@ -71,7 +71,9 @@ pub enum Error {
     },
 
     /// A `pytorch_model.bin` is damaged, or no `torch.save` wrote it.
-    #[error("{} is not a file of weights that torch.save wrote: {reason}; download or save it again", path.display())]
+    #[error(
+        "{path} is not a file of weights that torch.save wrote: {reason}; download or save it again"
+    )]
     TorchFile {
         /// The file.
         path: PathBuf,
@@ -81,9 +83,9 @@ pub enum Error {
 
     /// A `pytorch_model.bin` has the format before PyTorch 1.6.
     #[error(
-        "{} has the format before PyTorch 1.6, which this library does not read; convert it into \
+        "{path} has the format before PyTorch 1.6, which this library does not read; convert it into \
          another folder with: python -c \"import sys, torch; torch.save(torch.load(sys.argv[1], \
-         map_location='cpu'), sys.argv[2])\" {:?} FOLDER/pytorch_model.bin", path.display(), path
+         map_location='cpu'), sys.argv[2])\" {path:?} FOLDER/pytorch_model.bin"
     )]
     LegacyTorchFile {
         /// The file.
@@ -91,7 +93,7 @@ pub enum Error {
     },
 
     /// The index of a sharded checkpoint cannot be used.
-    #[error("{} is not an index of weight files: {reason}", path.display())]
+    #[error("{path} is not an index of weight files: {reason}")]
     Index {
         /// The file.
         path: PathBuf,
@@ -174,9 +176,8 @@ pub enum Error {
 
     /// The hub was needed and did not answer.
     #[error(
-        "{file} of {repo} is not in the cache {}, and {}; pass the path of a folder that holds the \
+        "{file} of {repo} is not in the cache {cache}, and {}; pass the path of a folder that holds the \
          checkpoint, or {}",
-        cache.display(),
         if *offline { reason.clone() } else { format!("the hub cannot be reached: {reason}") },
         if *offline { "allow the network once" } else { "connect to the network" }
     )]
@@ -206,8 +207,7 @@ pub enum Error {
 
     /// The hub's cache cannot be written to.
     #[error(
-        "cannot write to the hub's cache {}: {source}; make room there, or set HF_HOME to another folder",
-        folder.display()
+        "cannot write to the hub's cache {folder}: {source}; make room there, or set HF_HOME to another folder"
     )]
     Cache {
         /// The cache of one repository.
@@ -217,9 +217,7 @@ pub enum Error {
     },
 
     /// A file or a folder's files cannot be written.
-    #[error(
-        "cannot save to {}: {source}; make room there or choose another folder", path.display()
-    )]
+    #[error("cannot save to {path}: {source}; make room there or choose another folder")]
     Save {
         /// The file or folder.
         path: PathBuf,

@@ -54,14 +54,15 @@ pub(crate) fn save_model<M: Parameters>(
     let shards = shards(model, options.max_shard_size);
     check_head(&shards, config)?;
     let count = shards.len();
-    let name = |i: usize| match count {
+    let name = |number: usize| match count {
         1 => WEIGHTS.to_owned(),
-        _ => format!("model-{:05}-of-{count:05}.safetensors", i + 1),
+        _ => format!("model-{number:05}-of-{count:05}.safetensors"),
     };
+    let names: Vec<String> = (1..=count).map(name).collect();
     let save = || {
         let mut staged = StagedFiles::new(folder)?;
-        for (i, shard) in shards.iter().enumerate() {
-            staged.write(&name(i), |file| {
+        for (name, shard) in names.iter().zip(&shards) {
+            staged.write(name, |file| {
                 file.write_all(&header(shard)?)?;
                 let mut expected = shard.iter().peekable();
                 each_weight(model, |name, parameter| {
@@ -73,18 +74,17 @@ pub(crate) fn save_model<M: Parameters>(
             })?;
         }
         if count > 1 {
-            staged.write(INDEX, |file| file.write_all(index(&shards, name).as_bytes()))?;
+            staged.write(INDEX, |file| file.write_all(index(&shards, &names).as_bytes()))?;
         }
         let mut staged_config = StagedFiles::new(folder)?;
         staged_config.write("config.json", |file| file.write_all(config_text.as_bytes()))?;
         staged.rename()?;
         // Loaders take the first kind of weights that they find.
-        let new: Vec<String> =
-            (0..count).map(name).chain((count > 1).then(|| INDEX.into())).collect();
+        let is_new = |name: &String| names.contains(name) || count > 1 && name == INDEX;
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
             let name = entry.file_name().to_string_lossy().into_owned();
-            if is_weights(&name) && !new.contains(&name) {
+            if is_weights(&name) && !is_new(&name) {
                 std::fs::remove_file(entry.path())?;
             }
         }
@@ -161,10 +161,9 @@ fn shards<M: Parameters>(model: &M, most: u64) -> Vec<Vec<Entry>> {
     shards
 }
 
-fn index(shards: &[Vec<Entry>], name: impl Fn(usize) -> String) -> String {
-    let weight_map: BTreeMap<&str, String> = (shards.iter().enumerate())
-        .flat_map(|(i, shard)| shard.iter().map(move |entry| (i, entry)))
-        .map(|(i, entry)| (entry.name.as_str(), name(i)))
+fn index(shards: &[Vec<Entry>], names: &[String]) -> String {
+    let weight_map: BTreeMap<&str, &String> = (shards.iter().zip(names))
+        .flat_map(|(shard, name)| shard.iter().map(move |entry| (entry.name.as_str(), name)))
         .collect();
     let total_size: u64 = shards.iter().flatten().map(Entry::bytes).sum();
     format!("{:#}", json!({"metadata": {"total_size": total_size}, "weight_map": weight_map}))

@@ -1,6 +1,6 @@
 //! Tensors in files of their own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{Error as IoError, Write};
 use std::path::Path;
 
@@ -18,8 +18,7 @@ use crate::files::safetensors::{Entry, SafetensorsFile, header, write_tensor};
 /// [`Error::Save`] when the file cannot be written.
 pub fn save_tensors(tensors: &HashMap<String, Tensor>, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    let mut sorted: Vec<(&String, &Tensor)> = tensors.iter().collect();
-    sorted.sort_by_key(|(name, _)| *name);
+    let sorted: BTreeMap<&String, &Tensor> = tensors.iter().collect();
     let entries: Vec<Entry> = (sorted.iter())
         .map(|(name, tensor)| Entry::new(name, tensor.dtype(), tensor.dims().to_vec()))
         .collect();
@@ -30,7 +29,7 @@ pub fn save_tensors(tensors: &HashMap<String, Tensor>, path: impl AsRef<Path>) -
         let mut staged = StagedFiles::new(folder.unwrap_or(Path::new(".")))?;
         staged.write(name, |file| {
             file.write_all(&header(&entries)?)?;
-            sorted.iter().try_for_each(|(_, tensor)| write_tensor(file, tensor))
+            sorted.values().try_for_each(|tensor| write_tensor(file, tensor))
         })?;
         staged.rename()
     };
@@ -46,12 +45,11 @@ pub fn load_tensors(path: impl AsRef<Path>) -> Result<HashMap<String, Tensor>> {
     let file = SafetensorsFile::open(&File::OnDisk(path.as_ref().to_owned()))?;
     let mut tensors = HashMap::new();
     for name in file.names() {
-        let info = file.info(&name);
-        let Some(dtype) = info.as_ref().and_then(|info| info.dtype) else {
-            let got = info.map(|info| info.stored_as).unwrap_or_default();
+        let Some(info) = file.info(&name) else { continue };
+        let dtype = info.dtype.map_err(|got| {
             let checkpoint = path.as_ref().display().to_string();
-            return Err(Error::WeightDType { checkpoint, name, got });
-        };
+            Error::WeightDType { checkpoint, name: name.clone(), got }
+        })?;
         let tensor = file.read(&name, dtype)?;
         tensors.insert(name, tensor);
     }

@@ -59,14 +59,14 @@ pub(crate) fn state_dict(pickle: &[u8]) -> Result<BTreeMap<String, Arc<StoredTen
     let mut reader = Reader { rest: pickle };
     let mut machine = Machine { stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
     loop {
-        let code = reader.byte()?;
-        if code == b'.' {
-            return match machine.pop()? {
-                Value::Dict(dict) => Ok(dict.take()),
-                _ => Err("it does not hold a state dict".to_owned()),
-            };
+        match reader.byte()? {
+            b'.' => break,
+            code => machine.step(code, &mut reader)?,
         }
-        machine.step(code, &mut reader)?;
+    }
+    match machine.pop()? {
+        Value::Dict(dict) => Ok(dict.take()),
+        _ => Err("it does not hold a state dict".to_owned()),
     }
 }
 
@@ -108,11 +108,9 @@ impl<'a> Reader<'a> {
         Ok(Value::Int(i64::from_le_bytes(wide)))
     }
 
-    fn line(&mut self) -> Result<&'a [u8]> {
+    fn line(&mut self) -> Result<Rc<str>> {
         let end = self.rest.iter().position(|b| *b == b'\n').ok_or("its pickle ends early")?;
-        let line = self.bytes(end)?;
-        self.byte()?;
-        Ok(line)
+        utf8(&self.bytes(end + 1)?[..end])
     }
 }
 
@@ -139,7 +137,8 @@ impl Machine {
                 self.marks.push(self.stack.len());
                 return Ok(());
             }
-            b'0' => return self.pop().map(drop),
+            // POP; APPEND to a list that is ignored; BUILD: attributes of a dict, of no interest.
+            b'0' | b'a' | b'b' => return self.pop().map(drop),
             b'N' | 0x88 | 0x89 | b']' => Value::Ignored, // None, True, False, []
             b'K' => Value::Int(reader.unsigned(1)? as i64),
             b'M' => Value::Int(reader.unsigned(2)? as i64),
@@ -160,7 +159,7 @@ impl Machine {
             0x94 => return self.remember(self.memo.len() as u64),
             b'h' => self.recall(reader.unsigned(1)?)?,
             b'j' => self.recall(reader.unsigned(4)?)?,
-            b'c' => function(&utf8(reader.line()?)?, &utf8(reader.line()?)?)?,
+            b'c' => function(&reader.line()?, &reader.line()?)?,
             0x93 => match (self.pop()?, self.pop()?) {
                 (Value::Text(name), Value::Text(module)) => function(&module, &name)?,
                 _ => return Err("its pickle has a class whose name is not text".to_owned()),
@@ -173,8 +172,6 @@ impl Machine {
                 let (arguments, function) = (self.pop()?, self.pop()?);
                 call(&function, &arguments)?
             }
-            b'b' => return self.pop().map(drop), // BUILD: attributes of a dict, of no interest
-            b'a' => return self.pop().map(drop), // APPEND to a list that is ignored
             b'e' => return self.pop_to_mark().map(drop),
             b's' => {
                 let (value, key) = (self.pop()?, self.pop()?);

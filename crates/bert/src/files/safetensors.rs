@@ -12,7 +12,7 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo as Header};
-use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
+use serde::de::{Deserializer, Error as _, IgnoredAny, MapAccess, Visitor};
 
 use super::file::{File, Source};
 use super::weight_file::{TensorInfo, WeightFile};
@@ -38,30 +38,28 @@ impl SafetensorsFile {
         let damaged = |reason: String| Error::Safetensors { path: path(), reason };
         let io = |source| Error::Io { path: path(), source };
         if length < LENGTH_BYTES {
-            return Err(damaged(format!(
-                "it has {length} bytes, expected at least {LENGTH_BYTES}"
-            )));
+            let reason = format!("it has {length} bytes, expected at least {LENGTH_BYTES}");
+            return Err(damaged(reason));
         }
         let mut header_length = [0; LENGTH_BYTES as usize];
         source.read_exact(&mut header_length).map_err(io)?;
         let header_length = u64::from_le_bytes(header_length);
         let rest = length - LENGTH_BYTES;
         if header_length > MAX_HEADER_BYTES.min(rest) {
-            return Err(damaged(format!(
-                "its header says {header_length} bytes, but {rest} follow"
-            )));
+            let reason = format!("its header says {header_length} bytes, but {rest} follow");
+            return Err(damaged(reason));
         }
         let mut header = vec![0; header_length as usize];
         source.read_exact(&mut header).map_err(io)?;
         let unreadable = |error| damaged(format!("its header cannot be read: {error}"));
-        serde_json::from_slice::<DistinctKeys>(&header).map_err(unreadable)?;
+        let mut reader = serde_json::Deserializer::from_slice(&header);
+        reader.deserialize_map(DistinctKeys).and_then(|()| reader.end()).map_err(unreadable)?;
         let header: Metadata = serde_json::from_slice(&header).map_err(unreadable)?;
         let data_start = LENGTH_BYTES + header_length;
         let (got, expected) = (length - data_start, header.data_len() as u64);
         if got != expected {
-            return Err(damaged(format!(
-                "it has {got} bytes of tensors, but its header says {expected}"
-            )));
+            let reason = format!("it has {got} bytes of tensors, but its header says {expected}");
+            return Err(damaged(reason));
         }
         Ok(Box::new(Self { path: path(), source: Mutex::new(source), header, data_start }))
     }
@@ -75,10 +73,14 @@ impl WeightFile for SafetensorsFile {
 
     fn info(&self, name: &str) -> Option<TensorInfo> {
         let info = self.header.info(name)?;
-        let is_weight = matches!(info.dtype, Dtype::F64 | Dtype::F32 | Dtype::F16 | Dtype::BF16);
-        let dtype = DType::try_from(info.dtype).ok().filter(|_| is_weight);
-        let stored_as = format!("{:?}", info.dtype);
-        Some(TensorInfo { shape: info.shape.clone(), dtype, stored_as })
+        let dtype = match info.dtype {
+            Dtype::F64 => Ok(DType::F64),
+            Dtype::F32 => Ok(DType::F32),
+            Dtype::F16 => Ok(DType::F16),
+            Dtype::BF16 => Ok(DType::BF16),
+            other => Err(format!("{other:?}")),
+        };
+        Some(TensorInfo { shape: info.shape.clone(), dtype })
     }
 
     fn read(&self, name: &str, dtype: DType) -> Result<Tensor> {
@@ -97,30 +99,24 @@ impl WeightFile for SafetensorsFile {
     }
 }
 
-/// A JSON object without equal keys: serde would keep the last of them.
+/// Refuses a JSON object with equal keys: serde would keep the last of them.
 struct DistinctKeys;
 
-impl<'de> Deserialize<'de> for DistinctKeys {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
-        deserializer.deserialize_map(Self)
-    }
-}
-
 impl<'de> Visitor<'de> for DistinctKeys {
-    type Value = Self;
+    type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object of tensors")
     }
 
-    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<Self, M::Error> {
+    fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> std::result::Result<(), M::Error> {
         let mut seen = HashSet::new();
         while let Some((key, IgnoredAny)) = map.next_entry::<String, IgnoredAny>()? {
             if let Some(key) = seen.replace(key) {
                 return Err(M::Error::custom(format!("it contains {key} twice")));
             }
         }
-        Ok(self)
+        Ok(())
     }
 }
 

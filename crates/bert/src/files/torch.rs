@@ -40,21 +40,19 @@ impl TorchFile {
         let mut archive = ZipArchive::new(BufReader::new(source))
             .map_err(|error| damaged(format!("it is not a zip archive: {error}")))?;
         let unreadable = |error: ZipError| damaged(error.to_string());
-        let mut pickle_entry = None;
+        let mut pickled = None;
         for index in 0..archive.len() {
             let entry = archive.by_index_raw(index).map_err(unreadable)?;
             let name = entry.name().map_err(unreadable)?.into_owned();
             if entry.compression() != CompressionMethod::Stored || entry.size() > length {
-                return Err(damaged(format!(
-                    "{name} in it is compressed, which torch.save does not do"
-                )));
+                let reason = format!("{name} in it is compressed, which torch.save does not do");
+                return Err(damaged(reason));
             }
             if let Some(prefix) = name.strip_suffix("data.pkl") {
-                pickle_entry = Some((index, prefix.to_owned()));
+                pickled = Some((index, prefix.to_owned()));
             }
         }
-        let (index, prefix) =
-            pickle_entry.ok_or_else(|| damaged("it has no data.pkl".to_owned()))?;
+        let (index, prefix) = pickled.ok_or_else(|| damaged("it has no data.pkl".to_owned()))?;
         if let Some(order) = archive.index_for_name(&format!("{prefix}byteorder"))
             && read_entry(&mut archive, order).map_err(&damaged)? != b"little"
         {
@@ -91,13 +89,13 @@ impl WeightFile for TorchFile {
     fn info(&self, name: &str) -> Option<TensorInfo> {
         let tensor = self.tensors.get(name)?;
         let dtype = match &*tensor.class {
-            "FloatStorage" => Some(DType::F32),
-            "DoubleStorage" => Some(DType::F64),
-            "HalfStorage" => Some(DType::F16),
-            "BFloat16Storage" => Some(DType::BF16),
-            _ => None,
+            "FloatStorage" => Ok(DType::F32),
+            "DoubleStorage" => Ok(DType::F64),
+            "HalfStorage" => Ok(DType::F16),
+            "BFloat16Storage" => Ok(DType::BF16),
+            other => Err(other.to_owned()),
         };
-        Some(TensorInfo { shape: tensor.shape.clone(), dtype, stored_as: tensor.class.to_string() })
+        Some(TensorInfo { shape: tensor.shape.clone(), dtype })
     }
 
     fn read(&self, name: &str, dtype: DType) -> Result<Tensor> {

@@ -8,10 +8,8 @@ use crate::error::Result;
 #[derive(Clone, Debug)]
 pub(crate) struct TensorInfo {
     pub(crate) shape: Vec<usize>,
-    /// The dtype, if it is a floating-point one.
-    pub(crate) dtype: Option<DType>,
-    /// The file's name of the dtype.
-    pub(crate) stored_as: String,
+    /// The dtype, or the file's name of one that is not a floating-point dtype.
+    pub(crate) dtype: std::result::Result<DType, String>,
 }
 
 /// A file of named tensors.

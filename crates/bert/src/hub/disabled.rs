@@ -13,11 +13,9 @@ pub(crate) struct Repo {
 }
 
 impl Repo {
-    pub(crate) fn new(id: &str) -> Self {
-        Self { id: id.to_owned(), options: HubOptions::default() }
+    pub(crate) fn new(id: &str, options: HubOptions) -> Self {
+        Self { id: id.to_owned(), options }
     }
-
-    pub(crate) fn forget(&mut self) {}
 
     pub(crate) fn find(&self, names: &[&str]) -> Result<Option<(usize, PathBuf)>> {
         let reason = "this program was built without the feature `hub`; \

@@ -51,17 +51,12 @@ struct Metadata {
 }
 
 impl Repo {
-    pub(crate) fn new(id: &str) -> Self {
-        Self { id: id.to_owned(), options: HubOptions::default(), given_up: Arc::default() }
+    pub(crate) fn new(id: &str, options: HubOptions) -> Self {
+        Self { id: id.to_owned(), options, given_up: Arc::default() }
     }
 
     fn revision(&self) -> &str {
         self.options.revision.as_deref().unwrap_or("main")
-    }
-
-    /// Forgets that the hub could not be reached, because the options have changed.
-    pub(crate) fn forget(&mut self) {
-        self.given_up = Arc::default();
     }
 
     /// The index of the first of `names` that the repository has, and its path in the cache. `None` if
@@ -152,12 +147,10 @@ impl Download<'_> {
                 _ => {
                     let reason = "the answer has no valid X-Repo-Commit and ETag headers; check HF_ENDPOINT \
                                   and the network";
-                    let Some(mut metadata) = read_metadata(&response) else {
-                        return Err(self.unreachable(&cache.folder, reason));
-                    };
                     // The download asks for the commit: the branch may move meanwhile.
-                    metadata.url = url.replacen(&branch, &resolve(&metadata.commit), 1);
-                    return Ok(Some(metadata));
+                    let at_commit = |commit: &str| url.replacen(&branch, &resolve(commit), 1);
+                    let metadata = read_metadata(&response, at_commit).map(Some);
+                    return metadata.ok_or_else(|| self.unreachable(&cache.folder, reason));
                 }
             }
         }
@@ -211,13 +204,11 @@ impl Download<'_> {
                 let status = response.status();
                 return Err(self.refused(format!("it answers {status} to the download")));
             }
-            let bytes = metadata
-                .bytes
-                .or_else(|| header(response.headers(), "content-length")?.parse().ok());
+            let length = || header(response.headers(), "content-length")?.parse().ok();
+            let bytes = metadata.bytes.or_else(length);
             self.store(&blob, bytes, response.into_body())?;
         }
-        let linked = cache.link(self.file, &blob, &metadata.commit);
-        linked.map_err(|cause| cache.unwritable(cause))
+        cache.link(self.file, &blob, &metadata.commit).map_err(|cause| cache.unwritable(cause))
     }
 
     /// Writes a body to a temporary file and renames it if it has the announced length.
@@ -238,8 +229,7 @@ impl Download<'_> {
                 }
                 Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {
-                    let seconds = STALL.as_secs();
-                    let reason = format!("no data came for {seconds} seconds; try again");
+                    let reason = format!("no data came for {} seconds; try again", STALL.as_secs());
                     return Err(self.refused(reason));
                 }
             };
@@ -295,7 +285,7 @@ fn resolve(revision: &str) -> String {
 }
 
 /// Commit, ETag and length of a file. Commit and ETag become names of files, so they are checked.
-fn read_metadata(response: &Response<Body>) -> Option<Metadata> {
+fn read_metadata(response: &Response<Body>, url: impl Fn(&str) -> String) -> Option<Metadata> {
     let headers = response.headers();
     let etag = header(headers, "x-linked-etag").or_else(|| header(headers, "etag"))?;
     let etag = etag.trim_start_matches("W/").trim_matches('"').to_owned();
@@ -304,7 +294,7 @@ fn read_metadata(response: &Response<Body>) -> Option<Metadata> {
     let bytes = header(headers, "x-linked-size").or_else(own_length);
     let commit = header(headers, "x-repo-commit").filter(|commit| is_file_name(commit))?;
     is_file_name(&etag).then(|| Metadata {
-        url: String::new(),
+        url: url(&commit),
         commit,
         etag,
         bytes: bytes.and_then(|bytes| bytes.parse().ok()),

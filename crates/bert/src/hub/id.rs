@@ -11,10 +11,7 @@ pub(crate) fn is_id(name: &str) -> bool {
             && !part.contains("--")
             && part.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
     };
-    match name.split_once('/') {
-        Some((owner, name)) => part(owner) && part(name),
-        None => part(name),
-    }
+    name.split('/').count() <= 2 && name.split('/').all(part)
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ pub(super) struct Settings {
 impl Settings {
     /// `None` if there is no folder for a cache.
     pub(super) fn new(options: &HubOptions) -> Option<Self> {
+        let HubOptions { endpoint, token, cache_dir, .. } = options.clone();
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let text = |name| Some(variable(name)?.to_string_lossy().into_owned());
         let user = std::env::home_dir();
@@ -32,31 +33,25 @@ impl Settings {
             .or_else(|| Some(path("XDG_CACHE_HOME")?.join("huggingface")))
             .or_else(|| Some(user.as_ref()?.join(".cache/huggingface")));
         let token_file = path("HF_TOKEN_PATH").or_else(|| Some(home.as_ref()?.join("token")));
-        let token = options
-            .token
-            .clone()
+        let token = token
             .or_else(|| text("HF_TOKEN"))
             .or_else(|| std::fs::read_to_string(token_file?).ok())
             .map(|token| token.trim().to_owned())
             .filter(|token| !token.is_empty());
-        let endpoint = options
-            .endpoint
-            .clone()
-            .or_else(|| text("HF_ENDPOINT"))
-            .unwrap_or_else(|| "https://huggingface.co".to_owned());
+        let endpoint = endpoint.or_else(|| text("HF_ENDPOINT"));
+        let endpoint = endpoint.as_deref().unwrap_or("https://huggingface.co");
         let forbidden = options.local_files_only.then(|| "local_files_only is set".to_owned());
         // The first of the two variables that is set counts.
         let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
             .into_iter()
             .find_map(|name| Some((name, text(name)?)))
-            .filter(|(_, value)| is_yes(value))
+            // What huggingface_hub takes for yes.
+            .filter(|(_, value)| ["1", "ON", "YES", "TRUE"].contains(&&*value.to_uppercase()))
             .map(|(name, _)| format!("{name} is set"));
         Some(Self {
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             token,
-            cache: options
-                .cache_dir
-                .clone()
+            cache: cache_dir
                 .or_else(|| path("HF_HUB_CACHE"))
                 .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
                 .or_else(|| Some(home?.join("hub")))?,
@@ -79,9 +74,4 @@ impl Settings {
         let parts = uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.authority()?)));
         parts.map_or_else(|| self.endpoint.clone(), |(scheme, host)| format!("{scheme}://{host}"))
     }
-}
-
-/// Whether huggingface_hub takes a variable's value for yes.
-fn is_yes(value: &str) -> bool {
-    ["1", "ON", "YES", "TRUE"].contains(&&*value.to_uppercase())
 }

@@ -84,12 +84,9 @@ impl CheckpointBackend {
             return Err(self.missing(report.missing));
         }
         report.used.sort();
-        report.unused = self
-            .stored_names()
-            .into_iter()
-            .filter(|name| report.used.binary_search(name).is_err() && !is_buffer(name))
-            .filter(|name| !report.mismatched.iter().any(|mismatch| mismatch.name == *name))
-            .collect();
+        report.unused = self.stored_names();
+        report.unused.retain(|name| report.used.binary_search(name).is_err() && !is_buffer(name));
+        report.unused.retain(|name| report.mismatched.iter().all(|other| other.name != *name));
         Ok(report)
     }
 
@@ -126,10 +123,10 @@ impl CheckpointBackend {
                 log.report.mismatched.push(Mismatch { name, got: info.shape, expected });
             }
             Some((file, stored, info)) => {
-                let (checkpoint, name) = (self.0.checkpoint.clone(), stored.to_owned());
-                let Some(dtype) = info.dtype else {
-                    return Err(Error::WeightDType { checkpoint, name, got: info.stored_as });
-                };
+                let dtype = info.dtype.map_err(|got| {
+                    let (checkpoint, name) = (self.0.checkpoint.clone(), stored.to_owned());
+                    Error::WeightDType { checkpoint, name, got }
+                })?;
                 log.read(&wanted, stored, dtype);
                 drop(log);
                 let tensor = file.read(stored, dtype)?;

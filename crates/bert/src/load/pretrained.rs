@@ -133,15 +133,13 @@ fn load<M: PreTrainedModel>(
     }
     let weights = CheckpointBackend::new(checkpoint, files, config.padding_row(), options)?;
     let vb = VarBuilder::from_backend(Box::new(weights.clone()), dtype, options.device.clone());
-    match M::from_weights(vb, &config, options) {
-        Ok(model) => {
-            let tied = tied_weights(&model);
-            Ok((model, weights.report(tied)?))
-        }
+    let model = M::from_weights(vb, &config, options).map_err(|error| match error {
         // The backend's error is more exact than what Candle makes of it.
-        Err(bert_core::Error::Candle(error)) => Err(weights.failure().unwrap_or(error.into())),
-        Err(error) => Err(error.into()),
-    }
+        bert_core::Error::Candle(error) => weights.failure().unwrap_or(error.into()),
+        error => error.into(),
+    })?;
+    let report = weights.report(tied_weights(&model))?;
+    Ok((model, report))
 }
 
 /// The name of a dtype in a config.

@@ -63,22 +63,15 @@ impl fmt::Display for LoadReport {
         } else {
             write!(f, "{used} weights of the checkpoint were used.")?;
         }
-        if !self.missing.is_empty() {
+        let new = [
+            ("lacks them", self.missing.len(), listing(&self.missing)),
+            ("has them in another shape", self.mismatched.len(), listing(&self.mismatched)),
+        ];
+        for (reason, count, names) in new.into_iter().filter(|(_, count, _)| *count > 0) {
             write!(
                 f,
-                "\n{} weights of the model are new, because the checkpoint lacks them: {}. \
-                 Train them before use.",
-                self.missing.len(),
-                listing(&self.missing)
-            )?;
-        }
-        if !self.mismatched.is_empty() {
-            write!(
-                f,
-                "\n{} weights of the model are new, because the checkpoint has them in another \
-                 shape: {}. Train them before use.",
-                self.mismatched.len(),
-                listing(&self.mismatched)
+                "\n{count} weights of the model are new, because the checkpoint {reason}: {names}. \
+                 Train them before use."
             )?;
         }
         if !self.renamed.is_empty() {
