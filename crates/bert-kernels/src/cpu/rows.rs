@@ -33,6 +33,15 @@ impl<'a> SharedRows<'a> {
         [self.rows, self.columns]
     }
 
+    /// The same matrix, for a kernel that keeps pointer and sizes in registers (bench/LOG.md, step 37).
+    ///
+    /// # Safety
+    /// Parts of both must not overlap; see [`SharedRows::part`].
+    #[inline(always)]
+    pub(crate) unsafe fn share(&self) -> SharedRows<'_> {
+        Self { ..*self }
+    }
+
     /// Some columns of a row.
     ///
     /// # Safety

@@ -145,6 +145,8 @@ impl<S: Simd, const HEIGHT: usize, const NV: usize> pulp::NullaryFnOnce
         const STEPS: usize = 16;
         const LINE: usize = 64 / size_of::<f32>();
         let Self { simd, x, values, bias, next, activation, out, rows, column } = self;
+        // SAFETY: the parts of both are those below.
+        let out = unsafe { out.share() };
         let columns = column..column + S::F32_LANES * NV;
         let (depth, tiles) = (values.len(), rows.len() / HEIGHT);
         // The next panel is prefetched little by little: each tile asks for its share.
