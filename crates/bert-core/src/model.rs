@@ -216,13 +216,13 @@ impl BertModel {
     /// One pass through embeddings and encoder.
     fn run(
         &self,
-        batch: Batch,
+        mut batch: Batch,
         options: &ForwardOptions,
         rows: Rows,
         reads_padding: bool,
     ) -> Result<Encoded> {
         let device = self.device();
-        let encoder = batch.encoder.clone();
+        let encoder = batch.encoder.take();
         let mut state = self.encoder.begin(batch.sequences(), encoder, device, options)?;
         let policy = PassPolicy::of(match &batch.tokens.words {
             Words::Embeds(vectors) => vectors,

@@ -81,7 +81,7 @@ impl Batch {
         }
     }
 
-    /// Whether the layers can compute packed rows, if the states of padding may be zeros or not.
+    /// Whether the layers can compute packed rows. `zeros` says that nobody needs the states of padding.
     pub(crate) fn can_be_packed(&self, zeros: bool) -> bool {
         match &self.given {
             Given::Packed { .. } => true,

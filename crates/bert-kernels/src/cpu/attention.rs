@@ -241,8 +241,7 @@ impl TiledTask<'_> {
     }
 }
 
-/// The matrix product of rows of `x` and some panels. It is a function of its own for each instruction
-/// set.
+/// Multiplies rows of `x` by panels. It is a function of its own for each instruction set.
 struct DotProducts<'a, S: Simd, const HEIGHT: usize, const NV: usize> {
     simd: S,
     x: [&'a [f32]; HEIGHT],
