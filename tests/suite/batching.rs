@@ -15,12 +15,12 @@ fn run(model: &BertModel, rows: &[&[u32]], length: usize, pad: u32) -> Vec<(Tens
                 (0..length).map(move |i| fill(row.get(i).copied().unwrap_or(0), i, row.len()))
             })
             .collect();
-        Tensor::from_vec(values, (rows.len(), length), &Device::Cpu).unwrap()
+        Tensor::from_vec(values, (rows.len(), length), &device()).unwrap()
     };
     let ids = padded(|id, _, _| id);
     let mask = padded(|_, i, len| u32::from(i < len));
     let pads = ((mask.ones_like().unwrap() - &mask).unwrap()
-        * Tensor::full(pad, mask.shape(), &Device::Cpu).unwrap())
+        * Tensor::full(pad, mask.shape(), &device()).unwrap())
     .unwrap();
     let input = BertInput::from_ids((ids + pads).unwrap()).with_attention_mask(mask);
     let output = model.forward(&input).unwrap();

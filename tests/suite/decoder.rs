@@ -8,7 +8,7 @@ use bert::*;
 use crate::support::*;
 
 fn decoder() -> BertLMHeadModel {
-    BertLMHeadModel::from_pretrained(fixture("heads/lm"), &LoadOptions::new()).unwrap()
+    BertLMHeadModel::from_pretrained(fixture("heads/lm"), &load_options()).unwrap()
 }
 
 fn all_cases() -> BTreeMap<String, Case> {
@@ -63,7 +63,7 @@ fn relative_positions_of_a_decoder_equal_transformers_with_and_without_cache() {
         std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
         let weights = fixture(kind).join("model.safetensors");
         std::fs::copy(weights, folder.path().join("model.safetensors")).unwrap();
-        let model = BertModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap();
+        let model = BertModel::from_pretrained(folder.path(), &load_options()).unwrap();
         let case = cases(&fixture(kind).join("decoder.safetensors")).remove("causal").unwrap();
         let expected = &case.expected["last_hidden_state"];
         let whole = model.forward(&case.input).unwrap().last_hidden_state;
@@ -147,7 +147,7 @@ fn text_ends_at_the_end_token() {
     std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
     let weights = fixture("heads/lm/model.safetensors");
     std::fs::copy(weights, folder.path().join("model.safetensors")).unwrap();
-    let model = BertLMHeadModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap();
+    let model = BertLMHeadModel::from_pretrained(folder.path(), &load_options()).unwrap();
     let plain = BertInput::from_ids(case.input.input_ids.clone().unwrap());
     let got = generated(&model, &plain, &GenerationConfig::new(6));
     assert_same("stopped", &got, &case.expected["stopped"]);
@@ -202,10 +202,10 @@ fn what_cannot_be_generated_is_an_error() {
     let error = model.generate(&prompt, &GenerationConfig::new(100)).unwrap_err();
     assert_says(&error, &["1 tokens per row after 24 cached", "24 positions"]);
     let one = &GenerationConfig::new(1);
-    let right = Tensor::new(&[[1u32, 1, 0]], &Device::Cpu).unwrap();
+    let right = Tensor::new(&[[1u32, 1, 0]], &device()).unwrap();
     let error = model.generate(&prompt.clone().with_attention_mask(right), one).unwrap_err();
     assert_says(&error, &["attention_mask is 0", "pad on the left"]);
-    let half = Tensor::new(&[[0.5f32, 1., 1.]], &Device::Cpu).unwrap();
+    let half = Tensor::new(&[[0.5f32, 1., 1.]], &device()).unwrap();
     let error = model.generate(&prompt.clone().with_attention_mask(half), one).unwrap_err();
     assert!(matches!(error, ModelError::MaskValue { .. }), "{error}");
     let positions = prompt.clone().with_position_ids(ids(&[&[0, 1, 2]]));
@@ -214,16 +214,16 @@ fn what_cannot_be_generated_is_an_error() {
     let outside = BertInput::from_ids(ids(&[&[1, 60]]));
     let error = model.generate(&outside, &GenerationConfig::new(0)).unwrap_err();
     assert_says(&error, &["input_ids holds 60"]);
-    let floats = Tensor::new(&[[1.7f32]], &Device::Cpu).unwrap();
+    let floats = Tensor::new(&[[1.7f32]], &device()).unwrap();
     let error = model.generate(&BertInput::from_ids(floats), one).unwrap_err();
     assert!(matches!(error, ModelError::DType { .. }), "{error}");
     let mut weights = tensors(&fixture("heads/lm/model.safetensors"));
-    let nan = Tensor::full(f32::NAN, 60, &Device::Cpu).unwrap();
+    let nan = Tensor::full(f32::NAN, 60, &device()).unwrap();
     weights.insert("cls.predictions.bias".to_owned(), nan);
     let folder = tempfile::tempdir().unwrap();
     candle_core::safetensors::save(&weights, folder.path().join("model.safetensors")).unwrap();
     std::fs::copy(fixture("heads/lm/config.json"), folder.path().join("config.json")).unwrap();
-    let broken = BertLMHeadModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap();
+    let broken = BertLMHeadModel::from_pretrained(folder.path(), &load_options()).unwrap();
     for options in
         [GenerationConfig::new(1), GenerationConfig::new(1).with_sampling(Sampling::new(1))]
     {
@@ -232,7 +232,7 @@ fn what_cannot_be_generated_is_an_error() {
     }
     let error = model.generate(&BertInput::default(), &GenerationConfig::new(1)).unwrap_err();
     assert!(matches!(error, ModelError::NoInput), "{error}");
-    let encoder = BertLMHeadModel::from_pretrained(fixture("heads/masked_lm"), &LoadOptions::new());
+    let encoder = BertLMHeadModel::from_pretrained(fixture("heads/masked_lm"), &load_options());
     let error = encoder.unwrap().generate(&prompt, &GenerationConfig::new(1)).unwrap_err();
     assert!(matches!(error, ModelError::NotADecoder), "{error}");
 }
@@ -241,8 +241,8 @@ fn what_cannot_be_generated_is_an_error() {
 fn encoder_states_that_do_not_fit_are_errors() {
     let model = decoder();
     let prompt = || BertInput::from_ids(ids(&[&[1, 2, 3]]));
-    let states = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
-    let mask = |shape: &[usize]| Tensor::ones(shape, DType::U32, &Device::Cpu).unwrap();
+    let states = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &device()).unwrap();
+    let mask = |shape: &[usize]| Tensor::ones(shape, DType::U32, &device()).unwrap();
     for shape in [&[1, 5, 15][..], &[2, 5, 16], &[1, 0, 16], &[5, 16]] {
         let error = model.forward(&prompt().with_encoder_hidden_states(states(shape))).unwrap_err();
         assert_says(&error, &["encoder_hidden_states has shape", "[1, K, 16]"]);
@@ -265,7 +265,7 @@ fn encoder_states_that_do_not_fit_are_errors() {
 #[test]
 fn caches_of_other_states_dtypes_and_widths_are_errors() {
     let model = decoder();
-    let states = |k| Tensor::ones((1, k, 16), DType::F32, &Device::Cpu).unwrap();
+    let states = |k| Tensor::ones((1, k, 16), DType::F32, &device()).unwrap();
     let prompt = |k| BertInput::from_ids(ids(&[&[1, 2]])).with_encoder_hidden_states(states(k));
     let cache = model.forward(&prompt(5)).unwrap().past_key_values.unwrap();
     let run = |model: &BertLMHeadModel, input: &BertInput| {
@@ -274,7 +274,7 @@ fn caches_of_other_states_dtypes_and_widths_are_errors() {
     assert!(run(&model, &prompt(5)).is_ok());
     let error = run(&model, &prompt(7)).unwrap_err();
     assert_says(&error, &["past_key_values encoder states 5", "expected 7"]);
-    let half = LoadOptions::new().with_dtype(DType::F16);
+    let half = load_options().with_dtype(DType::F16);
     let half = BertLMHeadModel::from_pretrained(fixture("heads/lm"), &half).unwrap();
     let plain = BertInput::from_ids(ids(&[&[1, 2]]));
     assert_says(&run(&half, &plain).unwrap_err(), &["past_key_values has dtype F32", "F16"]);
@@ -285,7 +285,7 @@ fn caches_of_other_states_dtypes_and_widths_are_errors() {
 
 #[test]
 fn a_bad_label_is_named_with_its_own_index() {
-    let labels = Tensor::new(&[[1i64, 2, 99]], &Device::Cpu).unwrap();
+    let labels = Tensor::new(&[[1i64, 2, 99]], &device()).unwrap();
     let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
     let error = decoder().forward_with_labels(&input, &labels, &ForwardOptions::new());
     assert_says(&error.unwrap_err(), &["label 99 at index 2"]);
@@ -294,7 +294,7 @@ fn a_bad_label_is_named_with_its_own_index() {
 #[test]
 fn scores_at_chosen_places_are_those_of_the_whole_pass() {
     let folder = fixture("heads/masked_lm");
-    let model = BertForMaskedLM::from_pretrained(&folder, &LoadOptions::new()).unwrap();
+    let model = BertForMaskedLM::from_pretrained(&folder, &load_options()).unwrap();
     let input = BertInput::from_ids(ids(&[&[1, 2, 3], &[4, 5, 6]]));
     let all = model.forward(&input).unwrap().logits;
     let chosen = model.scores_at(&input, &[(1, 2), (0, 0), (1, 2)]).unwrap();

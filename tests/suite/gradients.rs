@@ -11,7 +11,7 @@ fn compare<M: PreTrainedModel + Parameters>(
     loss: impl Fn(&M, &Case, &ForwardOptions) -> Tensor,
 ) {
     let folder = fixture(folder);
-    let options = LoadOptions::new().with_dtype(DType::F64);
+    let options = load_options().with_dtype(DType::F64);
     let (model, vars) = M::from_pretrained_trainable(&folder, &options).unwrap();
     let mut case = cases(&folder.join("cases.safetensors")).remove(case).unwrap();
     case.widen();
@@ -135,7 +135,7 @@ fn activations_have_a_gradient_that_agrees_with_small_steps() {
         );
         let activation = BertConfig::from_json(&config).unwrap().activation().unwrap();
         let at = |x: &Tensor| bert_kernels::activate(x, activation).unwrap();
-        let var = candle_core::Var::new(&x, &Device::Cpu).unwrap();
+        let var = candle_core::Var::new(&x, &device()).unwrap();
         let store = at(&var).sum_all().unwrap().backward().unwrap();
         // Where an activation is flat on both sides, Candle may have none.
         let got = values(&store.get(&var).cloned().unwrap_or(var.zeros_like().unwrap()));

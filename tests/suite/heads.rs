@@ -13,7 +13,7 @@ where
     M::Output: ModelOutput,
 {
     let folder = fixture("heads").join(name);
-    let (model, report) = M::from_pretrained_with_report(&folder, &LoadOptions::new()).unwrap();
+    let (model, report) = M::from_pretrained_with_report(&folder, &load_options()).unwrap();
     assert_eq!((report.unused.len(), report.missing.len()), (0, 0), "{report}");
     let cases = cases(&folder.join("cases.safetensors"));
     assert!(!cases.is_empty());
@@ -70,8 +70,7 @@ fn a_given_problem_type_counts_more_than_what_the_labels_look_like() {
         let files =
             [("config.json", config.to_string().into_bytes()), ("model.safetensors", weights)];
         let checkpoint = Checkpoint::from_bytes(files);
-        let model =
-            BertForSequenceClassification::from_pretrained(&checkpoint, &LoadOptions::new());
+        let model = BertForSequenceClassification::from_pretrained(&checkpoint, &load_options());
         let labels = cases[case].labels["labels"].to_dtype(labels_as).unwrap();
         let context = &ForwardOptions::new();
         let (loss, _) =
@@ -86,7 +85,7 @@ fn heads_pass_on_what_the_model_below_them_keeps() {
     let everything =
         || ForwardOptions::new().with_hidden_states(Layers::All).with_attentions(Layers::All);
     let folder = fixture("heads/token_classification");
-    let model = BertForTokenClassification::from_pretrained(&folder, &LoadOptions::new()).unwrap();
+    let model = BertForTokenClassification::from_pretrained(&folder, &load_options()).unwrap();
     let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
     let output = model.forward_with(&input, &everything()).unwrap();
     let below = model.bert.forward_with(&input, &everything()).unwrap();
@@ -104,12 +103,12 @@ fn heads_start_from_a_varmap_and_get_gradients() {
     )
     .unwrap();
     let vars = candle_nn::VarMap::new();
-    let vb = || candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    let vb = || candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &device());
     let model = BertForPreTraining::load(vb(), &config).unwrap();
     assert!(model.has_tied_decoder());
     let labels = PreTrainingLabels {
-        labels: Tensor::new(&[[1i64, -100, 3]], &Device::Cpu).unwrap(),
-        next_sentence_label: Tensor::new(&[1i64], &Device::Cpu).unwrap(),
+        labels: Tensor::new(&[[1i64, -100, 3]], &device()).unwrap(),
+        next_sentence_label: Tensor::new(&[1i64], &device()).unwrap(),
     };
     let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
     let (loss, _) = model.forward_with_labels(&input, &labels, &ForwardOptions::new()).unwrap();
@@ -146,8 +145,7 @@ fn answers_have_the_scores_and_loss_of_transformers() {
 #[test]
 fn auto_classes_load_the_class_of_their_name() {
     let folder = fixture("heads/token_classification");
-    let model =
-        AutoModelForTokenClassification::from_pretrained(&folder, &LoadOptions::new()).unwrap();
+    let model = AutoModelForTokenClassification::from_pretrained(&folder, &load_options()).unwrap();
     let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
     let output = model.forward(&input).unwrap();
     assert_eq!(output.to_string(), "TokenClassifierOutput\n  logits: [1, 3, 4] F32\n");
@@ -155,7 +153,7 @@ fn auto_classes_load_the_class_of_their_name() {
 
 #[test]
 fn the_class_that_a_checkpoint_names_is_loaded() {
-    let options = LoadOptions::new();
+    let options = load_options();
     let load = |folder: &str| AutoModel::from_architecture(fixture(folder), &options).unwrap();
     assert!(matches!(load("base"), AnyModel::BertModel(_)));
     assert!(matches!(load("heads/lm"), AnyModel::BertLMHeadModel(_)));
@@ -174,24 +172,24 @@ fn the_class_that_a_checkpoint_names_is_loaded() {
 
 #[test]
 fn labels_that_do_not_fit_are_errors() {
-    let options = LoadOptions::new();
+    let options = load_options();
     let folder = fixture("heads/sequence_classification");
     let model = BertForSequenceClassification::from_pretrained(&folder, &options).unwrap();
     let input = BertInput::from_ids(ids(&[&[1, 2, 3], &[4, 5, 6]]));
     let refusal = |labels: Tensor| {
         model.forward_with_labels(&input, &labels, &ForwardOptions::new()).unwrap_err()
     };
-    let integers = |values: &[i64]| Tensor::new(values, &Device::Cpu).unwrap();
+    let integers = |values: &[i64]| Tensor::new(values, &device()).unwrap();
     assert_says(&refusal(integers(&[0, 4])), &["label 4 at index 1", "0 to 3 or -100"]);
     assert_says(&refusal(integers(&[-1, 0])), &["label -1 at index 0"]);
     assert_says(&refusal(integers(&[0, 1, 2])), &["labels has shape [3]", "expected [2]"]);
     assert!(matches!(refusal(integers(&[-100, -100])), ModelError::NoLabels { .. }));
-    let floats = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+    let floats = Tensor::zeros((2, 3), DType::F32, &device()).unwrap();
     assert_says(&refusal(floats), &["labels has shape [2, 3]", "expected [2, 4]"]);
 
     let folder = fixture("heads/token_classification");
     let tagger = BertForTokenClassification::from_pretrained(&folder, &options).unwrap();
-    let floats = Tensor::zeros((2, 3), DType::F32, &Device::Cpu).unwrap();
+    let floats = Tensor::zeros((2, 3), DType::F32, &device()).unwrap();
     let error = tagger.forward_with_labels(&input, &floats, &ForwardOptions::new());
     assert_says(&error.unwrap_err(), &["labels has dtype F32", "class ids"]);
 
@@ -202,7 +200,7 @@ fn labels_that_do_not_fit_are_errors() {
         &["input_ids has shape [2, 3]", "[B, C, S]"],
     );
     assert!(matches!(chooser.forward(&BertInput::default()), Err(ModelError::NoInput)));
-    let cube = |b, c| Tensor::ones((b, c, 4), DType::U32, &Device::Cpu).unwrap();
+    let cube = |b, c| Tensor::ones((b, c, 4), DType::U32, &device()).unwrap();
     let swapped = BertInput::from_ids(cube(2, 3)).with_attention_mask(cube(3, 2));
     let error = chooser.forward(&swapped).unwrap_err();
     assert_says(&error, &["attention_mask has shape [3, 2, 4]", "[2, 3, S]"]);
@@ -212,7 +210,7 @@ fn labels_that_do_not_fit_are_errors() {
 fn a_head_without_the_pooler_it_needs_says_so() {
     let folder = fixture("heads/sequence_classification");
     let mut model =
-        BertForSequenceClassification::from_pretrained(&folder, &LoadOptions::new()).unwrap();
+        BertForSequenceClassification::from_pretrained(&folder, &load_options()).unwrap();
     model.bert.pooler = None;
     let error = model.forward(&BertInput::from_ids(ids(&[&[1, 2]]))).unwrap_err();
     assert!(matches!(error, ModelError::NoPooler), "{error}");
@@ -223,8 +221,7 @@ fn losses_are_finite_and_right_in_half_precision() {
     for dtype in [DType::F16, DType::BF16] {
         let folder = fixture("heads/masked_lm");
         let model =
-            BertForMaskedLM::from_pretrained(&folder, &LoadOptions::new().with_dtype(dtype))
-                .unwrap();
+            BertForMaskedLM::from_pretrained(&folder, &load_options().with_dtype(dtype)).unwrap();
         let case = cases(&folder.join("cases.safetensors")).remove("words").unwrap();
         let labels = &case.labels["labels"];
         let (loss, _) =

@@ -10,14 +10,14 @@ fn refusal(input: BertInput) -> ModelError {
 }
 
 fn zeros(shape: &[usize]) -> Tensor {
-    Tensor::zeros(shape, DType::U32, &Device::Cpu).unwrap()
+    Tensor::zeros(shape, DType::U32, &device()).unwrap()
 }
 
 #[test]
 fn ids_or_embeds_but_not_both_or_neither() {
     assert!(matches!(refusal(BertInput::default()), ModelError::NoInput));
     let both = BertInput {
-        inputs_embeds: Some(Tensor::zeros((1, 4, 32), DType::F32, &Device::Cpu).unwrap()),
+        inputs_embeds: Some(Tensor::zeros((1, 4, 32), DType::F32, &device()).unwrap()),
         ..BertInput::from_ids(zeros(&[1, 4]))
     };
     assert!(matches!(refusal(both), ModelError::TwoInputs));
@@ -39,7 +39,7 @@ fn ids_beyond_their_tables_are_named_with_their_place() {
         &refusal(plain().with_position_ids(bad(24))),
         &["position_ids holds 24 at (1, 2)", "max_position_embeddings", "0 to 23"],
     );
-    let negative = Tensor::new(&[[3i64, -1]], &Device::Cpu).unwrap();
+    let negative = Tensor::new(&[[3i64, -1]], &device()).unwrap();
     assert_says(&refusal(BertInput::from_ids(negative)), &["input_ids holds -1 at (0, 1)"]);
 }
 
@@ -76,14 +76,14 @@ fn empty_batches_and_rows_are_errors() {
         let error = refusal(BertInput::from_ids(zeros(&shape)));
         assert!(matches!(error, ModelError::EmptyInput { .. }), "{error}");
     }
-    let embeds = Tensor::zeros((2, 0, 32), DType::F32, &Device::Cpu).unwrap();
+    let embeds = Tensor::zeros((2, 0, 32), DType::F32, &device()).unwrap();
     assert!(matches!(refusal(BertInput::from_embeds(embeds)), ModelError::EmptyInput { .. }));
 }
 
 #[test]
 fn shapes_that_do_not_fit_are_errors() {
     let plain = || BertInput::from_ids(zeros(&[3, 4]));
-    let floats = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu).unwrap();
+    let floats = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &device()).unwrap();
     for (input, name, got) in [
         (BertInput::from_ids(zeros(&[4])), "input_ids", "[4]"),
         (BertInput::from_ids(zeros(&[1, 4, 2])), "input_ids", "[1, 4, 2]"),
@@ -118,7 +118,7 @@ fn shapes_that_do_not_fit_are_errors() {
 
 #[test]
 fn embeds_of_another_dtype_are_an_error() {
-    let embeds = Tensor::zeros((1, 4, 32), DType::F16, &Device::Cpu).unwrap();
+    let embeds = Tensor::zeros((1, 4, 32), DType::F16, &device()).unwrap();
     let error = refusal(BertInput::from_embeds(embeds));
     assert_says(&error, &["inputs_embeds has dtype F16", "expected F32", "to_dtype"]);
 }
@@ -126,7 +126,7 @@ fn embeds_of_another_dtype_are_an_error() {
 #[test]
 fn masks_hold_zeros_and_ones_unless_they_are_additive() {
     let mask = |values: [f32; 4]| {
-        let mask = Tensor::new(&[values], &Device::Cpu).unwrap();
+        let mask = Tensor::new(&[values], &device()).unwrap();
         BertInput::from_ids(zeros(&[1, 4])).with_attention_mask(mask)
     };
     for bad in [-10000., 0.5, 2., f32::NAN] {
@@ -134,7 +134,7 @@ fn masks_hold_zeros_and_ones_unless_they_are_additive() {
         assert_says(&error, &["attention_mask of shape [1, 4]", "0 for hidden", "[B, 1, S, S]"]);
     }
     let additive = |value: f32| {
-        let mask = Tensor::new(&[[[[0., value, 0., 0.]]]], &Device::Cpu).unwrap();
+        let mask = Tensor::new(&[[[[0., value, 0., 0.]]]], &device()).unwrap();
         BertInput::from_ids(zeros(&[1, 4])).with_attention_mask(mask)
     };
     for bad in [f32::NAN, f32::INFINITY] {
@@ -150,7 +150,7 @@ fn masks_hold_zeros_and_ones_unless_they_are_additive() {
 #[test]
 fn a_mask_of_minus_infinity_everywhere_is_not_nan() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        let mask = Tensor::full(f32::NEG_INFINITY, (2, 1, 3, 3), &Device::Cpu).unwrap();
+        let mask = Tensor::full(f32::NEG_INFINITY, (2, 1, 3, 3), &device()).unwrap();
         let input = BertInput::from_ids(zeros(&[2, 3])).with_attention_mask(mask);
         let output = model("base", dtype).forward(&input).unwrap();
         assert!(values(&output.last_hidden_state).iter().all(|x| x.is_finite()));
@@ -222,7 +222,7 @@ fn configs_that_are_not_a_bert_or_not_json_are_errors() {
 #[test]
 fn every_part_refuses_an_impossible_config() {
     let weights = candle_nn::VarMap::new();
-    let vb = candle_nn::VarBuilder::from_varmap(&weights, DType::F32, &Device::Cpu);
+    let vb = candle_nn::VarBuilder::from_varmap(&weights, DType::F32, &device());
     let mut config = BertConfig::default();
     config.num_attention_heads = 0;
     for error in [
@@ -274,9 +274,9 @@ fn the_lowest_number_of_a_masks_dtype_hides_a_whole_row() {
         let input = BertInput::from_ids(ids(&[&[5, 6, 7]])).with_attention_mask(mask);
         model.forward(&input).unwrap().last_hidden_state
     };
-    let hidden = run(Tensor::zeros((1, 3), DType::U32, &Device::Cpu).unwrap());
+    let hidden = run(Tensor::zeros((1, 3), DType::U32, &device()).unwrap());
     let lowest = |value: f32, dtype| {
-        Tensor::full(value, (1, 1, 3, 3), &Device::Cpu).unwrap().to_dtype(dtype).unwrap()
+        Tensor::full(value, (1, 1, 3, 3), &device()).unwrap().to_dtype(dtype).unwrap()
     };
     assert_same("F16", &run(lowest(-65504., DType::F16)), &hidden);
     assert_same("BF16", &run(lowest(f32::from_bits(0xff7f_0000), DType::BF16)), &hidden);
@@ -285,7 +285,7 @@ fn the_lowest_number_of_a_masks_dtype_hides_a_whole_row() {
 
 #[test]
 fn causal_masks_need_tokens_and_the_right_shape() {
-    let mask = |b, k| Some(Tensor::ones((b, k), DType::U32, &Device::Cpu).unwrap());
+    let mask = |b, k| Some(Tensor::ones((b, k), DType::U32, &device()).unwrap());
     let causal = |mask: Option<Tensor>, past, new| AttentionMask::causal(mask.as_ref(), past, new);
     assert!(causal(mask(2, 5), 2, (2, 3)).is_ok());
     for new in [(0, 3), (2, 0)] {

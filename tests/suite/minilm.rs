@@ -51,7 +51,7 @@ fn minilm_ids_offsets_and_decoded_texts_equal_transformers() {
 #[ignore = "needs scripts/fetch-minilm"]
 fn minilm_embeddings_equal_transformers_alone_and_padded() {
     let (model, report) =
-        AutoModel::from_pretrained_with_report(folder(), &LoadOptions::new()).unwrap();
+        AutoModel::from_pretrained_with_report(folder(), &load_options()).unwrap();
     assert_eq!((report.used.len(), report.unused.len()), (103, 0));
     let tokenizer = AutoTokenizer::from_pretrained(folder()).unwrap();
     let expected = tensors(&fixture("minilm.safetensors"));
@@ -76,11 +76,11 @@ fn minilm_embeddings_equal_transformers_alone_and_padded() {
         .map(Encoding::len)
         .collect();
     for (i, text) in texts.iter().enumerate() {
-        let input = tokenizer.encode(text, &options()).unwrap().to_input(&Device::Cpu).unwrap();
+        let input = tokenizer.encode(text, &options()).unwrap().to_input(&device()).unwrap();
         check(i, &model.forward(&input).unwrap(), 0, lengths[i]);
     }
     let padded = options().with_padding(Padding::Longest);
-    let input = tokenizer.encode_batch(&texts, &padded).unwrap().to_input(&Device::Cpu).unwrap();
+    let input = tokenizer.encode_batch(&texts, &padded).unwrap().to_input(&device()).unwrap();
     let output = model.forward(&input).unwrap();
     for (i, length) in lengths.iter().enumerate() {
         check(i, &output, i, *length);

@@ -20,7 +20,7 @@ fn padded(texts: &[Vec<u32>], length: usize) -> BertInput {
     let ids = texts.iter().flat_map(|text| (0..length).map(|i| *text.get(i).unwrap_or(&0)));
     let mask = texts.iter().flat_map(|text| (0..length).map(|i| u32::from(i < text.len())));
     let tensor =
-        |values: Vec<u32>| Tensor::from_vec(values, (texts.len(), length), &Device::Cpu).unwrap();
+        |values: Vec<u32>| Tensor::from_vec(values, (texts.len(), length), &device()).unwrap();
     BertInput::from_ids(tensor(ids.collect())).with_attention_mask(tensor(mask.collect()))
 }
 
@@ -29,7 +29,7 @@ fn packed(texts: &[Vec<u32>]) -> PackedInput {
     for text in texts {
         lengths.push(lengths[lengths.len() - 1] + text.len());
     }
-    PackedInput::new(Tensor::new(texts.concat(), &Device::Cpu).unwrap(), lengths)
+    PackedInput::new(Tensor::new(texts.concat(), &device()).unwrap(), lengths)
 }
 
 fn kept() -> ForwardOptions {
@@ -171,7 +171,7 @@ fn a_batch_too_large_for_one_go_has_the_numbers_of_its_texts_alone() {
     )
     .unwrap();
     let vars = candle_nn::VarMap::new();
-    let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &device());
     let mut model = BertModel::load(vb, &config).unwrap();
     model.freeze().unwrap();
     let lengths = [150, 160, 1, 160, 155, 7, 160, 145, 100];
@@ -244,7 +244,7 @@ fn padding_is_zero_and_other_tokens_are_transformers_whatever_is_asked_for() {
             [(DType::F64, 1e-12), (DType::F32, 2e-5), (DType::F16, 0.02), (DType::BF16, 0.15)]
         {
             let mut model = model("base", dtype);
-            let heads = Tensor::ones(4, DType::F32, &Device::Cpu).unwrap();
+            let heads = Tensor::ones(4, DType::F32, &device()).unwrap();
             let zeros = is_padding(&model, &input, &mask);
             assert_eq!(
                 zeros.concat().iter().filter(|it| **it).count(),
@@ -336,7 +336,7 @@ fn nothing_is_padding_without_ids_under_masks_by_query_and_for_another_padding_i
 #[test]
 fn nothing_is_padding_after_the_tokens_of_a_cache() {
     let model = model("base", DType::F32);
-    let mask = |values: &[f32]| Tensor::new(values, &Device::Cpu).unwrap().unsqueeze(0).unwrap();
+    let mask = |values: &[f32]| Tensor::new(values, &device()).unwrap().unsqueeze(0).unwrap();
     let pass = |options: ForwardOptions| {
         let start = BertInput::from_ids(ids(&[&[5, 6]])).with_attention_mask(mask(&[1., 0.]));
         let cache = options.clone().with_cache(KeyValueCache::new());
@@ -351,7 +351,7 @@ fn nothing_is_padding_after_the_tokens_of_a_cache() {
 #[test]
 fn logits_at_padding_are_those_of_a_zero_state() {
     let folder = fixture("heads/token_classification");
-    let tagger = BertForTokenClassification::from_pretrained(&folder, &LoadOptions::new()).unwrap();
+    let tagger = BertForTokenClassification::from_pretrained(&folder, &load_options()).unwrap();
     let (input, mask) = every_kind_of_hidden_token(false);
     let zeros = is_padding(&tagger.bert, &input, &mask);
     let whole = tagger.forward_with(&input, &kept()).unwrap().logits;
@@ -367,7 +367,7 @@ fn logits_at_padding_are_those_of_a_zero_state() {
             }
         }
     }
-    let labels = Tensor::zeros((6, 8), DType::I64, &Device::Cpu).unwrap();
+    let labels = Tensor::zeros((6, 8), DType::I64, &device()).unwrap();
     let options = ForwardOptions::new().with_hidden_states(Layers::All);
     let (_, output) = tagger.forward_with_labels(&input, &labels, &options).unwrap();
     assert_close("with labels", &output.logits, &whole, 2e-5);
@@ -380,7 +380,7 @@ fn logits_at_padding_are_those_of_a_zero_state() {
 #[test]
 fn answers_read_padding_and_their_states_are_zeros_all_the_same() {
     let folder = fixture("heads/question_answering");
-    let model = BertForQuestionAnswering::from_pretrained(&folder, &LoadOptions::new()).unwrap();
+    let model = BertForQuestionAnswering::from_pretrained(&folder, &load_options()).unwrap();
     let (input, mask) = every_kind_of_hidden_token(false);
     let whole = model.forward_with(&input, &kept()).unwrap();
     let zeros = ForwardOptions::new()
@@ -422,7 +422,7 @@ fn packed_tokens_have_types_positions_and_hidden_states_of_their_own() {
         let (model, texts) = (model(name, DType::F32), texts());
         let types: Vec<Vec<u32>> =
             texts.iter().map(|text| (0..text.len()).map(|i| (i % 2) as u32).collect()).collect();
-        let types_in_a_row = Tensor::new(types.concat(), &Device::Cpu).unwrap();
+        let types_in_a_row = Tensor::new(types.concat(), &device()).unwrap();
         let input = packed(&texts).with_token_type_ids(types_in_a_row);
         let context = &ForwardOptions::new().with_hidden_states(Layers::Only(vec![0, -1]));
         let output = model.forward_packed_with(&input, context).unwrap();
@@ -447,7 +447,7 @@ fn packed_tokens_have_types_positions_and_hidden_states_of_their_own() {
 #[test]
 fn lengths_that_do_not_fit_their_tokens_are_errors() {
     let model = model("base", DType::F32);
-    let tokens = |count: usize| Tensor::zeros(count, DType::U32, &Device::Cpu).unwrap();
+    let tokens = |count: usize| Tensor::zeros(count, DType::U32, &device()).unwrap();
     for lengths in
         [vec![], vec![0], vec![0, 4], vec![1, 5], vec![0, 3, 3, 5], vec![0, 6], vec![0, 4, 2, 5]]
     {
@@ -474,17 +474,17 @@ fn lengths_that_do_not_fit_their_tokens_are_errors() {
 fn losses_and_answers_count_the_padding_as_transformers_does() {
     let model = BertForTokenClassification::from_pretrained(
         fixture("heads/token_classification"),
-        &LoadOptions::new(),
+        &load_options(),
     )
     .unwrap();
     let input = padded(&texts()[..2], 5);
-    let labels = Tensor::zeros((2, 5), DType::I64, &Device::Cpu).unwrap();
+    let labels = Tensor::zeros((2, 5), DType::I64, &device()).unwrap();
     let of =
         |context: &ForwardOptions| model.forward_with_labels(&input, &labels, context).unwrap().0;
     assert_same("loss", &of(&ForwardOptions::new()), &of(&kept()));
     let answers = BertForQuestionAnswering::from_pretrained(
         fixture("heads/question_answering"),
-        &LoadOptions::new(),
+        &load_options(),
     )
     .unwrap();
     let plain = answers.forward(&input).unwrap();

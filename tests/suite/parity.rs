@@ -98,7 +98,7 @@ fn masks_of_three_dimensions_and_of_heads_equal_transformers_4() {
 
 #[test]
 fn a_model_without_a_pooler_has_no_pooled_output() {
-    let options = LoadOptions::new().without_pooling_layer();
+    let options = load_options().without_pooling_layer();
     let (model, report) =
         BertModel::from_pretrained_with_report(fixture("base"), &options).unwrap();
     assert_eq!(report.unused, ["pooler.dense.bias", "pooler.dense.weight"]);
@@ -264,8 +264,8 @@ fn pruned_heads_are_masked_heads_and_smaller() {
     for (name, expected) in &case.expected {
         assert_close(name, field(&output, name), expected, 1e-5);
     }
-    let mask = Tensor::new(&[[1f32, 0., 1., 1.], [1., 1., 1., 1.], [0., 1., 1., 0.]], &Device::Cpu)
-        .unwrap();
+    let mask =
+        Tensor::new(&[[1f32, 0., 1., 1.], [1., 1., 1., 1.], [0., 1., 1., 0.]], &device()).unwrap();
     let masked = model("base", DType::F32)
         .forward_with(&case.input, &ForwardOptions::new().with_head_mask(mask))
         .unwrap();
@@ -279,12 +279,11 @@ fn pruned_heads_are_masked_heads_and_smaller() {
     assert_eq!(pruned.config().pruned_heads, [(0, vec![1]), (2, vec![0, 3])].into());
 
     // A mask for each head still fits, and so does a head mask.
-    let scores = Tensor::rand(-1f32, 1., (1, 4, 9, 9), &Device::Cpu).unwrap();
+    let scores = Tensor::rand(-1f32, 1., (1, 4, 9, 9), &device()).unwrap();
     let by_head =
         BertInput::from_ids(case.input.input_ids.clone().unwrap()).with_attention_mask(scores);
     let silenced =
-        Tensor::new(&[[1f32, 0., 1., 1.], [1., 1., 1., 1.], [0., 1., 1., 0.]], &Device::Cpu)
-            .unwrap();
+        Tensor::new(&[[1f32, 0., 1., 1.], [1., 1., 1., 1.], [0., 1., 1., 0.]], &device()).unwrap();
     let context = || ForwardOptions::new().with_head_mask(silenced.clone());
     let small = pruned.forward_with(&by_head, &context()).unwrap().last_hidden_state;
     let full = model("base", DType::F32).forward_with(&by_head, &context()).unwrap();
@@ -310,7 +309,7 @@ fn a_config_with_pruned_heads_loads_the_smaller_weights() {
     )
     .unwrap();
     let vars = candle_nn::VarMap::new();
-    let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &Device::Cpu);
+    let vb = candle_nn::VarBuilder::from_varmap(&vars, DType::F32, &device());
     let model = BertModel::load(vb, &config).unwrap();
     let shape = |name: &str| vars.data().lock().unwrap()[name].dims().to_vec();
     assert_eq!(shape("encoder.layer.1.attention.self.key.weight"), [4, 8]);
@@ -324,7 +323,7 @@ fn head_masks_of_another_shape_are_errors() {
     let model = model("base", DType::F32);
     let input = BertInput::from_ids(ids(&[&[1, 2]]));
     for shape in [&[3][..], &[2, 4], &[1, 4, 1, 1]] {
-        let mask = Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap();
+        let mask = Tensor::ones(shape, DType::F32, &device()).unwrap();
         let error = model.forward_with(&input, &ForwardOptions::new().with_head_mask(mask));
         assert_says(&error.unwrap_err(), &["head_mask has shape", "[4] or [3, 4]"]);
     }
@@ -338,7 +337,7 @@ fn feed_forward_chunks_change_no_number() {
     std::fs::write(folder.path().join("config.json"), chunked).unwrap();
     std::fs::copy(fixture("base/model.safetensors"), folder.path().join("model.safetensors"))
         .unwrap();
-    let chunked = BertModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap();
+    let chunked = BertModel::from_pretrained(folder.path(), &load_options()).unwrap();
     assert_eq!(chunked.config().chunk_size_feed_forward, 3);
     assert!(compare(&chunked, "base/cases.safetensors", 1e-5, 1e-5) > 50);
     let error = chunked.forward(&BertInput::from_ids(ids(&[&[1, 2, 3, 4]]))).unwrap_err();
@@ -358,7 +357,7 @@ fn the_pooled_output_alone_is_that_of_the_whole_pass() {
             assert_close(&format!("{name} {case_name}"), &alone, &whole, 5e-6);
         }
     }
-    let bare = LoadOptions::new().without_pooling_layer();
+    let bare = load_options().without_pooling_layer();
     let bare = BertModel::from_pretrained(fixture("base"), &bare).unwrap();
     let error = bare.pooled(&BertInput::from_ids(ids(&[&[1]]))).unwrap_err();
     assert!(matches!(error, bert::errors::ModelError::NoPooler));

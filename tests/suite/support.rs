@@ -18,14 +18,29 @@ pub fn fixture(name: &str) -> PathBuf {
     root().join("tests/fixtures").join(name)
 }
 
+/// Where the suite computes: `BERT_TEST_DEVICE` is `cuda`, `metal` or, by default, `cpu`.
+pub fn device() -> Device {
+    match std::env::var("BERT_TEST_DEVICE").as_deref() {
+        Err(_) | Ok("cpu") => Device::Cpu,
+        Ok("cuda") => bert::cuda_device().unwrap(),
+        Ok("metal") => bert::metal_device().unwrap(),
+        Ok(name) => panic!("BERT_TEST_DEVICE is {name}; expected cpu, cuda or metal"),
+    }
+}
+
+/// Loads onto [`device`].
+pub fn load_options() -> LoadOptions {
+    LoadOptions::new().with_device(device())
+}
+
 /// A fixture checkpoint as a model.
 pub fn model(name: &str, dtype: DType) -> BertModel {
-    BertModel::from_pretrained(fixture(name), &LoadOptions::new().with_dtype(dtype)).unwrap()
+    BertModel::from_pretrained(fixture(name), &load_options().with_dtype(dtype)).unwrap()
 }
 
 /// The tensors of a safetensors file.
 pub fn tensors(path: &Path) -> HashMap<String, Tensor> {
-    candle_core::safetensors::load(path, &Device::Cpu).unwrap()
+    candle_core::safetensors::load(path, &device()).unwrap()
 }
 
 /// One input and what transformers computes from it.
@@ -151,7 +166,7 @@ pub fn assert_says(error: &dyn std::error::Error, parts: &[&str]) {
 /// `[B, S]` ids, all within a fixture's vocabulary.
 pub fn ids(rows: &[&[u32]]) -> Tensor {
     let flat: Vec<u32> = rows.iter().flat_map(|row| row.iter().copied()).collect();
-    Tensor::from_vec(flat, (rows.len(), rows[0].len()), &Device::Cpu).unwrap()
+    Tensor::from_vec(flat, (rows.len(), rows[0].len()), &device()).unwrap()
 }
 
 /// The program of an example: `cargo test` builds them beside the folder that this program is in.

@@ -8,7 +8,7 @@ use bert::*;
 use crate::support::*;
 
 fn load<M: PreTrainedModel>(folder: &str) -> M {
-    M::from_pretrained(fixture(folder), &LoadOptions::new()).unwrap()
+    M::from_pretrained(fixture(folder), &load_options()).unwrap()
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn a_smaller_vocabulary_cuts_the_last_words_but_never_the_padding() {
     let config = folder.path().join("config.json");
     let text = std::fs::read_to_string(&config).unwrap();
     std::fs::write(&config, text.replace(r#""pad_token_id": 0"#, r#""pad_token_id": 59"#)).unwrap();
-    at_the_end = BertForMaskedLM::from_pretrained(folder.path(), &LoadOptions::new()).unwrap();
+    at_the_end = BertForMaskedLM::from_pretrained(folder.path(), &load_options()).unwrap();
     assert_says(&at_the_end.resize_token_embeddings(20).unwrap_err(), &["pad_token_id is 59"]);
     assert_says(&at_the_end.resize_token_embeddings(0).unwrap_err(), &["vocab_size is 0"]);
     assert_eq!(at_the_end.get_input_embeddings().dim(0).unwrap(), 60);
@@ -114,7 +114,7 @@ fn embeddings_can_be_replaced_and_untied() {
     let folder = tempfile::tempdir().unwrap();
     model.save_pretrained(folder.path(), &SaveOptions::new()).unwrap();
     let (again, report) =
-        BertForMaskedLM::from_pretrained_with_report(folder.path(), &LoadOptions::new()).unwrap();
+        BertForMaskedLM::from_pretrained_with_report(folder.path(), &load_options()).unwrap();
     assert!(!again.has_tied_decoder() && report.unused.is_empty(), "{report}");
     assert_same(
         "again",
@@ -128,7 +128,7 @@ fn replaced_tables_are_nobody_elses() {
     let mut model = load::<BertForMaskedLM>("heads/masked_lm");
     let vars = VarMap::new();
     let init = candle_nn::Init::Const(1.);
-    let var = vars.get((60, 16), "teacher", init, DType::F32, &Device::Cpu).unwrap();
+    let var = vars.get((60, 16), "teacher", init, DType::F32, &device()).unwrap();
     model.set_input_embeddings((&var * 2.).unwrap()).unwrap();
     model.set_output_embeddings(var).unwrap();
     assert_eq!(model.num_trainable_parameters(), 0);
@@ -155,7 +155,7 @@ fn layers_that_were_taken_away_are_not_saved() {
     let folder = tempfile::tempdir().unwrap();
     model.save_pretrained(folder.path(), &SaveOptions::new()).unwrap();
     let (again, report) =
-        BertModel::from_pretrained_with_report(folder.path(), &LoadOptions::new()).unwrap();
+        BertModel::from_pretrained_with_report(folder.path(), &load_options()).unwrap();
     assert_eq!((again.encoder.layer.len(), report.unused.len()), (2, 0));
     let input = BertInput::from_ids(ids(&[&[3, 1, 5]]));
     let [got, expected] =
@@ -165,7 +165,7 @@ fn layers_that_were_taken_away_are_not_saved() {
 
 #[test]
 fn answers_have_a_first_and_a_last_token_and_nothing_else() {
-    let options = LoadOptions::new().with_labels(["a", "b", "c"]).with_missing_initialized(0);
+    let options = load_options().with_labels(["a", "b", "c"]).with_missing_initialized(0);
     let error = BertForQuestionAnswering::from_pretrained(fixture("base"), &options).unwrap_err();
     assert_says(&error, &["id2label is 3 classes", "expected 2"]);
 }
@@ -173,10 +173,10 @@ fn answers_have_a_first_and_a_last_token_and_nothing_else() {
 #[test]
 fn what_does_not_fit_is_refused() {
     let mut model = load::<BertForMaskedLM>("heads/masked_lm");
-    let wrong = Tensor::zeros((61, 16), DType::F32, &Device::Cpu).unwrap();
+    let wrong = Tensor::zeros((61, 16), DType::F32, &device()).unwrap();
     let error = model.set_input_embeddings(wrong).unwrap_err();
     assert_says(&error, &["[61, 16]", "[60, 16]", "resize_token_embeddings"]);
-    let wrong = Tensor::zeros((60, 16), DType::F64, &Device::Cpu).unwrap();
+    let wrong = Tensor::zeros((60, 16), DType::F64, &device()).unwrap();
     assert_says(&model.set_output_embeddings(wrong).unwrap_err(), &["F64", "F32"]);
     let table = model.get_input_embeddings().clone();
     let mut bare = load::<BertModel>("base");
@@ -265,14 +265,14 @@ fn shards_hold_what_one_file_holds_and_replace_it() {
     for name in names.iter().filter(|name| name.starts_with("model-")) {
         assert!(path.join(name).metadata().unwrap().len() < 55_000, "{name}");
     }
-    let loaded = BertModel::from_pretrained(path, &LoadOptions::new()).unwrap();
+    let loaded = BertModel::from_pretrained(path, &load_options()).unwrap();
     assert_same("words", loaded.get_input_embeddings(), other.get_input_embeddings());
     other.save_pretrained(path, &SaveOptions::new().with_max_shard_size(90_000)).unwrap();
     let shards = || files().into_iter().filter(|name| name.starts_with("model-")).count();
     assert_eq!(shards(), 2, "those of the earlier save go");
 
     one.save_pretrained(path, &SaveOptions::new()).unwrap();
-    let loaded = BertModel::from_pretrained(path, &LoadOptions::new()).unwrap();
+    let loaded = BertModel::from_pretrained(path, &load_options()).unwrap();
     assert_same("words", loaded.get_input_embeddings(), one.get_input_embeddings());
     assert_eq!(files(), ["config.json", "model.safetensors", "notes.txt"]);
     assert_eq!(std::fs::read_to_string(path.join("notes.txt")).unwrap(), "mine");
@@ -288,7 +288,7 @@ fn half_precision_is_saved_as_it_is() {
         model.save_pretrained(folder.path(), &SaveOptions::new()).unwrap();
         let config = AutoConfig::from_pretrained(folder.path()).unwrap();
         assert_eq!(config.dtype.as_deref(), Some(name));
-        let options = LoadOptions::new().with_dtype(dtype);
+        let options = load_options().with_dtype(dtype);
         let (again, report) =
             BertModel::from_pretrained_with_report(folder.path(), &options).unwrap();
         assert!(report.converted.is_empty(), "{report}");

@@ -141,10 +141,10 @@ fn ragged_and_empty_batches_make_no_tensor() {
     let tokenizer = tokenizer();
     let plain = EncodeOptions::new();
     let ragged = tokenizer.encode_batch(["my dog", "my", "my dog"], &plain).unwrap();
-    let error = ragged.to_input(&Device::Cpu).unwrap_err();
+    let error = ragged.to_input(&device()).unwrap_err();
     assert_says(&error, &["text 0 has 4 tokens and text 1 has 3", "Padding::Longest"]);
     let none: [&str; 0] = [];
-    let error = tokenizer.encode_batch(none, &plain).unwrap().to_input(&Device::Cpu).unwrap_err();
+    let error = tokenizer.encode_batch(none, &plain).unwrap().to_input(&device()).unwrap_err();
     assert!(matches!(error, TextError::EmptyBatch), "{error}");
 }
 
@@ -152,7 +152,7 @@ fn ragged_and_empty_batches_make_no_tensor() {
 fn input_tensors_have_one_row_per_text() {
     let options = EncodeOptions::new().with_padding(Padding::Longest);
     let batch = tokenizer().encode_batch([("my", "dog"), ("is", "my cat")], &options).unwrap();
-    let input = batch.to_input(&Device::Cpu).unwrap();
+    let input = batch.to_input(&device()).unwrap();
     let rows = |t: Option<Tensor>| t.unwrap().to_vec2::<u32>().unwrap();
     assert_eq!(rows(input.input_ids)[1], batch.encodings[1].ids);
     assert_eq!(rows(input.token_type_ids), [[0, 0, 0, 1, 1, 0], [0, 0, 0, 1, 1, 1]]);

@@ -86,7 +86,7 @@ fn assert_trained<M: Labeled>(model: &M, losses: &[f64], folder: &str, tolerance
 }
 
 fn load<M: Labeled>(folder: &str, dtype: DType) -> (M, VarMap) {
-    M::from_pretrained_trainable(fixture(folder), &LoadOptions::new().with_dtype(dtype)).unwrap()
+    M::from_pretrained_trainable(fixture(folder), &load_options().with_dtype(dtype)).unwrap()
 }
 
 /// Ten steps, then the same with a stop in the middle, then frozen.
@@ -106,7 +106,7 @@ where
     first.save_pretrained(saved.path(), &SaveOptions::new()).unwrap();
     let state = saved.path().join("optimizer.safetensors");
     save_tensors(&before.state().unwrap(), &state).unwrap();
-    let options = LoadOptions::new().with_dtype(DType::F64);
+    let options = load_options().with_dtype(DType::F64);
     let (second, vars) = M::from_pretrained_trainable(saved.path(), &options).unwrap();
     let mut after = optimizer(&vars);
     after.restore(&load_tensors(&state).unwrap()).unwrap();
@@ -177,8 +177,7 @@ fn a_frozen_model_keeps_its_numbers_when_the_variables_move_on() {
 fn only_chosen_parameters_learn() {
     let folder = "heads/sequence_classification";
     let mut model =
-        BertForSequenceClassification::from_pretrained(fixture(folder), &LoadOptions::new())
-            .unwrap();
+        BertForSequenceClassification::from_pretrained(fixture(folder), &load_options()).unwrap();
     let all = model.num_parameters();
     let vars = model.set_trainable(|name| !name.starts_with("bert.embeddings.")).unwrap();
     assert!(model.num_trainable_parameters() < all && model.num_parameters() == all);
@@ -209,7 +208,7 @@ fn the_padding_row_learns_from_a_tied_decoder_only() {
     let (model, vars) =
         load::<BertForSequenceClassification>("heads/sequence_classification", DType::F32);
     let input = BertInput::from_ids(ids(&[&[3, 0, 5]]));
-    let labels = Tensor::new(&[1u32], &Device::Cpu).unwrap();
+    let labels = Tensor::new(&[1u32], &device()).unwrap();
     let mut gradients = Gradients::new(&vars);
     gradients.accumulate(&model.loss_of(&input, &labels, &ForwardOptions::new())).unwrap();
     let rows = |gradients: &Gradients| {
@@ -221,7 +220,7 @@ fn the_padding_row_learns_from_a_tied_decoder_only() {
     assert!(of_classes[0] == 0. && of_classes[3] > 0. && of_classes[4] == 0.);
 
     let (model, vars) = load::<BertForMaskedLM>("heads/masked_lm", DType::F32);
-    let labels = Tensor::new(&[[7u32, 0, 5]], &Device::Cpu).unwrap();
+    let labels = Tensor::new(&[[7u32, 0, 5]], &device()).unwrap();
     let mut gradients = Gradients::new(&vars);
     gradients.accumulate(&model.loss_of(&input, &labels, &ForwardOptions::new())).unwrap();
     assert!(rows(&gradients)[0] > 0.);
@@ -239,7 +238,7 @@ fn dropping(p: f64, field: &str) -> BertForSequenceClassification {
         std::fs::read(fixture("heads/sequence_classification/model.safetensors")).unwrap();
     let files = [("config.json", config.to_string().into_bytes()), ("model.safetensors", weights)];
     let checkpoint = Checkpoint::from_bytes(files);
-    BertForSequenceClassification::from_pretrained(&checkpoint, &LoadOptions::new()).unwrap()
+    BertForSequenceClassification::from_pretrained(&checkpoint, &load_options()).unwrap()
 }
 
 #[test]
@@ -309,7 +308,7 @@ fn the_same_seed_gives_the_same_losses() {
 #[test]
 fn new_models_are_drawn_as_the_config_says_and_the_same_for_a_seed() {
     let config = AutoConfig::from_pretrained(fixture("base")).unwrap();
-    let new = |seed| BertModel::from_config(&config, seed, &LoadOptions::new()).unwrap();
+    let new = |seed| BertModel::from_config(&config, seed, &load_options()).unwrap();
     let (a, b) = (new(1), new(1));
     let words = a.get_input_embeddings();
     assert_same("words", words, b.get_input_embeddings());
@@ -328,9 +327,7 @@ fn new_models_are_drawn_as_the_config_says_and_the_same_for_a_seed() {
         Ok(())
     })
     .unwrap();
-    assert!(
-        BertForMaskedLM::from_config(&config, 1, &LoadOptions::new()).unwrap().has_tied_decoder()
-    );
+    assert!(BertForMaskedLM::from_config(&config, 1, &load_options()).unwrap().has_tied_decoder());
 }
 
 #[test]
@@ -348,16 +345,16 @@ fn training_that_cannot_work_says_why() {
 
     let input = BertInput::from_ids(ids(&[&[3, 1], &[5, 2]]));
     let context = &ForwardOptions::new();
-    let words = Tensor::new(&[[0.5f32, 1.], [0., 1.]], &Device::Cpu).unwrap();
+    let words = Tensor::new(&[[0.5f32, 1.], [0., 1.]], &device()).unwrap();
     let error = model.forward_with_labels(&input, &words, context).unwrap_err();
     assert_says(&error, &["labels has shape [2, 2]", "[2, 4]"]);
-    let classes = Tensor::new(&[0u32, 4], &Device::Cpu).unwrap();
+    let classes = Tensor::new(&[0u32, 4], &device()).unwrap();
     let error = model.forward_with_labels(&input, &classes, context).unwrap_err();
     assert_says(&error, &["label 4 at index 1", "0 to 3"]);
 
     let mut frozen = model.clone();
     frozen.freeze().unwrap();
-    let labels = Tensor::new(&[0u32, 1], &Device::Cpu).unwrap();
+    let labels = Tensor::new(&[0u32, 1], &device()).unwrap();
     let error = gradients.accumulate(&frozen.loss_of(&input, &labels, context)).unwrap_err();
     assert!(matches!(error, TrainingError::NoGradients { parameters: 25 }), "{error}");
 

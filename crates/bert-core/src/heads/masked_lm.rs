@@ -47,10 +47,13 @@ impl BertForMaskedLM {
         if let Some(got) = positions.iter().find(|(row, token)| *row >= b || *token >= s) {
             return Err(Error::NoSuchPosition { got: *got, rows: b, tokens: s });
         }
-        let rows = positions.iter().map(|(row, token)| (row * s + token) as u32);
-        let rows = Tensor::from_vec(rows.collect::<Vec<_>>(), positions.len(), states.device())?;
+        // CUDA refuses to compute no rows: without positions one is computed and left out.
+        let spare = positions.is_empty().then_some(0);
+        let rows = positions.iter().map(|(row, token)| (row * s + token) as u32).chain(spare);
+        let rows = Tensor::new(rows.collect::<Vec<_>>(), states.device())?;
         let states = states.flatten(0, 1)?.index_select(&rows, 0)?;
-        self.predictions.forward(&states, self.bert.embeddings.word_embeddings())
+        let scores = self.predictions.forward(&states, self.bert.embeddings.word_embeddings())?;
+        Ok(scores.narrow(0, 0, positions.len())?)
     }
 }
 
