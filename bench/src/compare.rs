@@ -10,6 +10,7 @@ use bert::BertConfig;
 
 use crate::peak::{Limits, limits};
 use crate::peak_bytes;
+use crate::random::Random;
 use crate::statistics::{median, spread};
 
 /// An engine's name, then how it batches rows of unequal lengths, where that is another measurement.
@@ -66,16 +67,6 @@ impl Plan {
 struct Shape {
     name: &'static str,
     rows: Vec<Vec<u32>>,
-}
-
-/// Numbers that look random, the same everywhere.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: u32) -> u32 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        ((self.0 >> 33) % u64::from(end)) as u32
-    }
 }
 
 fn shapes() -> Vec<Shape> {

@@ -5,8 +5,10 @@
 //! and candle-transformers; `peak` prints the limits of the machine.
 
 mod compare;
+mod gpu;
 mod peak;
 mod plot;
+mod random;
 mod statistics;
 mod worker;
 
@@ -64,6 +66,13 @@ enum What {
         #[arg(long)]
         record: PathBuf,
     },
+    /// Measures ours on the CUDA device, and writes the cases for gpu.py
+    Gpu {
+        folder: PathBuf,
+        /// Where the lengths of each case's texts go, as JSON
+        #[arg(long)]
+        cases: PathBuf,
+    },
     /// Prints what multiply-adds reach in registers and in a tile, in GFLOP/s, and reading memory, in GB/s
     Peak,
     /// Draws a record
@@ -101,6 +110,12 @@ fn main() -> Result<()> {
             let config =
                 BertConfig::from_json(&std::fs::read_to_string(folder.join("config.json"))?)?;
             compare(&Plan { folder, config, python, threads, turns, record })
+        }
+        What::Gpu { folder, cases } => {
+            std::fs::write(cases, serde_json::to_vec(&gpu::cases())?)?;
+            let device = bert::cuda_device()?;
+            gpu::agreement(&folder, &device)?;
+            gpu::measure(&folder, &device)
         }
         What::Peak => {
             let limits = limits();

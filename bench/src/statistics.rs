@@ -7,7 +7,12 @@ pub fn spread(times: &[f64]) -> (f64, f64, f64) {
 }
 
 pub fn median(numbers: impl IntoIterator<Item = f64>) -> f64 {
-    let mut numbers: Vec<f64> = numbers.into_iter().collect();
+    quantile(&numbers.into_iter().collect::<Vec<_>>(), 0.5)
+}
+
+/// The number below which a share of them lies.
+pub fn quantile(numbers: &[f64], share: f64) -> f64 {
+    let mut numbers = numbers.to_vec();
     numbers.sort_by(f64::total_cmp);
-    numbers[numbers.len() / 2]
+    numbers[((numbers.len() as f64 * share) as usize).min(numbers.len() - 1)]
 }
