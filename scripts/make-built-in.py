@@ -102,6 +102,10 @@ def main():
     }
     OUT.mkdir(exist_ok=True)
     (OUT / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    # Long words are cut before WordPiece, which no BertTokenizer does.
+    names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
+    text = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **names}, indent=2)
+    (OUT / "tokenizer_config.json").write_text(text + "\n")
     tokenizer(vocab).save(str(OUT / "tokenizer.json"), pretty=False)
     save_file(parameters(len(vocab)), OUT / "model.safetensors", metadata={"format": "pt"})
     print(f"{len(vocab)} tokens, {sum(f.stat().st_size for f in OUT.iterdir()) / 2**20:.2f} MiB")

@@ -167,6 +167,8 @@ fn configs_of_other_models_and_broken_tokenizers_name_their_file() {
     write("config.json", "not json");
     assert_says(&refusal(folder.path()), &["config.json", "cannot be read"]);
     write("tokenizer.json", r#"{"version": "1.0"}"#);
+    assert_says(&AutoTokenizer::from_pretrained(folder.path()).unwrap_err(), &["config.json"]);
+    write("config.json", "{}");
     let error = AutoTokenizer::from_pretrained(folder.path()).unwrap_err();
     assert_says(&error, &["tokenizer.json", "not a tokenizer.json"]);
 }

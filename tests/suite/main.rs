@@ -23,5 +23,6 @@ mod parity;
 mod server;
 mod support;
 mod surgery;
+mod tokenizer_files;
 mod tokenizing;
 mod training;

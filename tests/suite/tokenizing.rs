@@ -190,74 +190,9 @@ fn absurd_padding_and_padding_without_a_token_are_errors() {
         let error = tokenizer().encode("my dog", &options).unwrap_err();
         assert!(matches!(error, TextError::PaddingLength { .. }), "{error}");
     }
-    let files =
-        TokenizerFiles { vocab: Some(b"[UNK]\n[CLS]\n[SEP]\na\n"), ..TokenizerFiles::default() };
-    let tokenizer = BertTokenizer::from_files(&files).unwrap();
+    let file = br#"{"model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}}"#;
+    let tokenizer = BertTokenizer::from_bytes(file).unwrap();
     let options = EncodeOptions::new().with_padding(Padding::Longest);
     let error = tokenizer.encode_batch(["a a", "a"], &options).unwrap_err();
     assert!(matches!(error, TextError::NoPadToken), "{error}");
-}
-
-/// What transformers makes of awkward texts with vocabularies in several settings.
-fn expected() -> (Vec<String>, serde_json::Map<String, serde_json::Value>) {
-    let file = std::fs::read(fixture("tokenizers/expected.json")).unwrap();
-    let mut file: serde_json::Value = serde_json::from_slice(&file).unwrap();
-    let texts = serde_json::from_value(file["texts"].take()).unwrap();
-    (texts, file["ids"].as_object().unwrap().clone())
-}
-
-#[test]
-fn folders_of_every_setting_tokenize_as_transformers_does() {
-    let (texts, settings) = expected();
-    assert!(texts.len() >= 100 && settings.len() == 10);
-    for (name, rows) in settings {
-        let tokenizer = AutoTokenizer::from_pretrained(fixture("tokenizers").join(&name)).unwrap();
-        let rows: Vec<Vec<u32>> = serde_json::from_value(rows).unwrap();
-        let batch = tokenizer.encode_batch(&texts, &EncodeOptions::new()).unwrap();
-        for ((text, encoding), ids) in texts.iter().zip(&batch.encodings).zip(&rows) {
-            assert_eq!(&encoding.ids, ids, "{name}: {text:?} became {:?}", encoding.tokens);
-        }
-        let pair = tokenizer.encode(("a b", "c"), &EncodeOptions::new()).unwrap();
-        assert_eq!(pair.encodings[0].ids, rows[texts.len()], "{name}");
-        assert_eq!(pair.encodings[0].type_ids, [0, 0, 0, 0, 1, 1], "{name}");
-    }
-}
-
-#[test]
-fn tokenizer_config_counts_more_than_tokenizer_json() {
-    let file = std::fs::read(root().join("crates/bert/built-in/tokenizer.json")).unwrap();
-    let run = |config: &str| {
-        let files = TokenizerFiles {
-            tokenizer: Some(&file),
-            tokenizer_config: Some(config.as_bytes()),
-            ..TokenizerFiles::default()
-        };
-        let options = EncodeOptions::new().without_special_tokens();
-        let batch =
-            BertTokenizer::from_files(&files).unwrap().encode("My dog café", &options).unwrap();
-        tokens(&batch).remove(0)
-    };
-    assert_eq!(run("{}"), "my dog c ##a ##f ##e");
-    assert_eq!(run(r#"{"do_lower_case": false}"#), "[UNK] dog [UNK]");
-    assert_eq!(
-        run(r#"{"do_lower_case": false, "strip_accents": true}"#),
-        "[UNK] dog c ##a ##f ##e"
-    );
-    assert_eq!(run(r#"{"strip_accents": false}"#), "my dog [UNK]");
-}
-
-#[test]
-fn tokenizer_files_that_contradict_each_other_are_errors() {
-    let vocab = b"[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\n" as &[u8];
-    let build = |files: TokenizerFiles| BertTokenizer::from_files(&files).unwrap_err();
-    let none = TokenizerFiles::default();
-    assert!(matches!(build(none), TextError::NoVocabulary));
-    let with =
-        |config| TokenizerFiles { vocab: Some(vocab), tokenizer_config: Some(config), ..none };
-    assert_says(&build(with(b"{")), &["tokenizer_config.json cannot be used"]);
-    assert_says(&build(with(br#"{"cls_token": "<s>"}"#)), &["the special token <s> is not in it"]);
-    let decoder = br#"{"added_tokens_decoder": {"17": {"content": "<new>"}}}"#;
-    assert_says(&build(with(decoder)), &["\"<new>\" has the id 17", "but 6 in the vocabulary"]);
-    let short = TokenizerFiles { vocab: Some(b"a\nb\n"), ..none };
-    assert_says(&build(short), &["vocab.txt cannot be used", "[UNK]"]);
 }

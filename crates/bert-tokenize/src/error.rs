@@ -15,6 +15,18 @@ pub enum Error {
     #[error("a tokenizer needs tokenizer.json or vocab.txt, and neither is given")]
     NoVocabulary,
 
+    /// The tokenizer is not BERT's, and there is no `tokenizer.json` to say what it is.
+    #[error(
+        "the tokenizer's class is {class}, which needs {needs}; give a tokenizer.json made from it, or \
+         make the ids with {class} in Python and pass them to the model"
+    )]
+    Class {
+        /// The class, as `tokenizer_config.json` or `config.json` names it.
+        class: String,
+        /// What it needs that is not here.
+        needs: String,
+    },
+
     /// One of the smaller files is broken.
     #[error("{file} cannot be used: {reason}")]
     File {

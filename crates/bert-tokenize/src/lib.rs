@@ -16,7 +16,9 @@ mod encoding;
 mod error;
 mod files;
 mod options;
+mod settings;
 mod tokenizer;
+mod vocabulary;
 
 pub use encoding::{BatchEncoding, Encoding};
 pub use error::{Error, Result};

@@ -1,12 +1,17 @@
 //! The tokenizer: tokens of each text, then truncation, special tokens and padding.
 
+use std::collections::{BTreeMap, HashMap};
+
 use serde_json::{Map, Value};
 use tokenizers::tokenizer::{PaddingDirection, PaddingParams, PaddingStrategy, PostProcessor};
 use tokenizers::utils::padding::pad_encodings;
 use tokenizers::utils::truncation::{
     TruncationDirection, TruncationParams, TruncationStrategy as Strategy, truncate_encodings,
 };
-use tokenizers::{AddedToken, Encoding, NormalizerWrapper, PostProcessorWrapper, Tokenizer};
+use tokenizers::{
+    AddedToken, Encoding, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper,
+    PostProcessorWrapper, Tokenizer,
+};
 
 use crate::encoding::BatchEncoding;
 use crate::error::{Error, Result};
@@ -55,10 +60,14 @@ pub struct BertTokenizer {
     /// Normalizer, pre-tokenizer, vocabulary and decoder only.
     tokens: Tokenizer,
     special_tokens: Option<PostProcessorWrapper>,
-    /// The special tokens that have a name and are in the vocabulary: the name, then the token.
-    named: Vec<(&'static str, String)>,
+    /// The special tokens that have a name: the name, then the token.
+    named: Vec<(String, String)>,
+    /// Added tokens that normalization makes equal to one with a lower id: both ids.
+    twins: HashMap<u32, u32>,
     /// `tokenizer_config.json`, to be saved again.
     config: Map<String, Value>,
+    /// Whether transformers makes the same of that file and the vocabulary alone.
+    is_bert: bool,
 }
 
 impl BertTokenizer {
@@ -76,12 +85,13 @@ impl BertTokenizer {
     /// [`Error::NoVocabulary`] without `tokenizer.json` and `vocab.txt`; [`Error::Syntax`],
     /// [`Error::File`] and [`Error::AddedToken`] when files are broken or contradict each other.
     pub fn from_files(files: &TokenizerFiles) -> Result<Self> {
-        let Built { tokenizer: mut tokens, named, config } = files.build()?;
+        let Built { tokenizer: mut tokens, named, config, is_bert } = files.build()?;
         let special_tokens = tokens.get_post_processor().cloned();
         tokens.with_padding(None);
         tokens.with_post_processor(None::<PostProcessorWrapper>);
         tokens.with_truncation(None).map_err(Error::Syntax)?;
-        Ok(Self { tokens, special_tokens, named, config })
+        let twins = twins(&tokens)?;
+        Ok(Self { tokens, special_tokens, named, twins, config, is_bert })
     }
 
     /// Encodes one text or pair.
@@ -142,10 +152,21 @@ impl BertTokenizer {
             });
         }
         self.pad(&mut encodings, options)?;
-        Ok(BatchEncoding {
-            encodings: encodings.into_iter().map(Into::into).collect(),
-            pad_token_id: self.pad_token_id(),
-        })
+        let encodings = encodings.into_iter().map(|encoding| self.without_twins(encoding.into()));
+        Ok(BatchEncoding { encodings: encodings.collect(), pad_token_id: self.pad_token_id() })
+    }
+
+    /// The encoding with the lowest id in place of each one that means the same.
+    fn without_twins(&self, mut encoding: crate::Encoding) -> crate::Encoding {
+        if !self.twins.is_empty() {
+            for (id, token) in encoding.ids.iter_mut().zip(&mut encoding.tokens) {
+                if let Some(first) = self.twins.get(id) {
+                    *id = *first;
+                    *token = self.id_to_token(*first).unwrap_or_default();
+                }
+            }
+        }
+        encoding
     }
 
     /// The text of `ids`, as far as the vocabulary tells.
@@ -153,7 +174,7 @@ impl BertTokenizer {
     /// # Errors
     /// [`Error::Tokenizer`] when the decoder fails. Ids outside the vocabulary are skipped.
     pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.tokens.decode(ids, false).map_err(Error::Tokenizer)
+        self.text(ids, false)
     }
 
     /// [`BertTokenizer::decode`] without `[CLS]`, `[SEP]` and the like.
@@ -161,7 +182,14 @@ impl BertTokenizer {
     /// # Errors
     /// As [`BertTokenizer::decode`].
     pub fn decode_without_special_tokens(&self, ids: &[u32]) -> Result<String> {
-        self.tokens.decode(ids, true).map_err(Error::Tokenizer)
+        self.text(ids, true)
+    }
+
+    fn text(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        let text = self.tokens.decode(ids, skip_special_tokens).map_err(Error::Tokenizer)?;
+        let is_bpe = matches!(self.tokens.get_model(), ModelWrapper::BPE(_));
+        let cleans = self.config.get("clean_up_tokenization_spaces").and_then(Value::as_bool);
+        Ok(if cleans == Some(true) && !is_bpe { clean_up_tokenization(text) } else { text })
     }
 
     /// The id of a token, if the vocabulary has it.
@@ -187,6 +215,7 @@ impl BertTokenizer {
         let tokens = tokens.into_iter().map(|token| AddedToken::from(token, false));
         let before = self.vocab_size();
         self.tokens.add_tokens(tokens).map_err(Error::Tokenizer)?;
+        self.twins = twins(&self.tokens)?;
         Ok(self.vocab_size() - before)
     }
 
@@ -203,22 +232,31 @@ impl BertTokenizer {
         let added = serde_json::to_value(tokenizer.get_added_tokens_decoder());
         let added = added.map_err(|error| Error::Tokenizer(error.into()))?;
         config.insert("added_tokens_decoder".to_owned(), added);
-        if let Some(NormalizerWrapper::BertNormalizer(normalizer)) = tokenizer.get_normalizer() {
-            let chinese = normalizer.handle_chinese_chars;
-            config.insert("do_lower_case".to_owned(), normalizer.lowercase.into());
-            config.insert("strip_accents".to_owned(), normalizer.strip_accents.into());
-            config.insert("tokenize_chinese_chars".to_owned(), chinese.into());
-            config.entry("tokenizer_class").or_insert("BertTokenizer".into());
-        } else {
-            // transformers would build a BertTokenizer's normalizer anew and lose this one.
-            config.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into());
+        match tokenizer.get_normalizer() {
+            Some(NormalizerWrapper::BertNormalizer(bert)) if self.is_bert && bert.clean_text => {
+                let chinese = bert.handle_chinese_chars;
+                config.insert("do_lower_case".to_owned(), bert.lowercase.into());
+                config.insert("strip_accents".to_owned(), bert.strip_accents.into());
+                config.insert("tokenize_chinese_chars".to_owned(), chinese.into());
+                config.entry("tokenizer_class").or_insert("BertTokenizer".into());
+            }
+            // For other classes transformers would not take all of tokenizer.json.
+            _ => {
+                drop(config.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into()))
+            }
         }
         for (name, token) in &self.named {
-            config.insert((*name).to_owned(), token.clone().into());
+            config.insert(name.clone(), token.clone().into());
         }
         let tokenizer = tokenizer.to_string(true).map_err(Error::Tokenizer)?;
         let config = format!("{:#}", Value::Object(config));
         Ok([("tokenizer.json", tokenizer), ("tokenizer_config.json", config)])
+    }
+
+    /// The special token that a file names so, like `cls_token` or a name of the model's own.
+    pub fn special_token(&self, name: &str) -> Option<&str> {
+        let named = self.named.iter().find(|(other, _)| other == name);
+        named.map(|(_, token)| token.as_str())
     }
 
     /// The number of tokens, including added ones.
@@ -304,6 +342,30 @@ impl BertTokenizer {
     }
 }
 
+/// For each added token that normalization makes equal to another one, the lowest id of them. The
+/// library would find any of them.
+fn twins(tokenizer: &Tokenizer) -> Result<HashMap<u32, u32>> {
+    let Some(normalizer) = tokenizer.get_normalizer() else { return Ok(HashMap::new()) };
+    let added: BTreeMap<u32, AddedToken> =
+        tokenizer.get_added_tokens_decoder().into_iter().collect();
+    let (mut first, mut twins) = (HashMap::new(), HashMap::new());
+    for (id, token) in added.into_iter().filter(|(_, token)| token.normalized) {
+        let mut text = NormalizedString::from(token.content);
+        normalizer.normalize(&mut text).map_err(Error::Tokenizer)?;
+        let lowest = *first.entry(text.get().to_owned()).or_insert(id);
+        if lowest != id {
+            twins.insert(id, lowest);
+        }
+    }
+    Ok(twins)
+}
+
+/// Removes spaces that tokens had put before marks. transformers: `clean_up_tokenization`.
+fn clean_up_tokenization(text: String) -> String {
+    let spaces = [" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"];
+    spaces.iter().fold(text, |text, found| text.replace(found, found.trim()))
+}
+
 /// The special tokens that have a name, and their ids.
 macro_rules! special_tokens {
     ($($(#[$doc:meta])* $token:ident, $id:ident;)*) => {
@@ -311,8 +373,7 @@ macro_rules! special_tokens {
             $(
                 $(#[$doc])*
                 pub fn $token(&self) -> Option<&str> {
-                    let named = self.named.iter().find(|(name, _)| *name == stringify!($token));
-                    named.map(|(_, token)| token.as_str())
+                    self.special_token(stringify!($token))
                 }
 
                 #[doc = concat!("The id of [`BertTokenizer::", stringify!($token), "`].")]
@@ -325,16 +386,18 @@ macro_rules! special_tokens {
 }
 
 special_tokens! {
-    /// The token that begins a sequence, usually `[CLS]`. `None` if the vocabulary does not have it.
+    /// The token that begins a sequence, usually `[CLS]`. `None` if the tokenizer has none.
     cls_token, cls_token_id;
-    /// The token that ends a text, usually `[SEP]`. `None` if the vocabulary does not have it.
+    /// The token that ends a text, usually `[SEP]`. `None` if the tokenizer has none.
     sep_token, sep_token_id;
-    /// The token in place of a masked word, usually `[MASK]`. `None` if the vocabulary does not have
-    /// it.
+    /// The token in place of a masked word, usually `[MASK]`. `None` if the tokenizer has none.
     mask_token, mask_token_id;
-    /// The token for padding, usually `[PAD]`. `None` if the vocabulary does not have it.
+    /// The token for padding, usually `[PAD]`. `None` if the tokenizer has none.
     pad_token, pad_token_id;
-    /// The token in place of an unknown word, usually `[UNK]`. `None` if the vocabulary does not have
-    /// it.
+    /// The token in place of an unknown word, usually `[UNK]`. `None` if the tokenizer has none.
     unk_token, unk_token_id;
+    /// The token that begins a generated text. `None` if the tokenizer has none.
+    bos_token, bos_token_id;
+    /// The token that ends a generated text. `None` if the tokenizer has none.
+    eos_token, eos_token_id;
 }

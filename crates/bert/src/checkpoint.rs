@@ -91,9 +91,10 @@ impl Checkpoint {
     /// The small English checkpoint that is part of this crate. It is untrained: everything runs, but
     /// its numbers mean nothing.
     pub fn built_in() -> Self {
-        let files: [(&str, &[u8]); 3] = [
+        let files: [(&str, &[u8]); 4] = [
             ("config.json", include_bytes!("../built-in/config.json")),
             ("tokenizer.json", include_bytes!("../built-in/tokenizer.json")),
+            ("tokenizer_config.json", include_bytes!("../built-in/tokenizer_config.json")),
             ("model.safetensors", include_bytes!("../built-in/model.safetensors")),
         ];
         let files = files.map(|(name, bytes)| (name.to_owned(), Bytes(Arc::new(bytes.into()))));
@@ -192,19 +193,31 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::config`]; [`Error::Tokenizer`] when the files do not make a tokenizer.
     pub fn tokenizer(&self) -> Result<BertTokenizer> {
-        let (is_json, file) = self.first_of(&[("tokenizer.json", true), ("vocab.txt", false)])?;
-        let main = file.read()?;
-        let config = self.optional("tokenizer_config.json", is_json)?;
-        let map = self.optional("special_tokens_map.json", is_json)?;
-        let added = self.optional("added_tokens.json", is_json)?;
-        BertTokenizer::from_files(&TokenizerFiles {
-            tokenizer: is_json.then_some(&*main),
-            vocab: (!is_json).then_some(&*main),
+        let names = ["tokenizer.json", "vocab.txt"];
+        let main = self.find(&names)?;
+        let is_json = matches!(main, Some((0, _)));
+        let main_bytes = main.as_ref().map(|(_, file)| file.read()).transpose()?;
+        let [config, map, added, model] = [
+            "tokenizer_config.json",
+            "special_tokens_map.json",
+            "added_tokens.json",
+            "config.json",
+        ]
+        .map(|name| self.optional(name, is_json));
+        let (config, map, added, model) = (config?, map?, added?, model?);
+        let tokenizer = BertTokenizer::from_files(&TokenizerFiles {
+            tokenizer: main_bytes.as_deref().filter(|_| is_json),
+            vocab: main_bytes.as_deref().filter(|_| !is_json),
             tokenizer_config: config.as_deref(),
             special_tokens_map: map.as_deref(),
             added_tokens: added.as_deref(),
+            config: model.as_deref(),
+        });
+        tokenizer.map_err(|source| match (main, source) {
+            (None, bert_tokenize::Error::NoVocabulary) => self.missing(&names),
+            (Some((_, file)), source) => Error::Tokenizer { path: file.path().to_owned(), source },
+            (None, source) => Error::Tokenizer { path: PathBuf::from(self.to_string()), source },
         })
-        .map_err(|source| Error::Tokenizer { path: file.path().to_owned(), source })
     }
 
     /// Opens the files of weights.
@@ -241,12 +254,17 @@ impl Checkpoint {
     /// The first of some files that exists, and its kind.
     fn first_of<K: Copy>(&self, candidates: &[(&str, K)]) -> Result<(K, File)> {
         let names: Vec<&str> = candidates.iter().map(|(name, _)| *name).collect();
-        let (index, file) = self.find(&names)?.ok_or_else(|| Error::MissingFile {
+        let (index, file) = self.find(&names)?.ok_or_else(|| self.missing(&names))?;
+        Ok((candidates[index].1, file))
+    }
+
+    /// The error for files of which none exists.
+    fn missing(&self, names: &[&str]) -> Error {
+        Error::MissingFile {
             file: names.join(" or "),
             checkpoint: self.to_string(),
             found: self.listing(),
-        })?;
-        Ok((candidates[index].1, file))
+        }
     }
 
     /// The first of `names` that exists, and its index.
