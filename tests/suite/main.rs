@@ -6,6 +6,7 @@
 mod api;
 mod batching;
 mod checksum;
+mod configs;
 mod corruption;
 mod decoder;
 mod files;

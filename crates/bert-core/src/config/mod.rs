@@ -1,5 +1,6 @@
 //! The model's configuration, as in a checkpoint's `config.json`.
 
+mod labels;
 mod validate;
 
 use std::collections::BTreeMap;
@@ -80,10 +81,14 @@ pub struct BertConfig {
     pub chunk_size_feed_forward: usize,
     /// Whether the model is one half of an encoder–decoder pair.
     pub is_encoder_decoder: bool,
-    /// Names of the classes by id. `LABEL_0` and `LABEL_1` where the file has none.
-    pub id2label: BTreeMap<usize, String>,
+    /// Names of the classes by id. `LABEL_0` and `LABEL_1` where the file has none. A name that is not
+    /// text is its JSON, and `LABEL_` with the id where it is null. A negative id, like −100, marks what
+    /// a data set does not label; as in transformers a classifier has a score for it all the same.
+    #[serde(deserialize_with = "labels::names")]
+    pub id2label: BTreeMap<i64, String>,
     /// Ids of the classes by name.
-    pub label2id: BTreeMap<String, usize>,
+    #[serde(deserialize_with = "labels::ids")]
+    pub label2id: BTreeMap<String, i64>,
     /// Which loss a sequence classifier is trained with; found from the labels where absent.
     pub problem_type: Option<ProblemType>,
 
@@ -146,8 +151,24 @@ pub enum TokenIds {
     Many(Vec<i64>),
 }
 
-/// The most labels of a config.
-const MAX_LABELS: usize = 1 << 20;
+/// Fields that no number of a model depends on. transformers takes any value for them; one of another
+/// kind stays among the other keys.
+const INFORMATIVE: [&str; 14] = [
+    "architectures",
+    "cross_attention_hidden_size",
+    "decoder_start_token_id",
+    "dtype",
+    "finetuning_task",
+    "label2id",
+    "prefix",
+    "problem_type",
+    "return_dict",
+    "sep_token_id",
+    "task_specific_params",
+    "tie_encoder_decoder",
+    "tokenizer_class",
+    "transformers_version",
+];
 
 impl Default for BertConfig {
     fn default() -> Self {
@@ -182,8 +203,8 @@ impl Default for BertConfig {
             return_dict: true,
             chunk_size_feed_forward: 0,
             is_encoder_decoder: false,
-            id2label: default_labels(2),
-            label2id: ids_of(&default_labels(2)),
+            id2label: labels::default(2),
+            label2id: labels::ids_of(&labels::default(2)),
             problem_type: None,
             pruned_heads: BTreeMap::new(),
             cross_attention_hidden_size: None,
@@ -203,8 +224,8 @@ impl BertConfig {
     /// Reads and validates the text of a `config.json`.
     ///
     /// `null` means the default, except for `pad_token_id`, where it means that there is none. The
-    /// number of classes is that of `id2label` or, without it, `num_labels`; as in transformers,
-    /// `label2id` alone has no effect.
+    /// number of classes is `num_labels` or, without it, that of `id2label`; as in transformers,
+    /// `label2id` alone has no effect, and names of another number than `num_labels` have none.
     ///
     /// # Errors
     /// [`Error::ConfigSyntax`] when it is not a JSON object, [`Error::ConfigField`] when a value has the
@@ -225,18 +246,24 @@ impl BertConfig {
             keys.into_iter().partition(|(key, _)| known.contains_key(key));
         // A missing padding token differs from the default one; elsewhere null is the default.
         fields.retain(|key, value| !value.is_null() || key == "pad_token_id");
-        let [has_names, has_ids] = ["id2label", "label2id"].map(|key| fields.contains_key(key));
+        if let Some(name @ Value::String(_)) = fields.get_mut("architectures") {
+            *name = Value::Array(vec![name.take()]);
+        }
+        for field in INFORMATIVE {
+            if fields.get(field).is_some_and(|value| alone(field, value).is_err()) {
+                other.extend(fields.remove_entry(field));
+            }
+        }
+        let has_ids = fields.contains_key("label2id") && fields.contains_key("id2label");
         let config = serde_json::from_value(Value::Object(fields.clone()));
         let mut config: Self =
             config.map_err(|error| broken_field(fields).unwrap_or(error.into()))?;
-        if let Some(count) = other.remove("num_labels").filter(|_| !has_names) {
-            let labels = count.as_u64().filter(|count| (1..=MAX_LABELS as u64).contains(count));
-            let expected = format!("a number from 1 to {MAX_LABELS}");
-            let labels = labels.ok_or_else(|| Error::config("num_labels", &count, expected))?;
-            config.id2label = default_labels(labels as usize);
+        let count = other.remove("num_labels").map_or(Ok(None), |it| labels::count(&it))?;
+        if count.is_some_and(|count| count != config.id2label.len()) {
+            config.id2label = labels::default(count.unwrap_or_default());
         }
-        if !has_ids || !has_names {
-            config.label2id = ids_of(&config.id2label);
+        if !has_ids || count.is_some() {
+            config.label2id = labels::ids_of(&config.id2label);
         }
         config.other = other;
         config.validate()?;
@@ -266,15 +293,15 @@ impl BertConfig {
 
     /// Gives the classes of a classifier these names, in this order.
     pub fn set_labels<L: Into<String>>(&mut self, labels: impl IntoIterator<Item = L>) {
-        self.id2label = labels.into_iter().map(Into::into).enumerate().collect();
-        self.label2id = ids_of(&self.id2label);
+        self.id2label = (0..).zip(labels.into_iter().map(Into::into)).collect();
+        self.label2id = labels::ids_of(&self.id2label);
     }
 
     /// The id of the class with this name.
     ///
     /// # Errors
     /// [`Error::UnknownLabel`] when `id2label` has no such class.
-    pub fn label_id(&self, label: &str) -> Result<usize> {
+    pub fn label_id(&self, label: &str) -> Result<i64> {
         let found = self.id2label.iter().find(|(_, name)| *name == label);
         found.map(|(id, _)| *id).ok_or_else(|| Error::UnknownLabel {
             got: label.to_owned(),
@@ -302,17 +329,12 @@ impl BertConfig {
 /// The first field whose value alone cannot be read: serde does not say which it was.
 fn broken_field(fields: Map<String, Value>) -> Option<Error> {
     fields.into_iter().find_map(|(field, value)| {
-        let got = value.to_string();
-        let alone = Map::from_iter([(field.clone(), value)]);
-        let source = serde_json::from_value::<BertConfig>(Value::Object(alone)).err()?;
-        Some(Error::ConfigField { field, got, source })
+        let source = alone(&field, &value).err()?;
+        Some(Error::ConfigField { field, got: value.to_string(), source })
     })
 }
 
-fn default_labels(count: usize) -> BTreeMap<usize, String> {
-    (0..count).map(|id| (id, format!("LABEL_{id}"))).collect()
-}
-
-fn ids_of(id2label: &BTreeMap<usize, String>) -> BTreeMap<String, usize> {
-    id2label.iter().map(|(id, label)| (label.clone(), *id)).collect()
+/// A config of one field.
+fn alone(field: &str, value: &Value) -> serde_json::Result<BertConfig> {
+    serde_json::from_value(Value::Object(Map::from_iter([(field.to_owned(), value.clone())])))
 }

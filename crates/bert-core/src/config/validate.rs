@@ -25,11 +25,26 @@ impl BertConfig {
             let expected = format!("an id from {} to {}", -vocab_size, vocab_size - 1);
             check((-vocab_size..vocab_size).contains(&id), "pad_token_id", id, expected)?;
         }
+        self.activation().map(drop)
+    }
+
+    /// Checks that a classifier can have this configuration. Other models need no classes.
+    ///
+    /// # Errors
+    /// [`Error::Config`] without a class, and for a `problem_type` that there is not or that does not
+    /// go with the number of classes.
+    pub(crate) fn validate_classes(&self) -> Result<()> {
+        let expected = "the names of 1 class or more";
+        check(self.num_labels() > 0, "id2label", "{}", expected)?;
+        if let Some(got) = self.other.get("problem_type") {
+            let expected = "\"regression\", \"single_label_classification\" or \
+                            \"multi_label_classification\"";
+            return Err(Error::config("problem_type", got, expected));
+        }
         let one_of_several = self.problem_type == Some(ProblemType::SingleLabelClassification);
         let got = "\"single_label_classification\" with 1 label";
         let expected = "at least 2 labels, or problem_type \"regression\"";
-        check(!one_of_several || self.num_labels() > 1, "problem_type", got, expected)?;
-        self.activation().map(drop)
+        check(!one_of_several || self.num_labels() > 1, "problem_type", got, expected)
     }
 
     fn validate_sizes(&self) -> Result<()> {
@@ -41,7 +56,6 @@ impl BertConfig {
             ("intermediate_size", self.intermediate_size),
             ("max_position_embeddings", self.max_position_embeddings),
             ("type_vocab_size", self.type_vocab_size),
-            ("id2label", self.id2label.len()),
         ] {
             let expected = format!("a size from 1 to {MAX_SIZE}");
             check((1..=MAX_SIZE).contains(&size), field, size, expected)?;

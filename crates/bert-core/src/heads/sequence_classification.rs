@@ -32,6 +32,7 @@ impl BertForSequenceClassification {
     /// # Errors
     /// As [`BertModel::load`].
     pub fn load(vb: VarBuilder, config: &BertConfig) -> Result<Self> {
+        config.validate_classes()?;
         let bert = BertModel::load_below_head(&vb, config, true)?;
         Ok(Self { bert, classifier: Classifier::load(vb, config.num_labels(), config)? })
     }
