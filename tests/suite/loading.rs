@@ -107,7 +107,7 @@ fn missing_weights_are_drawn_when_asked_for() {
 fn the_padding_row_is_drawn_as_zeros() {
     let folder = folder_with(&Weights::new());
     let options = LoadOptions::new().with_missing_initialized(1);
-    let model = BertModel::from_pretrained(folder.path(), &options).unwrap();
+    let (model, _) = BertModel::from_pretrained_with_report(folder.path(), &options).unwrap();
     let run = |input: BertInput| model.forward(&input).unwrap().last_hidden_state;
     let zeros = Tensor::zeros((1, 1, 32), DType::F32, &Device::Cpu).unwrap();
     let embedded = run(BertInput::from_embeds(zeros));
@@ -147,7 +147,7 @@ fn missing_files_are_named_with_where_they_were_looked_for() {
     std::fs::copy(fixture("base/config.json"), folder.path().join("config.json")).unwrap();
     assert_says(
         &refusal(folder.path()),
-        &["no model.safetensors or", "pytorch_model.bin", path, "holds config.json"],
+        &["no weights in", "model.safetensors, pytorch_model.bin", path, "holds config.json"],
     );
     let error = AutoTokenizer::from_pretrained(folder.path()).unwrap_err();
     assert_says(&error, &["no tokenizer.json or vocab.txt in", path]);

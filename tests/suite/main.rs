@@ -11,6 +11,7 @@ mod corruption;
 mod decoder;
 mod files;
 mod finetune;
+mod foreign;
 mod gradients;
 mod heads;
 mod hello;

@@ -10,8 +10,9 @@ use candle_nn::VarBuilder;
 
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
+use crate::load::backend::NewWeights;
 use crate::load::options::LoadOptions;
-use crate::load::pretrained::PreTrainedModel;
+use crate::load::pretrained::{PreTrainedModel, load_with_or_without_pooler};
 use crate::load::report::LoadReport;
 
 /// Loads configurations. Hugging Face: `AutoConfig`.
@@ -107,7 +108,9 @@ heads! {
 }
 
 impl AutoModel {
-    /// Loads the model of `checkpoint`: a [`Checkpoint`], a folder's path or a hub id.
+    /// Loads the model of `checkpoint`: a [`Checkpoint`], a folder's path or a hub id. If the checkpoint
+    /// has no pooler, the model has none, unless [`LoadOptions::with_missing_initialized`] asks for a
+    /// new one.
     ///
     /// # Errors
     /// As [`PreTrainedModel::from_pretrained`].
@@ -115,7 +118,8 @@ impl AutoModel {
         checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
         options: &LoadOptions,
     ) -> Result<BertModel> {
-        BertModel::from_pretrained(checkpoint, options)
+        let checkpoint = checkpoint.try_into().map_err(Into::into)?;
+        Ok(load_with_or_without_pooler(&checkpoint, options, NewWeights::Heads)?.0)
     }
 
     /// Loads the class that the first of the config's `architectures` names, or [`BertModel`] if it
@@ -142,7 +146,8 @@ impl AutoModel {
         checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
         options: &LoadOptions,
     ) -> Result<(BertModel, LoadReport)> {
-        BertModel::from_pretrained_with_report(checkpoint, options)
+        let checkpoint = checkpoint.try_into().map_err(Into::into)?;
+        load_with_or_without_pooler(&checkpoint, options, NewWeights::Any)
     }
 }
 

@@ -223,12 +223,18 @@ impl Checkpoint {
     /// Opens the files of weights.
     pub(crate) fn weights(&self) -> Result<Vec<Box<dyn WeightFile>>> {
         let (safetensors, torch): (Open, Open) = (SafetensorsFile::open, TorchFile::open);
-        let ((open, is_index), file) = self.first_of(&[
-            ("model.safetensors", (safetensors, false)),
-            ("model.safetensors.index.json", (safetensors, true)),
-            ("pytorch_model.bin", (torch, false)),
-            ("pytorch_model.bin.index.json", (torch, true)),
-        ])?;
+        let candidates = [
+            ("model.safetensors", safetensors, false),
+            ("model.safetensors.index.json", safetensors, true),
+            ("pytorch_model.bin", torch, false),
+            ("pytorch_model.bin.index.json", torch, true),
+        ];
+        let found = self.find(&candidates.map(|(name, ..)| name))?;
+        let (index, file) = found.ok_or_else(|| Error::NoWeights {
+            checkpoint: self.to_string(),
+            found: self.listing(),
+        })?;
+        let (_, open, is_index) = candidates[index];
         if !is_index {
             return Ok(vec![open(&file)?]);
         }
@@ -238,7 +244,7 @@ impl Checkpoint {
     }
 
     fn file(&self, name: &str) -> Result<File> {
-        Ok(self.first_of(&[(name, ())])?.1)
+        self.find(&[name])?.map(|(_, file)| file).ok_or_else(|| self.missing(&[name]))
     }
 
     /// A file that need not exist. If the hub cannot be reached, the file counts as absent when the
@@ -249,13 +255,6 @@ impl Checkpoint {
             Err(Error::HubUnreachable { offline, .. }) if offline || is_json => Ok(None),
             result => result,
         }
-    }
-
-    /// The first of some files that exists, and its kind.
-    fn first_of<K: Copy>(&self, candidates: &[(&str, K)]) -> Result<(K, File)> {
-        let names: Vec<&str> = candidates.iter().map(|(name, _)| *name).collect();
-        let (index, file) = self.find(&names)?.ok_or_else(|| self.missing(&names))?;
-        Ok((candidates[index].1, file))
     }
 
     /// The error for files of which none exists.
@@ -286,20 +285,31 @@ impl Checkpoint {
         })
     }
 
-    /// The files, if they are known without a network.
+    /// The files, if they are known.
     fn listing(&self) -> Option<Vec<String>> {
         match &self.source {
-            Source::Dir(folder) => {
-                let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-                let mut names: Vec<String> =
-                    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
-                names.sort();
-                Some(names)
-            }
-            Source::Hub(_) => None,
+            Source::Dir(folder) => Some(names_in(folder)),
+            Source::Hub(repo) => repo.listing(),
             Source::Memory(_, files) => Some(files.keys().cloned().collect()),
         }
     }
+}
+
+/// The files of a folder and, with their paths, those in its folders.
+fn names_in(folder: &Path) -> Vec<String> {
+    let names = |folder: &Path| -> Vec<String> {
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    };
+    let mut all: Vec<String> = names(folder)
+        .into_iter()
+        .flat_map(|name| match names(&folder.join(&name)).as_slice() {
+            [] => vec![name],
+            inner => inner.iter().map(|inner| format!("{name}/{inner}")).collect(),
+        })
+        .collect();
+    all.sort();
+    all
 }
 
 /// Names and paths of checkpoints.

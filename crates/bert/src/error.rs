@@ -34,6 +34,20 @@ pub enum Error {
         found: Option<Vec<String>>,
     },
 
+    /// A checkpoint has no weights in a format that this library reads.
+    #[error(
+        "no weights in {checkpoint}: expected model.safetensors, pytorch_model.bin or an index of one of \
+         them{}{}",
+        holding(found),
+        other_formats(found)
+    )]
+    NoWeights {
+        /// The checkpoint.
+        checkpoint: String,
+        /// The files that it has, if they are known.
+        found: Option<Vec<String>>,
+    },
+
     /// A file cannot be read.
     #[error("cannot read {path}: {source}")]
     Io {
@@ -81,13 +95,21 @@ pub enum Error {
         reason: String,
     },
 
-    /// A `pytorch_model.bin` has the format before PyTorch 1.6.
+    /// A file that `torch.save` wrote holds something else than a model's weights by name.
+    #[error("{path} does not hold a state dict but {what} in Python")]
+    NoStateDict {
+        /// The file.
+        path: PathBuf,
+        /// What it holds, and what to save instead.
+        what: String,
+    },
+
+    /// A file was cloned without Git LFS.
     #[error(
-        "{path} has the format before PyTorch 1.6, which this library does not read; convert it into \
-         another folder with: python -c \"import sys, torch; torch.save(torch.load(sys.argv[1], \
-         map_location='cpu'), sys.argv[2])\" {path:?} FOLDER/pytorch_model.bin"
+        "{path} is not the file but a pointer of Git LFS to it; run `git lfs pull` in its folder, or \
+         download the file"
     )]
-    LegacyTorchFile {
+    LfsPointer {
         /// The file.
         path: PathBuf,
     },
@@ -115,9 +137,7 @@ pub enum Error {
 
     /// The checkpoint lacks weights that the model needs.
     #[error(
-        "{} of the model's weights are not in {checkpoint}: {}; the checkpoint holds {}. \
-         Load the class the checkpoint was saved from, or ask for new weights with \
-         LoadOptions::with_missing_initialized",
+        "{} of the model's weights are not in {checkpoint}: {}; the checkpoint holds {}; {advice}",
         missing.len(), listing(missing), listing(found)
     )]
     MissingWeights {
@@ -127,6 +147,22 @@ pub enum Error {
         missing: Vec<String>,
         /// The names the checkpoint has.
         found: Vec<String>,
+        /// What to do.
+        advice: String,
+    },
+
+    /// The checkpoint has weights in its embeddings or layers that no BERT has.
+    #[error(
+        "{} weights of {checkpoint} lie in its embeddings or layers, where no BERT has them: {}; a BERT \
+         would compute something else than this architecture; load it in Python, or merge adapters \
+         there first",
+        weights.len(), listing(weights)
+    )]
+    OtherArchitecture {
+        /// The checkpoint.
+        checkpoint: String,
+        /// Their names.
+        weights: Vec<String>,
     },
 
     /// Weights have other shapes than the config says.
@@ -278,4 +314,27 @@ impl From<std::convert::Infallible> for Error {
 /// The files of a checkpoint, if they are known.
 fn holding(found: &Option<Vec<String>>) -> String {
     found.iter().map(|found| format!(", which holds {}", listing(found))).collect()
+}
+
+/// What the weights that a checkpoint has instead are, and how to convert them.
+fn other_formats(found: &Option<Vec<String>>) -> String {
+    const CONVERT: &str = "convert them in Python with transformers: save_pretrained of a model \
+                           loaded with";
+    let has = |ending: &str| found.iter().flatten().any(|name| name.ends_with(ending));
+    let adapter = has("adapter_model.safetensors") || has("adapter_model.bin");
+    if adapter {
+        "; these are an adapter's: merge it with its model in Python (peft: merge_and_unload)"
+            .to_owned()
+    } else if has(".h5") || has(".ckpt.index") {
+        format!("; these weights are TensorFlow's: {CONVERT} from_tf=True (version 4)")
+    } else if has(".msgpack") {
+        format!("; these weights are Flax's: {CONVERT} from_flax=True (version 4)")
+    } else if has(".onnx") {
+        "; these weights are ONNX's, made from another checkpoint: load that one".to_owned()
+    } else if has(".gguf") || has(".ot") || has("openvino_model.bin") {
+        "; these weights were made for another program from another checkpoint: load that one"
+            .to_owned()
+    } else {
+        String::new()
+    }
 }

@@ -7,6 +7,9 @@ use std::sync::Arc;
 
 use crate::error::{Error, Result};
 
+/// How a pointer of Git LFS begins.
+const LFS_POINTER: &[u8] = b"version https://git-lfs.github.com/spec/";
+
 /// The contents of a file. Clones share them.
 #[derive(Clone)]
 pub(crate) struct Bytes(pub(crate) Arc<Cow<'static, [u8]>>);
@@ -43,25 +46,49 @@ impl File {
         }
     }
 
+    /// # Errors
+    /// [`Error::Io`]; [`Error::LfsPointer`] for a pointer in place of the file.
     pub(crate) fn read(&self) -> Result<Cow<'_, [u8]>> {
-        match self {
-            Self::OnDisk(path) => Ok(std::fs::read(path).map_err(|error| self.io(error))?.into()),
-            Self::InMemory(_, bytes) => Ok(bytes.as_ref().into()),
+        let bytes: Cow<[u8]> = match self {
+            Self::OnDisk(path) => std::fs::read(path).map_err(|error| self.io(error))?.into(),
+            Self::InMemory(_, bytes) => bytes.as_ref().into(),
+        };
+        self.refuse_pointer(&bytes)?;
+        Ok(bytes)
+    }
+
+    fn refuse_pointer(&self, beginning: &[u8]) -> Result<()> {
+        if beginning.starts_with(LFS_POINTER) {
+            return Err(Error::LfsPointer { path: self.path().to_owned() });
         }
+        Ok(())
     }
 
     /// Opens it. Returns its length as well.
+    ///
+    /// # Errors
+    /// As [`File::read`].
     pub(super) fn open(&self) -> Result<(Box<dyn Source>, u64)> {
-        match self {
+        let (mut source, length): (Box<dyn Source>, u64) = match self {
             Self::OnDisk(path) => {
                 let file = std::fs::File::open(path).map_err(|error| self.io(error))?;
                 let length = file.metadata().map_err(|error| self.io(error))?.len();
-                Ok((Box::new(file), length))
+                (Box::new(file), length)
             }
             Self::InMemory(_, bytes) => {
-                Ok((Box::new(Cursor::new(bytes.clone())), bytes.as_ref().len() as u64))
+                (Box::new(Cursor::new(bytes.clone())), bytes.as_ref().len() as u64)
             }
-        }
+        };
+        let mut beginning = Vec::new();
+        let length_read = LFS_POINTER.len() as u64;
+        source
+            .by_ref()
+            .take(length_read)
+            .read_to_end(&mut beginning)
+            .and_then(|_| source.rewind())
+            .map_err(|error| self.io(error))?;
+        self.refuse_pointer(&beginning)?;
+        Ok((source, length))
     }
 
     fn io(&self, source: std::io::Error) -> Error {

@@ -2,6 +2,7 @@
 
 pub(crate) mod atomic;
 pub(crate) mod file;
+mod legacy_torch;
 mod pickle;
 pub(crate) mod safetensors;
 pub(crate) mod shards;

@@ -30,6 +30,18 @@ const LONGEST: usize = 256;
 /// The most dimensions of a tensor.
 const MOST_DIMENSIONS: usize = 8;
 
+/// The modules of the classes and functions in a state dict.
+const KNOWN_MODULES: [&str; 8] = [
+    "__builtin__",
+    "_codecs",
+    "builtins",
+    "collections",
+    "torch",
+    "torch._tensor",
+    "torch._utils",
+    "torch.nn.parameter",
+];
+
 #[derive(Clone)]
 enum Value {
     Int(i64),
@@ -40,9 +52,19 @@ enum Value {
     /// The tuple that identifies a storage.
     Storage(Rc<Tuple>),
     Tensor(Arc<StoredTensor>),
-    Dict(Rc<RefCell<BTreeMap<String, Arc<StoredTensor>>>>),
+    Dict(Rc<RefCell<Dict>>),
     Ignored,
 }
+
+#[derive(Default)]
+struct Dict {
+    tensors: Tensors,
+    /// The first key whose value is a dict of tensors.
+    inner: Option<Rc<str>>,
+}
+
+/// Tensors by their names.
+pub(crate) type Tensors = BTreeMap<String, Arc<StoredTensor>>;
 
 struct Tuple {
     depth: usize,
@@ -51,23 +73,61 @@ struct Tuple {
 
 type Result<T> = std::result::Result<T, String>;
 
-/// The tensors of a state dict by name.
-///
-/// # Errors
-/// The reason, without a capital letter and a full stop.
-pub(crate) fn state_dict(pickle: &[u8]) -> Result<BTreeMap<String, Arc<StoredTensor>>> {
-    let mut reader = Reader { rest: pickle };
-    let mut machine = Machine { stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() };
-    loop {
-        match reader.byte()? {
-            b'.' => break,
-            code => machine.step(code, &mut reader)?,
+/// The reason why a pickle that was cut off cannot be read.
+pub(crate) const ENDS_EARLY: &str = "its pickle ends early";
+
+/// Why a file's tensors cannot be read: a reason without a capital letter and a full stop.
+pub(crate) enum Fault {
+    /// The file is damaged, or another program's.
+    Damaged(String),
+    /// It holds something else: what, and what to save instead.
+    NoStateDict(String),
+}
+
+impl From<String> for Fault {
+    fn from(reason: String) -> Self {
+        Self::Damaged(reason)
+    }
+}
+
+impl From<&str> for Fault {
+    fn from(reason: &str) -> Self {
+        Self::Damaged(reason.to_owned())
+    }
+}
+
+/// The tensors of a state dict by name, and the length of its pickle.
+pub(crate) fn state_dict(pickle: &[u8]) -> std::result::Result<(Tensors, usize), Fault> {
+    let mut machine = Machine::default();
+    let whole_model = |machine: &Machine| {
+        let class = machine.class.as_deref()?.replace(' ', ".");
+        let reason = format!("what {class} makes; if that is a model, save model.state_dict()");
+        Some(Fault::NoStateDict(reason))
+    };
+    let length = match machine.run(pickle) {
+        Err(reason) if reason != ENDS_EARLY => {
+            return Err(whole_model(&machine).unwrap_or(reason.into()));
         }
+        length => length?,
+    };
+    let Value::Dict(dict) = machine.pop()? else {
+        let other = "something else; save model.state_dict()".to_owned();
+        return Err(whole_model(&machine).unwrap_or(Fault::NoStateDict(other)));
+    };
+    let Dict { tensors, inner } = dict.take();
+    match inner.filter(|_| tensors.is_empty()) {
+        Some(key) => Err(Fault::NoStateDict(format!(
+            "a dict that has one under {key:?}; save torch.load(FILE)[{key:?}]"
+        ))),
+        None => Ok((tensors, length)),
     }
-    match machine.pop()? {
-        Value::Dict(dict) => Ok(dict.take()),
-        _ => Err("it does not hold a state dict".to_owned()),
-    }
+}
+
+/// All texts of a pickle in their order, and its length.
+pub(crate) fn texts(pickle: &[u8]) -> Result<(Vec<Rc<str>>, usize)> {
+    let mut machine = Machine::default();
+    let length = machine.run(pickle)?;
+    Ok((machine.texts, length))
 }
 
 struct Reader<'a> {
@@ -76,7 +136,7 @@ struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     fn bytes(&mut self, count: usize) -> Result<&'a [u8]> {
-        let (bytes, rest) = self.rest.split_at_checked(count).ok_or("its pickle ends early")?;
+        let (bytes, rest) = self.rest.split_at_checked(count).ok_or(ENDS_EARLY)?;
         self.rest = rest;
         Ok(bytes)
     }
@@ -109,7 +169,7 @@ impl<'a> Reader<'a> {
     }
 
     fn line(&mut self) -> Result<Rc<str>> {
-        let end = self.rest.iter().position(|b| *b == b'\n').ok_or("its pickle ends early")?;
+        let end = self.rest.iter().position(|b| *b == b'\n').ok_or(ENDS_EARLY)?;
         utf8(&self.bytes(end + 1)?[..end])
     }
 }
@@ -120,14 +180,29 @@ fn utf8(bytes: &[u8]) -> Result<Rc<str>> {
         .map_err(|_| "its pickle has a broken string".to_owned())
 }
 
+#[derive(Default)]
 struct Machine {
     stack: Vec<Value>,
     /// The heights of the stack at its `MARK`s.
     marks: Vec<usize>,
     memo: HashMap<u64, Value>,
+    texts: Vec<Rc<str>>,
+    /// The first class or function that no state dict has: `module name`.
+    class: Option<Rc<str>>,
 }
 
 impl Machine {
+    /// Executes a pickle. Returns its length.
+    fn run(&mut self, pickle: &[u8]) -> Result<usize> {
+        let mut reader = Reader { rest: pickle };
+        loop {
+            match reader.byte()? {
+                b'.' => return Ok(pickle.len() - reader.rest.len()),
+                code => self.step(code, &mut reader)?,
+            }
+        }
+    }
+
     /// Executes one instruction. The codes are those of Python's `pickletools`.
     fn step(&mut self, code: u8, reader: &mut Reader) -> Result<()> {
         let value = match code {
@@ -145,8 +220,9 @@ impl Machine {
             b'J' => Value::Int(i64::from(reader.unsigned(4)? as u32 as i32)),
             b'G' => reader.bytes(8).map(|_| Value::Ignored)?, // BINFLOAT
             0x8a => reader.long()?,
-            b'X' => Value::Text(reader.text(4)?),
-            0x8c => Value::Text(reader.text(1)?),
+            // Texts, and the byte strings of Python 2.
+            b'X' | b'T' => self.text(reader.text(4)?),
+            0x8c | b'U' => self.text(reader.text(1)?),
             b'}' => Value::Dict(Rc::default()),
             b')' => tuple(Vec::new())?,
             0x85..=0x87 => {
@@ -159,9 +235,9 @@ impl Machine {
             0x94 => return self.remember(self.memo.len() as u64),
             b'h' => self.recall(reader.unsigned(1)?)?,
             b'j' => self.recall(reader.unsigned(4)?)?,
-            b'c' => function(&reader.line()?, &reader.line()?)?,
+            b'c' => self.function(&reader.line()?, &reader.line()?)?,
             0x93 => match (self.pop()?, self.pop()?) {
-                (Value::Text(name), Value::Text(module)) => function(&module, &name)?,
+                (Value::Text(name), Value::Text(module)) => self.function(&module, &name)?,
                 _ => return Err("its pickle has a class whose name is not text".to_owned()),
             },
             b'Q' => match self.pop()? {
@@ -191,6 +267,19 @@ impl Machine {
         Ok(())
     }
 
+    fn text(&mut self, text: Rc<str>) -> Value {
+        self.texts.push(text.clone());
+        Value::Text(text)
+    }
+
+    fn function(&mut self, module: &str, name: &str) -> Result<Value> {
+        let function: Rc<str> = format!("{} {}", short(module)?, short(name)?).into();
+        if !KNOWN_MODULES.contains(&module) {
+            self.class.get_or_insert(function.clone());
+        }
+        Ok(Value::Function(function))
+    }
+
     fn pop(&mut self) -> Result<Value> {
         self.stack.pop().ok_or_else(|| "its pickle's stack is empty".to_owned())
     }
@@ -217,18 +306,24 @@ impl Machine {
     fn set_items(&self, items: &[Value]) -> Result<()> {
         let Some(Value::Dict(dict)) = self.stack.last() else { return Ok(()) };
         for pair in items.chunks_exact(2) {
-            if let (Value::Text(name), Value::Tensor(tensor)) = (&pair[0], &pair[1])
-                && dict.borrow_mut().insert(name.to_string(), tensor.clone()).is_some()
-            {
-                return Err(format!("it contains {name} twice"));
+            match (&pair[0], &pair[1]) {
+                (Value::Text(name), Value::Tensor(tensor)) => {
+                    let tensors = &mut dict.borrow_mut().tensors;
+                    if tensors.insert(name.to_string(), tensor.clone()).is_some() {
+                        return Err(format!("it contains {name} twice"));
+                    }
+                }
+                // A dict may hold itself.
+                (Value::Text(name), Value::Dict(inner)) if !Rc::ptr_eq(dict, inner) => {
+                    if !inner.borrow().tensors.is_empty() {
+                        dict.borrow_mut().inner.get_or_insert(name.clone());
+                    }
+                }
+                _ => {}
             }
         }
         Ok(())
     }
-}
-
-fn function(module: &str, name: &str) -> Result<Value> {
-    Ok(Value::Function(format!("{} {}", short(module)?, short(name)?).into()))
 }
 
 fn tuple(items: Vec<Value>) -> Result<Value> {
@@ -250,7 +345,10 @@ fn call(function: &Value, arguments: &Value) -> Result<Value> {
     };
     match (&**function, arguments.items.as_slice()) {
         ("collections OrderedDict", []) => Ok(Value::Dict(Rc::default())),
-        ("torch._utils _rebuild_parameter", [tensor, ..]) => Ok(tensor.clone()),
+        (
+            "torch._utils _rebuild_parameter" | "torch._utils _rebuild_parameter_with_state",
+            [tensor, ..],
+        ) => Ok(tensor.clone()),
         ("torch._utils _rebuild_tensor_v2", arguments) => tensor(arguments),
         _ => Ok(Value::Ignored),
     }

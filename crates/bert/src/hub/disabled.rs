@@ -23,4 +23,8 @@ impl Repo {
             .to_owned();
         Err(Error::Hub { repo: self.id.clone(), file: names.join(" or "), reason })
     }
+
+    pub(crate) fn listing(&self) -> Option<Vec<String>> {
+        None
+    }
 }

@@ -96,6 +96,26 @@ impl Repo {
         }
         out_of_reach.map_or(Ok(None), Err)
     }
+
+    /// The repository's files, as the hub lists them. `None` if it cannot be asked.
+    pub(crate) fn listing(&self) -> Option<Vec<String>> {
+        #[derive(serde::Deserialize)]
+        struct Listing {
+            siblings: Vec<Sibling>,
+        }
+        #[derive(serde::Deserialize)]
+        struct Sibling {
+            rfilename: String,
+        }
+        let settings = Settings::new(&self.options).filter(|it| it.offline.is_none())?;
+        let revision = escaped_path(self.revision()).replace('/', "%2F");
+        let url = format!("{}/api/models/{}/revision/{revision}", settings.endpoint, self.id);
+        let request = ureq::get(url).config().timeout_global(Some(FIRST_ANSWER)).build();
+        let mut response = settings.prepare(request).call().ok()?;
+        let body = response.body_mut().read_to_vec().ok()?;
+        let listing: Listing = serde_json::from_slice(&body).ok()?;
+        Some(listing.siblings.into_iter().map(|file| file.rfilename).collect())
+    }
 }
 
 impl Download<'_> {

@@ -11,6 +11,9 @@ use rand::distr::Distribution;
 use rand_chacha::ChaCha8Rng;
 use rand_distr::Normal;
 
+use bert_core::BertConfig;
+
+use super::architecture::{self, advice, is_head};
 use super::options::LoadOptions;
 use super::report::{Conversion, LoadReport, Mismatch};
 use crate::error::{Error, Result};
@@ -18,6 +21,15 @@ use crate::files::weight_file::{TensorInfo, WeightFile};
 
 /// After this many missing weights loading stops at once.
 const MOST_MISSING: usize = 10_000;
+
+/// Which weights may be new when a caller asks for new ones.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum NewWeights {
+    /// Those of a head and of the pooler: the caller does not look at the report.
+    Heads,
+    /// All: the caller has the report.
+    Any,
+}
 
 /// Files of weights that log what is read from them. Clones share the files and the log.
 #[derive(Clone)]
@@ -29,8 +41,7 @@ struct Inner {
     files: Vec<Box<dyn WeightFile>>,
     /// The file of each weight and its name there, by the model's name after the caller's renamings.
     index: HashMap<String, (usize, String)>,
-    /// The row of the word embeddings that is zero when they are drawn.
-    padding_row: Option<u32>,
+    config: BertConfig,
     log: Mutex<LoadLog>,
 }
 
@@ -47,7 +58,7 @@ impl CheckpointBackend {
     pub(crate) fn new(
         checkpoint: String,
         files: Vec<Box<dyn WeightFile>>,
-        padding_row: Option<u32>,
+        config: BertConfig,
         options: &LoadOptions,
     ) -> Result<Self> {
         let mut index = HashMap::new();
@@ -64,7 +75,7 @@ impl CheckpointBackend {
             generator: options.initialize_missing.map(ChaCha8Rng::seed_from_u64),
             failure: None,
         });
-        Ok(Self(Arc::new(Inner { checkpoint, files, index, padding_row, log })))
+        Ok(Self(Arc::new(Inner { checkpoint, files, index, config, log })))
     }
 
     /// The first error, if there was one.
@@ -73,21 +84,59 @@ impl CheckpointBackend {
     }
 
     /// The report, once the model is loaded.
-    pub(crate) fn report(&self, tied: Vec<(String, String)>) -> Result<LoadReport> {
+    ///
+    /// # Errors
+    /// [`Error::MismatchedWeights`] and [`Error::MissingWeights`] for weights that may not be new,
+    /// [`Error::OtherArchitecture`] for weights that no BERT has where it has its own.
+    pub(crate) fn report(
+        &self,
+        tied: Vec<(String, String)>,
+        new: NewWeights,
+    ) -> Result<LoadReport> {
         let log = self.log();
         let mut report = LoadReport { tied, ..log.report.clone() };
-        if log.generator.is_none() && !report.mismatched.is_empty() {
+        let may_be_new =
+            |name: &str| log.generator.is_some() && (new == NewWeights::Any || is_head(name));
+        let mismatched = report.mismatched.iter().filter(|it| !may_be_new(self.current(&it.name)));
+        let refused: Vec<_> = mismatched.cloned().collect();
+        if !refused.is_empty() {
             let checkpoint = self.0.checkpoint.clone();
-            return Err(Error::MismatchedWeights { checkpoint, mismatched: report.mismatched });
+            return Err(Error::MismatchedWeights { checkpoint, mismatched: refused });
         }
-        if log.generator.is_none() && !report.missing.is_empty() {
+        let refused: Vec<_> =
+            report.missing.iter().filter(|name| !may_be_new(name)).cloned().collect();
+        if !refused.is_empty() {
+            return Err(self.missing(refused));
+        }
+        // They are there, under longer names.
+        if architecture::common_prefix(&report.missing, &self.stored_names()).is_some() {
             return Err(self.missing(report.missing));
         }
         report.used.sort();
         report.unused = self.stored_names();
         report.unused.retain(|name| report.used.binary_search(name).is_err() && !is_buffer(name));
         report.unused.retain(|name| report.mismatched.iter().all(|other| other.name != *name));
+        let layers = self.0.config.num_hidden_layers;
+        let foreign: Vec<String> = (report.unused.iter())
+            .filter(|name| architecture::is_foreign(self.current(name), layers))
+            .cloned()
+            .collect();
+        if !foreign.is_empty() {
+            let checkpoint = self.0.checkpoint.clone();
+            return Err(Error::OtherArchitecture { checkpoint, weights: foreign });
+        }
         Ok(report)
+    }
+
+    /// The name of a stored weight after the caller's renamings.
+    fn current<'a>(&'a self, stored: &'a str) -> &'a str {
+        let found = self.0.index.iter().find(|(_, (_, name))| name == stored);
+        found.map_or(stored, |(current, _)| current)
+    }
+
+    /// Whether the checkpoint has a weight, with or without the prefix of models with a head.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.0.index.contains_key(name) || self.0.index.contains_key(&format!("bert.{name}"))
     }
 
     fn log(&self) -> MutexGuard<'_, LoadLog> {
@@ -99,8 +148,9 @@ impl CheckpointBackend {
     }
 
     fn missing(&self, missing: Vec<String>) -> Error {
-        let checkpoint = self.0.checkpoint.clone();
-        Error::MissingWeights { checkpoint, missing, found: self.stored_names() }
+        let (checkpoint, found) = (self.0.checkpoint.clone(), self.stored_names());
+        let advice = advice(&missing, &found, &self.0.config);
+        Error::MissingWeights { checkpoint, missing, found, advice }
     }
 
     fn info(&self, name: &str) -> Option<(&dyn WeightFile, &str, TensorInfo)> {
@@ -133,7 +183,7 @@ impl CheckpointBackend {
                 return Ok(tensor.to_dtype(wanted.dtype)?.to_device(wanted.device)?);
             }
         }
-        wanted.draw(log.generator.as_mut(), self.0.padding_row)
+        wanted.draw(log.generator.as_mut(), self.0.config.padding_row())
     }
 }
 

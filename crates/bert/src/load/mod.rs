@@ -1,6 +1,7 @@
 //! From a checkpoint's files to a model.
 
-mod backend;
+mod architecture;
+pub(crate) mod backend;
 pub(crate) mod options;
 pub(crate) mod pretrained;
 pub(crate) mod report;

@@ -62,7 +62,9 @@ impl LoadOptions {
     }
 
     /// Draws weights that the checkpoint lacks or has in another shape, as transformers does: matrices
-    /// from a normal distribution with the config's `initializer_range`, biases 0, γ 1.
+    /// from a normal distribution with the config's `initializer_range`, biases 0, γ 1. Below a head and
+    /// the pooler it does so only with
+    /// [`from_pretrained_with_report`](crate::PreTrainedModel::from_pretrained_with_report).
     pub fn with_missing_initialized(self, seed: u64) -> Self {
         Self { initialize_missing: Some(seed), ..self }
     }

@@ -6,7 +6,7 @@ use bert_core::{BertConfig, BertModel, Parameters};
 use candle_core::DType;
 use candle_nn::{VarBuilder, VarMap};
 
-use super::backend::CheckpointBackend;
+use super::backend::{CheckpointBackend, NewWeights};
 use super::options::LoadOptions;
 use super::report::LoadReport;
 use crate::checkpoint::Checkpoint;
@@ -31,17 +31,24 @@ pub trait PreTrainedModel: Parameters {
 
     /// Loads the model from `checkpoint`: a [`Checkpoint`], a folder's path or a hub id.
     ///
+    /// [`LoadOptions::with_missing_initialized`] gives a head and the pooler new weights. Without the
+    /// report nobody would see that the model below them is new, so that is an error here.
+    ///
     /// # Errors
-    /// When files cannot be read or are damaged, when the config is not that of a BERT, and when
-    /// weights are missing or of another shape; see [`Error`].
+    /// When files cannot be read or are damaged, when the config is not that of a BERT, when weights are
+    /// missing or of another shape, and when the checkpoint's architecture is another one; see
+    /// [`Error`].
     fn from_pretrained(
         checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
         options: &LoadOptions,
     ) -> Result<Self> {
-        Ok(Self::from_pretrained_with_report(checkpoint, options)?.0)
+        let (mut model, _) = load_checkpoint::<Self>(checkpoint, options, NewWeights::Heads)?;
+        model.freeze_with(&options.freeze)?;
+        Ok(model)
     }
 
     /// [`PreTrainedModel::from_pretrained`] and a report of what became of the checkpoint's weights.
+    /// Any weight may be new here if [`LoadOptions::with_missing_initialized`] asks for it.
     ///
     /// # Errors
     /// As [`PreTrainedModel::from_pretrained`].
@@ -49,7 +56,7 @@ pub trait PreTrainedModel: Parameters {
         checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
         options: &LoadOptions,
     ) -> Result<(Self, LoadReport)> {
-        let (mut model, report) = load_checkpoint::<Self>(checkpoint, options)?;
+        let (mut model, report) = load_checkpoint::<Self>(checkpoint, options, NewWeights::Any)?;
         model.freeze_with(&options.freeze)?;
         Ok((model, report))
     }
@@ -62,7 +69,8 @@ pub trait PreTrainedModel: Parameters {
     fn from_config(config: &BertConfig, seed: u64, options: &LoadOptions) -> Result<Self> {
         let options = options.clone().with_missing_initialized(seed);
         let name = "a config without weights".to_owned();
-        let (mut model, _) = load::<Self>(name, Vec::new(), config.clone(), &options)?;
+        let weights = backend(name, Vec::new(), config, &options)?;
+        let (mut model, _) = load::<Self>(&weights, config, &options, NewWeights::Any)?;
         model.freeze_with(&options.freeze)?;
         Ok(model)
     }
@@ -78,7 +86,7 @@ pub trait PreTrainedModel: Parameters {
         checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
         options: &LoadOptions,
     ) -> Result<(Self, VarMap)> {
-        let (mut model, _) = load_checkpoint::<Self>(checkpoint, options)?;
+        let (mut model, _) = load_checkpoint::<Self>(checkpoint, options, NewWeights::Heads)?;
         let vars = model.set_trainable(|_| true)?;
         Ok((model, vars))
     }
@@ -107,22 +115,54 @@ pub trait PreTrainedModel: Parameters {
     }
 }
 
+/// [`BertModel::from_pretrained_with_report`], without a pooler if the checkpoint has none and no new
+/// one is asked for.
+pub(crate) fn load_with_or_without_pooler(
+    checkpoint: &Checkpoint,
+    options: &LoadOptions,
+    new: NewWeights,
+) -> Result<(BertModel, LoadReport)> {
+    let config = checkpoint.config()?;
+    let weights = backend(checkpoint.to_string(), checkpoint.weights()?, &config, options)?;
+    let has_pooler = weights.has("pooler.dense.weight") || weights.has("pooler.dense.bias");
+    let without_pooler =
+        options.add_pooling_layer && !has_pooler && options.initialize_missing.is_none();
+    let mut options = options.clone();
+    options.add_pooling_layer &= !without_pooler;
+    let (mut model, report) = load::<BertModel>(&weights, &config, &options, new)?;
+    model.freeze_with(&options.freeze)?;
+    Ok((model, LoadReport { without_pooler, ..report }))
+}
+
 fn load_checkpoint<M: PreTrainedModel>(
     checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
     options: &LoadOptions,
+    new: NewWeights,
 ) -> Result<(M, LoadReport)> {
     let checkpoint = checkpoint.try_into().map_err(Into::into)?;
     let config = checkpoint.config()?;
-    load(checkpoint.to_string(), checkpoint.weights()?, config, options)
+    let weights = backend(checkpoint.to_string(), checkpoint.weights()?, &config, options)?;
+    load(&weights, &config, options, new)
 }
 
-/// Loads a model from files of weights; without files all weights are drawn.
-fn load<M: PreTrainedModel>(
+/// Files of weights, ready to be read; without files all weights are drawn.
+fn backend(
     checkpoint: String,
     files: Vec<Box<dyn WeightFile>>,
-    mut config: BertConfig,
+    config: &BertConfig,
     options: &LoadOptions,
+) -> Result<CheckpointBackend> {
+    CheckpointBackend::new(checkpoint, files, config.clone(), options)
+}
+
+/// Loads a model from files of weights.
+fn load<M: PreTrainedModel>(
+    weights: &CheckpointBackend,
+    config: &BertConfig,
+    options: &LoadOptions,
+    new: NewWeights,
 ) -> Result<(M, LoadReport)> {
+    let mut config = config.clone();
     if let Some(labels) = &options.labels {
         config.set_labels(labels.clone());
     }
@@ -131,14 +171,13 @@ fn load<M: PreTrainedModel>(
     if !matches!(dtype, DType::F32 | DType::F16 | DType::BF16) && (metal || dtype != DType::F64) {
         return Err(Error::ModelDType { got: dtype, on: options.device.location() });
     }
-    let weights = CheckpointBackend::new(checkpoint, files, config.padding_row(), options)?;
     let vb = VarBuilder::from_backend(Box::new(weights.clone()), dtype, options.device.clone());
     let model = M::from_weights(vb, &config, options).map_err(|error| match error {
         // The backend's error is more exact than what Candle makes of it.
         bert_core::Error::Candle(error) => weights.failure().unwrap_or(error.into()),
         error => error.into(),
     })?;
-    let report = weights.report(tied_weights(&model))?;
+    let report = weights.report(tied_weights(&model), new)?;
     Ok((model, report))
 }
 

@@ -24,6 +24,8 @@ pub struct LoadReport {
     pub tied: Vec<(String, String)>,
     /// Conversions to another dtype, and the number of weights of each.
     pub converted: Vec<(Conversion, usize)>,
+    /// Whether `AutoModel` left out the pooler because the checkpoint has none.
+    pub without_pooler: bool,
 }
 
 /// A weight whose shape in the checkpoint is not the model's.
@@ -81,6 +83,9 @@ impl fmt::Display for LoadReport {
         }
         for (tied, to) in &self.tied {
             write!(f, "\n{tied} is shared with {to}.")?;
+        }
+        if self.without_pooler {
+            write!(f, "\nThe checkpoint has no pooler, so there is no pooler_output.")?;
         }
         for (Conversion { from, to }, count) in &self.converted {
             write!(f, "\n{count} weights were converted from {from:?} to {to:?}.")?;

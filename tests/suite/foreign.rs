@@ -1,0 +1,269 @@
+//! Checkpoints of another make: they load with what they have, or an error says what they are.
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use bert::*;
+use serde_json::{Value, json};
+
+use crate::server::{Answer, Server};
+use crate::support::*;
+
+type Weights = HashMap<String, Tensor>;
+
+/// A copy of the fixture `base` with other weights and some more fields of its config.
+fn folder_with(weights: &Weights, fields: Value) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(fixture("base/config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    config.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    candle_core::safetensors::save(weights, folder.path().join("model.safetensors")).unwrap();
+    folder
+}
+
+fn base_weights() -> Weights {
+    tensors(&fixture("base/model.safetensors"))
+}
+
+fn renamed(rename: impl Fn(&str) -> String) -> Weights {
+    base_weights().into_iter().map(|(name, tensor)| (rename(&name), tensor)).collect()
+}
+
+/// The recipe for fine-tuning.
+fn to_train(folder: &Path) -> Result<BertForSequenceClassification> {
+    let options = LoadOptions::new().with_labels(["bad", "good"]).with_missing_initialized(0);
+    Ok(BertForSequenceClassification::from_pretrained_trainable(folder, &options)?.0)
+}
+
+#[test]
+fn fine_tuning_begins_with_a_new_head_and_never_with_a_new_model() {
+    assert!(to_train(folder_with(&base_weights(), json!({})).path()).is_ok());
+    let mut weights = base_weights();
+    weights.retain(|name, _| !name.starts_with("encoder.layer.1."));
+    let folder = folder_with(&weights, json!({}));
+    let error = to_train(folder.path()).unwrap_err();
+    let Error::MissingWeights { missing, .. } = &error else { panic!("{error}") };
+    // The head's two are asked for.
+    assert_eq!(missing.len(), 16);
+    assert!(missing.iter().all(|name| name.contains("encoder.layer.1.")), "{missing:?}");
+    assert_says(&error, &["16 of the model's weights", "parts of every BERT", "with_report"]);
+
+    let options = LoadOptions::new().with_missing_initialized(0);
+    assert!(BertModel::from_pretrained(folder.path(), &options).is_err());
+    let (_, report) = BertModel::from_pretrained_with_report(folder.path(), &options).unwrap();
+    assert_eq!(report.missing.len(), 16);
+
+    let mut weights = base_weights();
+    let words = Tensor::zeros((9, 32), DType::F32, &Device::Cpu).unwrap();
+    weights.insert("embeddings.word_embeddings.weight".to_owned(), words);
+    let error = to_train(folder_with(&weights, json!({})).path()).unwrap_err();
+    assert_says(&error, &["embeddings.word_embeddings.weight ([9, 32] in place of [60, 32])"]);
+}
+
+#[test]
+fn prefixes_of_wrappers_are_an_error_that_says_how_to_rename_them() {
+    for (prefix, bert) in
+        [("module.", ""), ("module.", "bert."), ("0.auto_model.", ""), ("a.b.", "")]
+    {
+        let folder = folder_with(&renamed(|name| format!("{prefix}{bert}{name}")), json!({}));
+        let hint = format!("LoadOptions::with_renamed_prefix({prefix:?}, \"\")");
+        assert_says(&to_train(folder.path()).unwrap_err(), &[&hint]);
+        let error = BertModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap_err();
+        assert_says(&error, &[&hint]);
+        // Not even somebody who reads the report wants new weights for these.
+        let options = LoadOptions::new().with_missing_initialized(0);
+        let error = BertModel::from_pretrained_with_report(folder.path(), &options).unwrap_err();
+        assert_says(&error, &[&hint]);
+        let options = LoadOptions::new().with_renamed_prefix(prefix, "");
+        assert!(BertModel::from_pretrained(folder.path(), &options).is_ok(), "{prefix}{bert}");
+    }
+}
+
+#[test]
+fn another_architecture_that_calls_itself_bert_is_refused() {
+    // MosaicBERT and DNABERT-2: one matrix for queries, keys and values, gated layers, no positions.
+    let mut mosaic = Weights::new();
+    for (name, tensor) in base_weights() {
+        let name = format!("bert.{name}");
+        if name.contains("self.query") {
+            mosaic.insert(name.replace("query", "Wqkv"), tensor);
+        } else if name.contains("intermediate.dense.weight") {
+            let gated = name.replace("intermediate.dense", "mlp.gated_layers");
+            mosaic.insert(gated, tensor);
+        } else if !["self.key", "self.value", "position_emb", "intermediate", "output.dense"]
+            .iter()
+            .any(|part| name.contains(part))
+        {
+            mosaic.insert(name, tensor);
+        }
+    }
+    let fields =
+        json!({"alibi_starting_size": 512, "auto_map": {"AutoModel": "bert_layers.BertModel"}});
+    let folder = folder_with(&mosaic, fields);
+    let error = to_train(folder.path()).unwrap_err();
+    assert_says(&error, &["architecture is not BERT's", "auto_map", "Python"]);
+    assert!(BertModel::from_pretrained(folder.path(), &LoadOptions::new()).is_err());
+
+    // All of BERT's weights, and more that change what it computes.
+    for (extra, refused) in [
+        ("encoder.layer.0.attention.self.query.lora_A.default.weight", true),
+        ("bert.encoder.layer.2.attention.self.layer_norm_q.weight", true),
+        ("embeddings.emb_layer.weight", true),
+        ("encoder.relative_attention_bias.weight", true),
+        ("encoder.layer.3.output.dense.weight", false),
+        ("encoder.layer.0.crossattention.self.query.weight", false),
+        ("embeddings.position_ids", false),
+        ("linear.weight", false),
+        ("cls.predictions.bias", false),
+    ] {
+        let mut weights = match extra.strip_prefix("bert.") {
+            Some(_) => renamed(|name| format!("bert.{name}")),
+            None => base_weights(),
+        };
+        weights.insert(extra.to_owned(), Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap());
+        let folder = folder_with(&weights, json!({}));
+        let loaded = BertModel::from_pretrained_with_report(folder.path(), &LoadOptions::new());
+        match loaded {
+            Err(error) if refused => assert_says(&error, &["1 weights", extra, "no BERT has them"]),
+            Ok(_) if !refused => {}
+            other => panic!("{extra}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn auto_model_leaves_out_a_pooler_that_the_checkpoint_does_not_have() {
+    let mut weights = base_weights();
+    weights.retain(|name, _| !name.starts_with("pooler"));
+    let folder = folder_with(&weights, json!({}));
+    let (model, report) =
+        AutoModel::from_pretrained_with_report(folder.path(), &LoadOptions::new()).unwrap();
+    assert!(report.without_pooler && report.missing.is_empty());
+    assert_says(&Said(report.to_string()), &["has no pooler", "no pooler_output"]);
+    let input = BertInput::from_ids(ids(&[&[5, 6, 7]]));
+    let output = model.forward(&input).unwrap();
+    assert!(output.pooler_output.is_none());
+    let whole = support_states(&input);
+    assert_same("last_hidden_state", &output.last_hidden_state, &whole);
+
+    let error = BertModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap_err();
+    assert_says(&error, &["without_pooling_layer", "AutoModel", "with_missing_initialized"]);
+    // A new one when it is asked for.
+    let options = LoadOptions::new().with_missing_initialized(1);
+    let model = AutoModel::from_pretrained(folder.path(), &options).unwrap();
+    assert!(model.forward(&input).unwrap().pooler_output.is_some());
+}
+
+fn support_states(input: &BertInput) -> Tensor {
+    let model = BertModel::from_pretrained(fixture("base"), &LoadOptions::new()).unwrap();
+    model.forward(input).unwrap().last_hidden_state
+}
+
+/// A text as an error, for [`assert_says`].
+#[derive(Debug)]
+struct Said(String);
+
+impl std::fmt::Display for Said {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Said {}
+
+#[test]
+fn pointers_of_git_lfs_are_recognized_in_place_of_any_file() {
+    let pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 437951328\n";
+    let folder = tempfile::tempdir().unwrap();
+    let config = std::fs::read(fixture("base/config.json")).unwrap();
+    for name in ["model.safetensors", "pytorch_model.bin", "model.safetensors.index.json"] {
+        std::fs::write(folder.path().join("config.json"), &config).unwrap();
+        std::fs::write(folder.path().join(name), pointer).unwrap();
+        let error = AutoModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap_err();
+        assert_says(&error, &[name, "pointer of Git LFS", "git lfs pull"]);
+        std::fs::remove_file(folder.path().join(name)).unwrap();
+    }
+    for name in ["tokenizer.json", "vocab.txt", "tokenizer_config.json"] {
+        let files = [("vocab.txt", "[UNK]"), (name, pointer)];
+        let files = files.map(|(name, text)| (name.to_owned(), text.as_bytes()));
+        let error = AutoTokenizer::from_pretrained(Checkpoint::from_bytes(files)).unwrap_err();
+        assert_says(&error, &[name, "git lfs pull"]);
+    }
+}
+
+#[test]
+fn weights_of_other_formats_are_named() {
+    for (files, parts) in [
+        (&["onnx/model.onnx"][..], &["onnx/model.onnx", "ONNX's"][..]),
+        (&["tf_model.h5"], &["tf_model.h5", "TensorFlow's", "from_tf=True"]),
+        (&["bert_model.ckpt.index", "vocab.txt"], &["TensorFlow's"]),
+        (&["flax_model.msgpack"], &["Flax's", "from_flax=True"]),
+        (&["adapter_model.safetensors"], &["adapter", "merge_and_unload"]),
+        (&["model-q8.gguf"], &["another program"]),
+        (&["README.md"], &["holds README.md, config.json"]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::copy(fixture("base/config.json"), folder.path().join("config.json")).unwrap();
+        for file in files {
+            let path = folder.path().join(file);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, "x").unwrap();
+        }
+        let error = AutoModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap_err();
+        assert_says(&error, &["no weights in", "expected model.safetensors"]);
+        assert_says(&error, parts);
+    }
+}
+
+#[test]
+fn a_repository_without_weights_is_described_as_the_hub_lists_it() {
+    let config = std::fs::read(fixture("base/config.json")).unwrap();
+    let commit = "a".repeat(40);
+    let listing =
+        r#"{"siblings": [{"rfilename": "config.json"}, {"rfilename": "onnx/model.onnx"}]}"#;
+    for listed in [true, false] {
+        let (config, commit) = (config.clone(), commit.clone());
+        let server = Server::start(move |request| {
+            let headers = vec![("X-Repo-Commit", commit.clone()), ("ETag", "\"e\"".to_owned())];
+            if request.path.ends_with("/config.json") {
+                Answer { status: 200, headers, body: config.clone(), ..Answer::default() }
+            } else if request.path == "/api/models/owner/name/revision/main" && listed {
+                Answer { status: 200, body: listing.into(), ..Answer::default() }
+            } else {
+                let headers = vec![("X-Repo-Commit", commit.clone())];
+                Answer { status: 404, headers, ..Answer::default() }
+            }
+        });
+        let cache = tempfile::tempdir().unwrap();
+        let checkpoint = Checkpoint::from_hub("owner/name")
+            .unwrap()
+            .with_cache_dir(cache.path())
+            .with_endpoint(&server.url);
+        let error = AutoModel::from_pretrained(&checkpoint, &LoadOptions::new()).unwrap_err();
+        assert_says(&error, &["no weights in owner/name"]);
+        let text = error.to_string();
+        assert_eq!(text.contains("which holds config.json, onnx/model.onnx"), listed, "{text}");
+        assert_eq!(text.contains("ONNX's"), listed, "{text}");
+        assert!(!text.contains("nothing"), "{text}");
+    }
+}
+
+#[test]
+fn torch_files_that_are_no_state_dict_say_what_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::copy(fixture("base/config.json"), folder.path().join("config.json")).unwrap();
+    let odd = fixture("files/not_state_dicts");
+    for (file, parts) in [
+        ("model.bin", ["torch.nn.modules.linear.Linear", "save model.state_dict() in Python"]),
+        ("model_before_1.6.bin", ["torch.nn.modules.linear.Linear", "model.state_dict()"]),
+        ("nested.bin", ["under \"state_dict\"", "torch.load(FILE)[\"state_dict\"]"]),
+        ("nested_before_1.6.bin", ["under \"state_dict\"", "in Python"]),
+    ] {
+        std::fs::copy(odd.join(file), folder.path().join("pytorch_model.bin")).unwrap();
+        let error = BertModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap_err();
+        assert!(matches!(error, Error::NoStateDict { .. }), "{file}: {error}");
+        assert_says(&error, &["does not hold a state dict"]);
+        assert_says(&error, &parts);
+    }
+}
