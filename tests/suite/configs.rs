@@ -13,8 +13,10 @@ use crate::support::*;
 #[derive(Deserialize)]
 struct Configs {
     base: Map<String, Value>,
-    configs: Vec<(Map<String, Value>, Option<BTreeMap<String, Value>>)>,
+    configs: Vec<(Map<String, Value>, Labels)>,
 }
+
+type Labels = Option<BTreeMap<String, Value>>;
 
 #[test]
 fn every_config_that_transformers_makes_a_model_of_is_read_with_its_labels() {

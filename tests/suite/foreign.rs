@@ -267,3 +267,16 @@ fn torch_files_that_are_no_state_dict_say_what_they_are() {
         assert_says(&error, &parts);
     }
 }
+
+#[test]
+fn the_page_about_checkpoints_names_tests_that_there_are() {
+    let page = std::fs::read_to_string(root().join("CHECKPOINTS.md")).unwrap();
+    let named = page.split('`').filter_map(|part| part.split_once("::"));
+    let tests: Vec<_> = named.filter(|(_, test)| test.len() > 20).collect();
+    assert!(tests.len() > 30, "{}", tests.len());
+    for (module, test) in tests {
+        let file = root().join("tests/suite").join(module).with_extension("rs");
+        let text = std::fs::read_to_string(&file).unwrap();
+        assert!(text.contains(&format!("\nfn {test}()")), "{module}::{test}");
+    }
+}

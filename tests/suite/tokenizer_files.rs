@@ -14,7 +14,7 @@ fn tokens(batch: &BatchEncoding) -> Vec<String> {
 }
 
 /// A tokenizer of these files.
-fn load(files: &[(&str, &str)]) -> Result<BertTokenizer> {
+fn load(files: Files) -> Result<BertTokenizer> {
     let files = files.iter().map(|(name, text)| ((*name).to_owned(), text.as_bytes().to_vec()));
     AutoTokenizer::from_pretrained(Checkpoint::from_bytes(files))
 }
@@ -30,11 +30,15 @@ struct Classes {
     texts: Vec<Vec<String>>,
     /// Files' contents, by index.
     contents: Vec<String>,
-    /// Ids, types, offsets, and the decoded text with and without special tokens.
-    results: Vec<(Vec<u32>, Vec<u32>, Vec<(usize, usize)>, [String; 2])>,
+    results: Vec<Row>,
     /// Each with a name, its files and the result of each text.
     folders: Vec<(String, BTreeMap<String, usize>, Vec<usize>)>,
 }
+
+/// Ids, types, offsets, and the decoded text with and without special tokens.
+type Row = (Vec<u32>, Vec<u32>, Vec<(usize, usize)>, [String; 2]);
+/// Files' names and contents.
+type Files<'a> = &'a [(&'a str, &'a str)];
 
 #[test]
 fn every_class_in_every_layout_of_files_tokenizes_as_transformers_does() {
@@ -164,7 +168,7 @@ fn a_class_that_needs_another_program_is_an_error_unless_a_tokenizer_json_serves
     let japanese =
         r#"{"tokenizer_class": "BertJapaneseTokenizer", "word_tokenizer_type": "mecab"}"#;
     let korean = r#"{"tokenizer_class": "KoBertTokenizer"}"#;
-    let cases: [(&[(&str, &str)], &[&str]); 4] = [
+    let cases: [(Files, &[&str]); 4] = [
         (
             &[("vocab.txt", vocab), ("tokenizer_config.json", japanese)],
             &["BertJapaneseTokenizer", "needs mecab", "tokenizer.json"],

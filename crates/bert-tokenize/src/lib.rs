@@ -12,11 +12,13 @@
 //! # }
 //! ```
 
+mod build;
 mod encoding;
 mod error;
 mod files;
 mod options;
 mod settings;
+mod text;
 mod tokenizer;
 mod vocabulary;
 
@@ -24,7 +26,8 @@ pub use encoding::{BatchEncoding, Encoding};
 pub use error::{Error, Result};
 pub use files::TokenizerFiles;
 pub use options::{EncodeOptions, OffsetUnit, Padding, Side, Truncation, TruncationStrategy};
-pub use tokenizer::{BertTokenizer, Text};
+pub use text::Text;
+pub use tokenizer::BertTokenizer;
 
 /// Compiles the README's program as a test.
 #[cfg(doctest)]

@@ -13,43 +13,15 @@ use tokenizers::{
     PostProcessorWrapper, Tokenizer,
 };
 
+use crate::build::Built;
 use crate::encoding::BatchEncoding;
 use crate::error::{Error, Result};
-use crate::files::{Built, TokenizerFiles};
+use crate::files::TokenizerFiles;
 use crate::options::{EncodeOptions, OffsetUnit, Padding, Side, Truncation, TruncationStrategy};
+use crate::text::Text;
 
 /// The most tokens that a text can be padded to: far more than the positions of any BERT.
 const MOST_PADDED: usize = 1 << 20;
-
-/// A text, or a pair of texts that one sequence holds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Text<'a> {
-    /// `[CLS] text [SEP]`.
-    Single(&'a str),
-    /// `[CLS] first [SEP] second [SEP]`.
-    Pair(&'a str, &'a str),
-}
-
-/// What can be given as a [`Text`].
-macro_rules! text_from {
-    ($($given:ty: $pattern:pat => $text:expr;)*) => {
-        $(impl<'a> From<$given> for Text<'a> {
-            fn from($pattern: $given) -> Self {
-                $text
-            }
-        })*
-    };
-}
-
-text_from! {
-    &'a str: text => Self::Single(text);
-    &&'a str: text => Self::Single(text);
-    &'a String: text => Self::Single(text);
-    (&'a str, &'a str): (first, second) => Self::Pair(first, second);
-    &(&'a str, &'a str): (first, second) => Self::Pair(first, second);
-    &'a (String, String): (first, second) => Self::Pair(first, second);
-    &Text<'a>: text => *text;
-}
 
 /// Texts to token ids and back. Hugging Face: `BertTokenizer`.
 ///
@@ -85,7 +57,7 @@ impl BertTokenizer {
     /// [`Error::NoVocabulary`] without `tokenizer.json` and `vocab.txt`; [`Error::Syntax`],
     /// [`Error::File`] and [`Error::AddedToken`] when files are broken or contradict each other.
     pub fn from_files(files: &TokenizerFiles) -> Result<Self> {
-        let Built { tokenizer: mut tokens, named, config, is_bert } = files.build()?;
+        let Built { tokenizer: mut tokens, named, config, is_bert } = Built::from_files(files)?;
         let special_tokens = tokens.get_post_processor().cloned();
         tokens.with_padding(None);
         tokens.with_post_processor(None::<PostProcessorWrapper>);

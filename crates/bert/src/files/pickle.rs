@@ -314,10 +314,10 @@ impl Machine {
                     }
                 }
                 // A dict may hold itself.
-                (Value::Text(name), Value::Dict(inner)) if !Rc::ptr_eq(dict, inner) => {
-                    if !inner.borrow().tensors.is_empty() {
-                        dict.borrow_mut().inner.get_or_insert(name.clone());
-                    }
+                (Value::Text(name), Value::Dict(inner))
+                    if !Rc::ptr_eq(dict, inner) && !inner.borrow().tensors.is_empty() =>
+                {
+                    dict.borrow_mut().inner.get_or_insert(name.clone());
                 }
                 _ => {}
             }
