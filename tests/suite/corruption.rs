@@ -123,6 +123,23 @@ fn damaged_torch_files_are_refused_without_panic_or_memory() {
     assert_little_memory();
 }
 
+#[test]
+fn damaged_files_of_before_pytorch_1_6_are_refused_without_panic_or_memory() {
+    let folder = fixture("files/bin_before_1.6");
+    let length = std::fs::metadata(folder.join("pytorch_model.bin")).unwrap().len() as usize;
+    // The last storage is that of the buffer of positions: 24 integers after their number.
+    let boundaries = [0, 2, 27, length - 24 * 8 - 8, length - 24 * 8, length];
+    let (tried, refused) = damage(&folder, "pytorch_model.bin", &boundaries, |at| at < 27);
+    assert!(tried > 200 && refused > 100, "{refused} of {tried}");
+    let mut bytes = std::fs::read(folder.join("pytorch_model.bin")).unwrap();
+    // A storage that says it is larger than the file.
+    bytes[length - 24 * 8 - 8..][..8].copy_from_slice(&u64::MAX.to_le_bytes());
+    let folder_of_lies = tempfile::tempdir().unwrap();
+    let error = load(folder_of_lies.path(), &folder, "pytorch_model.bin", &bytes).unwrap_err();
+    assert_says(&error, &["reaches beyond its end"]);
+    assert_little_memory();
+}
+
 /// A safetensors file of this header and this many bytes of tensors.
 fn safetensors(header: &str, data: usize) -> Vec<u8> {
     let length = (header.len() as u64).to_le_bytes();

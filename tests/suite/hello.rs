@@ -75,6 +75,23 @@ fn hello_with_a_model_that_cannot_be_had_is_an_error() {
 }
 
 #[test]
+fn hello_runs_a_checkpoint_without_a_pooler() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut weights = tensors(&fixture("base/model.safetensors"));
+    weights.retain(|name, _| !name.starts_with("pooler"));
+    candle_core::safetensors::save(&weights, folder.path().join("model.safetensors")).unwrap();
+    let copy = |name: &str, to: &str| std::fs::copy(fixture(name), folder.path().join(to)).unwrap();
+    copy("base/config.json", "config.json");
+    let vocab = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhello\n";
+    std::fs::write(folder.path().join("vocab.txt"), vocab).unwrap();
+    let (ok, out, error) = offline(&["--model", folder.path().to_str().unwrap()]);
+    assert!(ok, "{error}");
+    assert!(out.contains("The checkpoint has no pooler"), "{out}");
+    assert!(out.contains("last_hidden_state: [1, 8, 32]"), "{out}");
+    assert!(!out.contains("pooler_output:"), "{out}");
+}
+
+#[test]
 #[ignore = "needs scripts/fetch-minilm"]
 fn hello_runs_minilm() {
     let folder = root().join("target/minilm");

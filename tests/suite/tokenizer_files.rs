@@ -237,8 +237,8 @@ fn ten_thousand_added_words_take_less_than_a_second() {
     let files = tokenizer.to_files().unwrap();
     let files: Vec<_> = files.iter().map(|(name, text)| (*name, text.as_str())).collect();
     assert_eq!(ids_of(&load(&files).unwrap(), "a word0 word9999"), [2, 5, 6, 10_005, 3]);
-    let limit = if cfg!(debug_assertions) { 4 } else { 1 };
-    assert!(start.elapsed().as_secs() < limit, "{:?}", start.elapsed());
+    // Each of the two has a second.
+    assert!(start.elapsed().as_secs_f32() < 2., "{:?}", start.elapsed());
 }
 
 #[test]
