@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::io::{Read, Result as IoResult, Seek, SeekFrom};
 
 use super::file::Source;
-use super::pickle::{self, ENDS_EARLY, Fault, Tensors};
+use super::pickle::{self, ENDS_EARLY, Fault, StoredTensor, Tensors};
 
 /// The pickles of a number and of a version, with which a file begins.
 pub(crate) const MAGIC: &[u8] = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.";
 /// Longer than the pickles of any real file: a damaged one must not fill the memory.
-const MAX_PICKLES: u64 = 64 << 20;
+pub(super) const MAX_PICKLES: u64 = 64 << 20;
 /// The most bytes that are read at first.
 const FIRST_READ: u64 = 1 << 20;
 
@@ -37,17 +37,16 @@ pub(super) fn open(
             pickles => break pickles?,
         }
     };
-    let classes: HashMap<&str, &str> =
-        tensors.values().map(|tensor| (&*tensor.storage, &*tensor.class)).collect();
+    let tensors_in: HashMap<&str, &StoredTensor> =
+        tensors.values().map(|tensor| (&*tensor.storage, &**tensor)).collect();
     let mut places = HashMap::new();
     let mut at = end as u64;
     for key in keys {
         let short = || format!("storage {key} reaches beyond its end");
         let count = read(source, at, 8).map_err(|_| short())?;
         let count = count.try_into().map_or(0, u64::from_le_bytes);
-        let class = classes.get(&*key).copied().unwrap_or("none");
-        let size =
-            element_size(class).ok_or_else(|| format!("storage {key} is of class {class}"))?;
+        let size = tensors_in.get(&*key).and_then(|tensor| tensor.element_size());
+        let size = size.ok_or_else(|| format!("the elements of storage {key} are unknown"))?;
         let (start, bytes) = (at + 8, count.checked_mul(size).ok_or_else(short)?);
         at = start.checked_add(bytes).filter(|end| *end <= length).ok_or_else(short)?;
         places.insert(key, Place { start, length: bytes });
@@ -77,14 +76,4 @@ fn pickles(beginning: &[u8]) -> Result<(Tensors, Vec<String>, usize), Fault> {
     at += length;
     let (keys, length) = pickle::texts(&beginning[at..])?;
     Ok((tensors, keys.iter().map(ToString::to_string).collect(), at + length))
-}
-
-fn element_size(class: &str) -> Option<u64> {
-    Some(match class {
-        "DoubleStorage" | "LongStorage" => 8,
-        "FloatStorage" | "IntStorage" => 4,
-        "HalfStorage" | "BFloat16Storage" | "ShortStorage" => 2,
-        "CharStorage" | "ByteStorage" | "BoolStorage" => 1,
-        _ => return None,
-    })
 }

@@ -2,7 +2,7 @@
 //!
 //! It understands only what describes tensors: strings, integers, tuples, storages (persistent ids) and
 //! the two functions that make tensors of storages. The value of every other call is ignored. Memory
-//! is bounded by the pickle's length, because values that the memo repeats are shared.
+//! is bounded: values that the memo repeats are shared, texts among them, and their number is limited.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
@@ -14,8 +14,8 @@ use std::sync::Arc;
 pub(crate) struct StoredTensor {
     /// The storage's name below `data/`.
     pub(crate) storage: Arc<str>,
-    /// The storage's class, like `FloatStorage`.
-    pub(crate) class: Arc<str>,
+    /// The storage's class, like `torch FloatStorage`.
+    class: Arc<str>,
     /// The index of the first element.
     pub(crate) offset: usize,
     pub(crate) shape: Vec<usize>,
@@ -23,6 +23,31 @@ pub(crate) struct StoredTensor {
     pub(crate) strides: Vec<usize>,
 }
 
+impl StoredTensor {
+    /// The storage's class, like `FloatStorage`.
+    pub(crate) fn class(&self) -> &str {
+        self.class.rsplit(' ').next().unwrap_or_default()
+    }
+
+    /// The number of its elements. `None` if that is no number of this machine.
+    pub(crate) fn count(&self) -> Option<u64> {
+        self.shape.iter().try_fold(1u64, |count, size| count.checked_mul(*size as u64))
+    }
+
+    /// The bytes of an element. `None` for a class that this library does not know.
+    pub(crate) fn element_size(&self) -> Option<u64> {
+        Some(match self.class() {
+            "DoubleStorage" | "LongStorage" => 8,
+            "FloatStorage" | "IntStorage" => 4,
+            "HalfStorage" | "BFloat16Storage" | "ShortStorage" => 2,
+            "CharStorage" | "ByteStorage" | "BoolStorage" => 1,
+            _ => return None,
+        })
+    }
+}
+
+/// The most values of a pickle that take memory: a model has about ten for each tensor.
+const MOST_VALUES: usize = 1 << 19;
 /// The deepest nesting of tuples in a state dict. Dropping a value recurses, so more is refused.
 const DEEPEST: usize = 4;
 /// The longest name of a storage, class or function: names are copied whenever they are used.
@@ -45,9 +70,9 @@ const KNOWN_MODULES: [&str; 8] = [
 #[derive(Clone)]
 enum Value {
     Int(i64),
-    Text(Rc<str>),
+    Text(Arc<str>),
     /// `module name`.
-    Function(Rc<str>),
+    Function(Arc<str>),
     Tuple(Rc<Tuple>),
     /// The tuple that identifies a storage.
     Storage(Rc<Tuple>),
@@ -60,11 +85,11 @@ enum Value {
 struct Dict {
     tensors: Tensors,
     /// The first key whose value is a dict of tensors.
-    inner: Option<Rc<str>>,
+    inner: Option<Arc<str>>,
 }
 
 /// Tensors by their names.
-pub(crate) type Tensors = BTreeMap<String, Arc<StoredTensor>>;
+pub(crate) type Tensors = BTreeMap<Arc<str>, Arc<StoredTensor>>;
 
 struct Tuple {
     depth: usize,
@@ -124,7 +149,7 @@ pub(crate) fn state_dict(pickle: &[u8]) -> std::result::Result<(Tensors, usize),
 }
 
 /// All texts of a pickle in their order, and its length.
-pub(crate) fn texts(pickle: &[u8]) -> Result<(Vec<Rc<str>>, usize)> {
+pub(crate) fn texts(pickle: &[u8]) -> Result<(Vec<Arc<str>>, usize)> {
     let mut machine = Machine::default();
     let length = machine.run(pickle)?;
     Ok((machine.texts, length))
@@ -150,7 +175,7 @@ impl<'a> Reader<'a> {
         Ok(self.bytes(count)?.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
 
-    fn text(&mut self, length_bytes: usize) -> Result<Rc<str>> {
+    fn text(&mut self, length_bytes: usize) -> Result<Arc<str>> {
         let length = usize::try_from(self.unsigned(length_bytes)?).unwrap_or(usize::MAX);
         utf8(self.bytes(length)?)
     }
@@ -168,15 +193,15 @@ impl<'a> Reader<'a> {
         Ok(Value::Int(i64::from_le_bytes(wide)))
     }
 
-    fn line(&mut self) -> Result<Rc<str>> {
+    fn line(&mut self) -> Result<Arc<str>> {
         let end = self.rest.iter().position(|b| *b == b'\n').ok_or(ENDS_EARLY)?;
         utf8(&self.bytes(end + 1)?[..end])
     }
 }
 
-fn utf8(bytes: &[u8]) -> Result<Rc<str>> {
+fn utf8(bytes: &[u8]) -> Result<Arc<str>> {
     std::str::from_utf8(bytes)
-        .map(Rc::from)
+        .map(Arc::from)
         .map_err(|_| "its pickle has a broken string".to_owned())
 }
 
@@ -186,9 +211,11 @@ struct Machine {
     /// The heights of the stack at its `MARK`s.
     marks: Vec<usize>,
     memo: HashMap<u64, Value>,
-    texts: Vec<Rc<str>>,
+    texts: Vec<Arc<str>>,
     /// The first class or function that no state dict has: `module name`.
-    class: Option<Rc<str>>,
+    class: Option<Arc<str>>,
+    /// How many values were put onto the stack.
+    values: usize,
 }
 
 impl Machine {
@@ -263,17 +290,21 @@ impl Machine {
                 ));
             }
         };
+        self.values += usize::from(!matches!(value, Value::Int(_) | Value::Ignored));
+        if self.values > MOST_VALUES {
+            return Err("its pickle has more values than any model".to_owned());
+        }
         self.stack.push(value);
         Ok(())
     }
 
-    fn text(&mut self, text: Rc<str>) -> Value {
+    fn text(&mut self, text: Arc<str>) -> Value {
         self.texts.push(text.clone());
         Value::Text(text)
     }
 
     fn function(&mut self, module: &str, name: &str) -> Result<Value> {
-        let function: Rc<str> = format!("{} {}", short(module)?, short(name)?).into();
+        let function: Arc<str> = format!("{} {}", short(module)?, short(name)?).into();
         if !KNOWN_MODULES.contains(&module) {
             self.class.get_or_insert(function.clone());
         }
@@ -309,7 +340,7 @@ impl Machine {
             match (&pair[0], &pair[1]) {
                 (Value::Text(name), Value::Tensor(tensor)) => {
                     let tensors = &mut dict.borrow_mut().tensors;
-                    if tensors.insert(name.to_string(), tensor.clone()).is_some() {
+                    if tensors.insert(name.clone(), tensor.clone()).is_some() {
                         return Err(format!("it contains {name} twice"));
                     }
                 }
@@ -373,8 +404,8 @@ fn tensor(arguments: &[Value]) -> Result<Value> {
                 return Err("a tensor in it has too many dimensions".to_owned());
             }
             Ok(Value::Tensor(Arc::new(StoredTensor {
-                storage: short(storage)?.into(),
-                class: class.rsplit(' ').next().unwrap_or_default().into(),
+                storage: short(storage).map(|_| storage.clone())?,
+                class: class.clone(),
                 offset: size(offset)?,
                 shape: shape.items.iter().map(size).collect::<Result<_>>()?,
                 strides: strides.items.iter().map(size).collect::<Result<_>>()?,

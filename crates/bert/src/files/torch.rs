@@ -1,9 +1,9 @@
 //! A `pytorch_model.bin`: a pickled state dict and its storages, in a zip archive or, before PyTorch
 //! 1.6, one after the other.
 
-use std::borrow::Cow;
-use std::collections::HashMap;
-use std::io::{BufReader, Read, Seek};
+use std::collections::{HashMap, HashSet};
+use std::io::{BufReader, Read, Seek, SeekFrom};
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -12,7 +12,7 @@ use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
 use super::file::{File, Source};
-use super::legacy_torch::{self, Place};
+use super::legacy_torch::{self, MAX_PICKLES, Place};
 use super::pickle::{self, Fault, StoredTensor, Tensors};
 use super::weight_file::{TensorInfo, WeightFile};
 use crate::error::{Error, Result};
@@ -25,11 +25,15 @@ pub(crate) struct TorchFile {
 }
 
 enum Storages {
-    /// The archive, and the part of names before `data.pkl` and `data/`.
-    Zip(Archive, String),
+    /// The archive, the part of names before `data.pkl` and `data/`, and the entries whose checksum was
+    /// compared.
+    Zip(Archive, String, HashSet<usize>),
     /// The file, and the place of each storage.
     Legacy(Box<dyn Source>, HashMap<String, Place>),
 }
+
+/// How much larger than their file its tensors may be: tied weights share a storage.
+const MOST_COPIES: u64 = 3;
 
 type Archive = ZipArchive<BufReader<Box<dyn Source>>>;
 type Reason<T> = std::result::Result<T, String>;
@@ -52,6 +56,10 @@ impl TorchFile {
         } else {
             open_zip(source, length)
         };
+        let opened = opened.and_then(|(tensors, storages)| {
+            refuse_copies(&tensors, length)?;
+            Ok((tensors, storages))
+        });
         let (tensors, storages) = opened.map_err(|fault| match fault {
             Fault::Damaged(reason) => Error::TorchFile { path: path(), reason },
             Fault::NoStateDict(what) => Error::NoStateDict { path: path(), what },
@@ -65,6 +73,18 @@ impl TorchFile {
 
     fn damaged(&self, reason: String) -> Error {
         Error::TorchFile { path: self.path.clone(), reason }
+    }
+}
+
+/// Refuses tensors that share storages so often that they are far larger than their file.
+fn refuse_copies(tensors: &Tensors, length: u64) -> Reason<()> {
+    let bytes = tensors.values().try_fold(0u64, |sum, tensor| {
+        let bytes = tensor.count()?.checked_mul(tensor.element_size().unwrap_or(0))?;
+        sum.checked_add(bytes)
+    });
+    match bytes {
+        Some(bytes) if bytes <= MOST_COPIES * length => Ok(()),
+        _ => Err(format!("its tensors are more than {MOST_COPIES} times as large as the file")),
     }
 }
 
@@ -84,6 +104,9 @@ fn open_zip(
             return Err(format!("{name} in it is compressed, which torch.save does not do").into());
         }
         if let Some(prefix) = name.strip_suffix("data.pkl") {
+            if entry.size() > MAX_PICKLES {
+                return Err("its data.pkl is longer than that of any model".into());
+            }
             pickled = Some((index, prefix.to_owned()));
         }
     }
@@ -94,25 +117,51 @@ fn open_zip(
         return Err("its numbers are not little-endian".into());
     }
     let (tensors, _) = pickle::state_dict(&read_entry(&mut archive, index)?)?;
-    Ok((tensors, Storages::Zip(archive, prefix)))
+    Ok((tensors, Storages::Zip(archive, prefix, HashSet::new())))
 }
 
 impl Storages {
-    /// The elements of a storage, of which at least those of `tensor` are read.
-    fn read(&mut self, tensor: &StoredTensor) -> Reason<Vec<u8>> {
+    /// Reads what a tensor uses of its storage: from its first element to its last.
+    fn read(&mut self, tensor: &StoredTensor, element: u64) -> Reason<Vec<u8>> {
+        let beyond = || "it reaches beyond its storage".to_owned();
         match self {
-            Self::Zip(archive, prefix) => {
+            Self::Zip(archive, prefix, checked) => {
                 let entry = format!("{prefix}data/{}", tensor.storage);
                 let index = archive.index_for_name(&entry);
-                read_entry(archive, index.ok_or_else(|| format!("{entry} is not in it"))?)
+                let index = index.ok_or_else(|| format!("{entry} is not in it"))?;
+                let size = archive.by_index_raw(index).map_err(|error| error.to_string())?.size();
+                let span = span(tensor, element, size).ok_or_else(beyond)?;
+                if span == (0..size) {
+                    return read_entry(archive, index);
+                }
+                if checked.insert(index) {
+                    check_entry(archive, index)?;
+                }
+                let mut entry = archive.by_index_seek(index).map_err(|error| error.to_string())?;
+                read_range(&mut entry, span).map_err(|error| error.to_string())
             }
             Self::Legacy(source, places) => {
-                let place = places.get(&*tensor.storage);
-                let Place { start, length } = place.ok_or("its storage is not in it")?;
-                legacy_torch::read(source, *start, *length).map_err(|error| error.to_string())
+                let place = places.get(&*tensor.storage).ok_or("its storage is not in it")?;
+                let span = span(tensor, element, place.length).ok_or_else(beyond)?;
+                let span = place.start + span.start..place.start + span.end;
+                read_range(source, span).map_err(|error| error.to_string())
             }
         }
     }
+}
+
+fn read_range(source: &mut (impl Read + Seek), range: Range<u64>) -> std::io::Result<Vec<u8>> {
+    source.seek(SeekFrom::Start(range.start))?;
+    let mut bytes = vec![0; (range.end - range.start) as usize];
+    source.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// Compares an entry's checksum.
+fn check_entry(archive: &mut Archive, index: usize) -> Reason<()> {
+    let mut entry = archive.by_index(index).map_err(|error| error.to_string())?;
+    std::io::copy(&mut entry, &mut std::io::sink()).map_err(|error| error.to_string())?;
+    Ok(())
 }
 
 /// Reads an entry. The zip crate checks its checksum.
@@ -130,12 +179,12 @@ fn read_entry(archive: &mut Archive, index: usize) -> Reason<Vec<u8>> {
 
 impl WeightFile for TorchFile {
     fn names(&self) -> Vec<String> {
-        self.tensors.keys().cloned().collect()
+        self.tensors.keys().map(ToString::to_string).collect()
     }
 
     fn info(&self, name: &str) -> Option<TensorInfo> {
         let tensor = self.tensors.get(name)?;
-        let dtype = match &*tensor.class {
+        let dtype = match tensor.class() {
             "FloatStorage" => Ok(DType::F32),
             "DoubleStorage" => Ok(DType::F64),
             "HalfStorage" => Ok(DType::F16),
@@ -149,42 +198,47 @@ impl WeightFile for TorchFile {
         let Some(tensor) = self.tensors.get(name) else {
             return Err(self.damaged(format!("it has no {name}")));
         };
-        let storage = self.storages().read(tensor);
+        let element = dtype.size_in_bytes();
+        let storage = self.storages().read(tensor, element as u64);
         let storage = storage.map_err(|reason| self.damaged(format!("{name}: {reason}")))?;
-        let bytes = gather(&storage, tensor, dtype.size_in_bytes())
-            .ok_or_else(|| self.damaged(format!("{name} reaches beyond its storage")))?;
+        let bytes = gather(storage, tensor, element);
         Ok(Tensor::from_raw_buffer(&bytes, dtype, &tensor.shape, &Device::Cpu)?)
     }
 }
 
-/// The elements of a tensor in row-major order. `None` if it reaches beyond its storage.
-fn gather<'a>(storage: &'a [u8], tensor: &StoredTensor, element: usize) -> Option<Cow<'a, [u8]>> {
-    let StoredTensor { offset, shape, strides, .. } = tensor;
-    let count = shape.iter().try_fold(1usize, |count, size| count.checked_mul(*size))?;
-    if shape.len() != strides.len() || count.checked_mul(element)? > storage.len() {
+/// The bytes of a storage of `size` bytes from a tensor's first element to its last. `None` if it
+/// reaches beyond, or repeats elements so often that it is larger than its storage.
+fn span(tensor: &StoredTensor, element: u64, size: u64) -> Option<Range<u64>> {
+    let count = tensor.count()?;
+    if tensor.shape.len() != tensor.strides.len() || count.checked_mul(element)? > size {
         return None;
     }
     if count == 0 {
-        return Some(Cow::Borrowed(&[]));
+        return Some(0..0);
     }
-    let last = shape.iter().zip(strides).try_fold(*offset, |last, (size, stride)| {
-        last.checked_add((size - 1).checked_mul(*stride)?)
-    })?;
-    if last.checked_add(1)?.checked_mul(element)? > storage.len() {
-        return None;
-    }
-    if Shape::from_dims(shape).is_contiguous(strides) {
-        return Some(Cow::Borrowed(&storage[offset * element..][..count * element]));
+    let dims = tensor.shape.iter().zip(&tensor.strides);
+    let mut reach = dims.map(|(size, stride)| (*size as u64 - 1).checked_mul(*stride as u64));
+    let reach = reach.try_fold(0u64, |sum, reach| sum.checked_add(reach?))?;
+    let start = tensor.offset as u64;
+    let end = start.checked_add(reach)?.checked_add(1)?.checked_mul(element)?;
+    (end <= size).then_some(start * element..end)
+}
+
+/// The elements of a tensor in row-major order, from its [`span`].
+fn gather(storage: Vec<u8>, tensor: &StoredTensor, element: usize) -> Vec<u8> {
+    let StoredTensor { shape, strides, .. } = tensor;
+    let count: usize = shape.iter().product();
+    if count == 0 || Shape::from_dims(shape).is_contiguous(strides) {
+        return storage;
     }
     let mut bytes = Vec::with_capacity(count * element);
     for index in 0..count {
-        let mut rest = index;
-        let mut at = *offset;
+        let (mut rest, mut at) = (index, 0);
         for (size, stride) in shape.iter().zip(strides).rev() {
             at += rest % size * stride;
             rest /= size;
         }
         bytes.extend_from_slice(&storage[at * element..][..element]);
     }
-    Some(Cow::Owned(bytes))
+    bytes
 }
