@@ -153,6 +153,69 @@ fn text_ends_at_the_end_token() {
     assert_same("stopped", &got, &case.expected["stopped"]);
 }
 
+/// The fixture with other settings in its config.
+fn decoder_with(change: serde_json::Value) -> BertLMHeadModel {
+    let folder = tempfile::tempdir().unwrap();
+    let text = std::fs::read_to_string(fixture("heads/lm/config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
+    config.as_object_mut().unwrap().extend(change.as_object().unwrap().clone());
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let weights = fixture("heads/lm/model.safetensors");
+    std::fs::copy(weights, folder.path().join("model.safetensors")).unwrap();
+    BertLMHeadModel::from_pretrained(folder.path(), &load_options()).unwrap()
+}
+
+#[test]
+fn a_row_has_the_tokens_it_has_alone_whenever_its_neighbors_end() {
+    // Of 24 positions the first row has 22, and the second 2 after its padding.
+    let long: Vec<u32> = (0..22).map(|i| 5 + i % 50).collect();
+    let short = [vec![0; 20], vec![7, 9]].concat();
+    let mask = [vec![1u32; 22], [vec![0; 20], vec![1, 1]].concat()].concat();
+    let mask = Tensor::from_vec(mask, (2, 22), &device()).unwrap();
+    let both = BertInput::from_ids(ids(&[&long, &short])).with_attention_mask(mask);
+    let alone = |row: &[u32]| BertInput::from_ids(ids(&[row]));
+    let first = generated(&decoder(), &alone(&long), &GenerationConfig::new(1));
+    let end = values(&first)[22] as i64;
+    let config = serde_json::json!({"eos_token_id": [-1, end], "pad_token_id": null});
+    let model = decoder_with(config);
+    for options in [
+        GenerationConfig::new(12),
+        GenerationConfig::new(12).without_cache(),
+        GenerationConfig::new(12).with_sampling(Sampling::new(3).with_temperature(2.)),
+    ] {
+        let got = values(&generated(&model, &both, &options));
+        let width = got.len() / 2;
+        let expected = values(&generated(&model, &alone(&[7, 9]), &options.clone()));
+        if options.sampling.is_none() {
+            assert_eq!(got[22] as i64, end);
+            // Padding is the end token, because the config has none.
+            assert!(got[22..width].iter().all(|id| *id as i64 == end), "{got:?}");
+            assert_eq!(got[width + 20..], expected[..width - 20]);
+        }
+        assert!(got.iter().all(|id| (0. ..60.).contains(id)), "{got:?}");
+    }
+    // A row that has all positions ends there; without an end token it is refused at once.
+    let all = generated(&model, &alone(&[7, 9]), &GenerationConfig::new(100));
+    assert!(all.dims()[1] <= 25, "{:?}", all.dims());
+}
+
+#[test]
+fn what_is_drawn_for_a_row_does_not_depend_on_when_others_end() {
+    let options = GenerationConfig::new(8).with_sampling(Sampling::new(9).with_temperature(3.));
+    let rows: [&[u32]; 3] = [&[7, 9, 11], &[8, 10, 12], &[13, 14, 15]];
+    let free = values(&generated(&decoder(), &BertInput::from_ids(ids(&rows)), &options));
+    // The first token that the first row draws now ends it.
+    let end = free[3] as i64;
+    let model = decoder_with(serde_json::json!({"eos_token_id": end, "pad_token_id": 0}));
+    let stopped = values(&generated(&model, &BertInput::from_ids(ids(&rows)), &options));
+    let width = stopped.len() / 3;
+    for row in 1..3 {
+        let (free, stopped) = (&free[11 * row..], &stopped[width * row..][..width]);
+        let until = stopped[3..].iter().position(|id| *id as i64 == end).map_or(width, |at| at + 4);
+        assert_eq!(stopped[..until], free[..until], "row {row}");
+    }
+}
+
 #[test]
 fn sampling_is_seeded_and_narrow_settings_are_greedy() {
     let (model, case) = (decoder(), all_cases().remove("generate").unwrap());

@@ -1,5 +1,7 @@
 //! Multi-head attention.
 
+use std::collections::BTreeSet;
+
 use bert_kernels::{
     AttentionArgs, EmbeddingWeights, Ids, LinearWeights, RelativePositions, WeightForm, attention,
     attention_with_weights, embedding, linear, linear_joined,
@@ -53,6 +55,7 @@ impl Attention {
     ) -> Result<Self> {
         let (h, n) = (config.hidden_size, config.num_attention_heads);
         let head_size = h / n;
+        let pruned: BTreeSet<usize> = pruned.iter().copied().collect();
         let heads: Vec<u32> =
             (0..n).filter(|head| !pruned.contains(head)).map(|head| head as u32).collect();
         let width = heads.len() * head_size;

@@ -85,8 +85,8 @@ impl Sampling {
         Self { top_p, ..self }
     }
 
-    /// The generator, after checking the settings.
-    fn generator(&self) -> Result<ChaCha8Rng> {
+    /// The generator of a row, after checking the settings.
+    fn generator(&self, row: usize) -> Result<ChaCha8Rng> {
         let bad = |what, got, expected| Err(Error::Generation { what, got, expected });
         if !(self.temperature.is_finite() && self.temperature > 0.) {
             return bad("temperature", self.temperature, "a finite number above 0");
@@ -97,7 +97,9 @@ impl Sampling {
         if !(self.top_p > 0. && self.top_p <= 1.) {
             return bad("top_p", self.top_p, "above 0 and at most 1");
         }
-        Ok(ChaCha8Rng::seed_from_u64(self.seed))
+        let mut generator = ChaCha8Rng::seed_from_u64(self.seed);
+        generator.set_stream(row as u64);
+        Ok(generator)
     }
 
     /// Draws a token from scores.
@@ -133,46 +135,50 @@ impl BertLMHeadModel {
     /// `attention_mask` `[B, S]`, sequences are padded on the left and positions are counted from
     /// their first token. New tokens have the type of the last one. Encoder states, with a mask
     /// `[B, K]`, are as in [`BertInput`]. Sequences that end before the others are filled with
-    /// `pad_token_id` or, without one, with `eos_token_id`. Hugging Face: `generate`, greedy or
-    /// sampling.
+    /// `pad_token_id` or, without one, with `eos_token_id`; a sequence that has all positions ends too.
+    /// A sequence has the same tokens whatever its neighbors are, also when they are drawn. Hugging
+    /// Face: `generate`, greedy or sampling.
     ///
     /// # Errors
     /// [`Error::NotADecoder`] when the model looks at later tokens; [`Error::NotForGeneration`] for
     /// vectors and positions; [`Error::Generation`] for settings, padding or scores that allow no
-    /// next token; [`Error::TooLong`] when the positions run out, and as
+    /// next token; [`Error::TooLong`] when there are fewer positions than tokens and no `eos_token_id`
+    /// that could end a sequence before, and as
     /// [`BertModel::forward_with`](crate::BertModel::forward_with).
     pub fn generate(&self, input: &BertInput, generation: &GenerationConfig) -> Result<Tensor> {
         let config = self.bert.config();
         if !config.is_decoder {
             return Err(Error::NotADecoder);
         }
-        let mut sampler = match &generation.sampling {
-            Some(sampling) => Some((sampling, sampling.generator()?)),
-            None => None,
-        };
         let device = self.bert.device();
         let mut texts = self.texts(input)?;
+        let generator = |row| generation.sampling.as_ref().map(|it| it.generator(row)).transpose();
+        let mut generators: Vec<_> = (0..texts.ids.len()).map(generator).collect::<Result<_>>()?;
+        texts.check_length(generation.max_new_tokens, config.max_position_embeddings)?;
         let mut options = ForwardOptions::new();
         for _ in 0..generation.max_new_tokens {
-            texts.check_length(config.max_position_embeddings)?;
+            texts.end_at(config.max_position_embeddings);
+            if texts.ended.iter().all(|ended| *ended) {
+                break;
+            }
             let step = texts.next_input(input, options.cache.is_some(), device)?;
             let output = self.forward_last(&step, 1, &options)?;
             options.cache = output.past_key_values.filter(|_| generation.use_cache);
             let logits = output.logits.squeeze(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
             for (row, logits) in logits.iter().enumerate() {
+                if texts.ended[row] {
+                    texts.fill(row);
+                    continue;
+                }
                 if let Some(got) = logits.iter().find(|score| !score.is_finite()) {
                     let (what, got) = ("a word's score", f64::from(*got));
                     return Err(Error::Generation { what, got, expected: "a finite number" });
                 }
-                let token = match &mut sampler {
-                    _ if texts.ended[row] => texts.pad,
-                    Some((sampling, generator)) => i64::from(sampling.draw(logits, generator)),
-                    None => i64::from(likeliest(logits)),
+                let token = match (&generation.sampling, &mut generators[row]) {
+                    (Some(sampling), Some(generator)) => sampling.draw(logits, generator),
+                    _ => likeliest(logits),
                 };
-                texts.push(row, token);
-            }
-            if texts.ended.iter().all(|ended| *ended) {
-                break;
+                texts.push(row, token.into());
             }
         }
         texts.into_ids(device)
@@ -211,6 +217,9 @@ impl BertLMHeadModel {
             Some(TokenIds::Many(ids)) => ids.clone(),
             None => Vec::new(),
         };
+        // As in transformers, an id that no word has ends nothing.
+        let ends: Vec<i64> =
+            ends.into_iter().filter(|id| (0..config.vocab_size as i64).contains(id)).collect();
         let pad = config.padding_row().map(i64::from).or(ends.first().copied()).unwrap_or(0);
         Ok(Texts { ids: rows_of(ids)?, types, masks, ended: vec![false; b], ends, pad })
     }
@@ -229,19 +238,41 @@ struct Texts {
 }
 
 impl Texts {
-    /// Checks that no row's next token is beyond the last position.
-    fn check_length(&self, positions: usize) -> Result<()> {
-        let longest = self.masks.iter().map(|mask| mask.iter().sum::<i64>() as usize).max();
-        match longest.filter(|length| *length > positions) {
-            Some(past) => Err(Error::TooLong { got: 1, past: past - 1, positions }),
-            None => Ok(()),
+    /// The visible tokens of a row.
+    fn length(&self, row: usize) -> usize {
+        self.masks[row].iter().sum::<i64>() as usize
+    }
+
+    /// Refuses more new tokens than there are positions for, if nothing can end a sequence before.
+    fn check_length(&self, new: usize, positions: usize) -> Result<()> {
+        let longest = (0..self.ids.len()).map(|row| self.length(row)).max().unwrap_or(0);
+        // The last token is no input of a pass.
+        if self.ends.is_empty() && longest.saturating_add(new) > positions + 1 {
+            return Err(Error::TooLong { got: 1, past: positions, positions });
+        }
+        Ok(())
+    }
+
+    /// Ends the rows that have no position for another token.
+    fn end_at(&mut self, positions: usize) {
+        for row in 0..self.ids.len() {
+            self.ended[row] |= self.length(row) > positions;
         }
     }
 
     fn push(&mut self, row: usize, token: i64) {
-        self.ended[row] = self.ended[row] || self.ends.contains(&token);
+        self.ended[row] = self.ends.contains(&token);
+        self.add(row, token, 1);
+    }
+
+    /// Adds padding to a row that has ended.
+    fn fill(&mut self, row: usize) {
+        self.add(row, self.pad, 0);
+    }
+
+    fn add(&mut self, row: usize, token: i64, visible: i64) {
         self.ids[row].push(token);
-        self.masks[row].push(1);
+        self.masks[row].push(visible);
         let last_type = self.types[row][self.types[row].len() - 1];
         self.types[row].push(last_type);
     }

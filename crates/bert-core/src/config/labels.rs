@@ -8,7 +8,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 
 /// The most labels of a config.
-const MAX_LABELS: usize = 1 << 20;
+const MAX_LABELS: usize = 1 << 16;
 
 pub(super) fn default(count: usize) -> BTreeMap<i64, String> {
     (0..count as i64).map(|id| (id, unnamed(id))).collect()
