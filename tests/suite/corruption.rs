@@ -24,7 +24,7 @@ fn peak_memory() -> Option<u64> {
 }
 
 /// Fails when this process ever took more memory than the suite needs for its small files.
-fn assert_little_memory() {
+pub fn assert_little_memory() {
     let most = 200 << 20;
     assert!(peak_memory().is_none_or(|bytes| bytes < most), "{:?} bytes", peak_memory());
 }
@@ -141,7 +141,7 @@ fn damaged_files_of_before_pytorch_1_6_are_refused_without_panic_or_memory() {
 }
 
 /// A safetensors file of this header and this many bytes of tensors.
-fn safetensors(header: &str, data: usize) -> Vec<u8> {
+pub fn safetensors(header: &str, data: usize) -> Vec<u8> {
     let length = (header.len() as u64).to_le_bytes();
     [&length[..], header.as_bytes(), &vec![0; data]].concat()
 }
@@ -275,7 +275,7 @@ fn zip_entries(path: &Path) -> Vec<(String, Vec<u8>)> {
 }
 
 /// A zip archive written by hand, so that it can lie.
-mod support_zip {
+pub mod support_zip {
     #[derive(Default)]
     pub struct Writer {
         bytes: Vec<u8>,

@@ -1,12 +1,13 @@
 //! From files to a tokenizer.
 
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use tokenizers::models::wordpiece::WordPiece;
 use tokenizers::normalizers::BertNormalizer;
 use tokenizers::pre_tokenizers::bert::BertPreTokenizer;
 use tokenizers::processors::template::TemplateProcessing;
 use tokenizers::{AddedToken, ModelWrapper, NormalizerWrapper, PostProcessorWrapper, Tokenizer};
 
+use crate::checks;
 use crate::error::{Error, Result};
 use crate::files::TokenizerFiles;
 use crate::settings::{Class, Settings};
@@ -27,8 +28,7 @@ impl Built {
     /// The tokenizer that the files make.
     pub(crate) fn from_files(files: &TokenizerFiles) -> Result<Self> {
         let mut settings = Settings::read(files)?;
-        let stored =
-            files.tokenizer.map(Tokenizer::from_bytes).transpose().map_err(Error::Syntax)?;
+        let stored = files.tokenizer.map(checks::read).transpose()?;
         let is_bert = match (&stored, &settings.class) {
             (Some(stored), Class::Bert) => matches!(stored.get_model(), ModelWrapper::WordPiece(_)),
             (Some(_), Class::Other(_) | Class::Unknown) => false,
@@ -113,19 +113,23 @@ fn normalizer_with_flags(
 /// `[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]`.
 fn template(tokenizer: &Tokenizer, cls: &str, sep: &str) -> Result<TemplateProcessing> {
     let broken = |reason: String| Error::File { file: "tokenizer_config.json", reason };
-    let known = |token: &str| {
+    let known = |token: &str| -> Result<Value> {
         let id = tokenizer.token_to_id(token);
-        id.ok_or_else(|| broken(format!("the special token {token:?} cannot be added")))
+        let id =
+            id.ok_or_else(|| broken(format!("the special token {token:?} cannot be added")))?;
+        Ok(json!({"id": token, "ids": [id], "tokens": [token]}))
     };
-    let specials = vec![(cls, known(cls)?), (sep, known(sep)?)];
-    let (cls, sep, end) = (format!("{cls}:0"), format!("{sep}:0"), format!("{sep}:1"));
-    TemplateProcessing::builder()
-        .try_single(vec![&*cls, "$A:0", &*sep])
-        .and_then(|builder| builder.try_pair(vec![&*cls, "$A:0", &*sep, "$B:1", &*end]))
-        .map_err(broken)?
-        .special_tokens(specials)
-        .build()
-        .map_err(|error| broken(error.to_string()))
+    let special = |token: &str, ty: u32| json!({"SpecialToken": {"id": token, "type_id": ty}});
+    let text = |name: &str, ty: u32| json!({"Sequence": {"id": name, "type_id": ty}});
+    let single = [special(cls, 0), text("A", 0), special(sep, 0)];
+    let pair = [&single[..], &[text("B", 1), special(sep, 1)]].concat();
+    // The builder would read a token like `$B` as a text.
+    let template = json!({
+        "single": single,
+        "pair": pair,
+        "special_tokens": {cls: known(cls)?, sep: known(sep)?},
+    });
+    serde_json::from_value(template).map_err(|error| broken(error.to_string()))
 }
 
 /// Adds tokens in one call: each call makes a new automaton of all of them.

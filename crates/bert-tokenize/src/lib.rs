@@ -13,6 +13,7 @@
 //! ```
 
 mod build;
+mod checks;
 mod encoding;
 mod error;
 mod files;

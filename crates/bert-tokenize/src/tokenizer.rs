@@ -14,6 +14,7 @@ use tokenizers::{
 };
 
 use crate::build::Built;
+use crate::checks::guarded;
 use crate::encoding::BatchEncoding;
 use crate::error::{Error, Result};
 use crate::files::TokenizerFiles;
@@ -100,10 +101,10 @@ impl BertTokenizer {
             })
             .flatten()
             .collect();
-        let mut sequences = match options.offsets {
+        let mut sequences = guarded(|| match options.offsets {
             OffsetUnit::Characters => self.tokens.encode_batch_char_offsets(sequences, false),
             OffsetUnit::Bytes => self.tokens.encode_batch(sequences, false),
-        }
+        })
         .map_err(Error::Tokenizer)?
         .into_iter();
 
@@ -117,9 +118,10 @@ impl BertTokenizer {
             }
             let (first, second) = self.truncate(row, first, second, options)?;
             encodings.push(match &self.special_tokens {
-                Some(processor) => processor
-                    .process(first, second, options.add_special_tokens)
-                    .map_err(Error::Tokenizer)?,
+                Some(processor) => {
+                    guarded(|| processor.process(first, second, options.add_special_tokens))
+                        .map_err(Error::Tokenizer)?
+                }
                 None => Encoding::merge(std::iter::once(first).chain(second), false),
             });
         }
@@ -158,7 +160,8 @@ impl BertTokenizer {
     }
 
     fn text(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        let text = self.tokens.decode(ids, skip_special_tokens).map_err(Error::Tokenizer)?;
+        let text =
+            guarded(|| self.tokens.decode(ids, skip_special_tokens)).map_err(Error::Tokenizer)?;
         let is_bpe = matches!(self.tokens.get_model(), ModelWrapper::BPE(_));
         let cleans = self.config.get("clean_up_tokenization_spaces").and_then(Value::as_bool);
         Ok(if cleans == Some(true) && !is_bpe { clean_up_tokenization(text) } else { text })
@@ -186,8 +189,11 @@ impl BertTokenizer {
     ) -> Result<usize> {
         let tokens = tokens.into_iter().map(|token| AddedToken::from(token, false));
         let before = self.vocab_size();
-        self.tokens.add_tokens(tokens).map_err(Error::Tokenizer)?;
-        self.twins = twins(&self.tokens)?;
+        // An error may come after some tokens were added.
+        let mut grown = self.tokens.clone();
+        guarded(|| grown.add_tokens(tokens)).map_err(Error::Tokenizer)?;
+        self.twins = twins(&grown)?;
+        self.tokens = grown;
         Ok(self.vocab_size() - before)
     }
 
@@ -323,7 +329,7 @@ fn twins(tokenizer: &Tokenizer) -> Result<HashMap<u32, u32>> {
     let (mut first, mut twins) = (HashMap::new(), HashMap::new());
     for (id, token) in added.into_iter().filter(|(_, token)| token.normalized) {
         let mut text = NormalizedString::from(token.content);
-        normalizer.normalize(&mut text).map_err(Error::Tokenizer)?;
+        guarded(|| normalizer.normalize(&mut text)).map_err(Error::Tokenizer)?;
         let lowest = *first.entry(text.get().to_owned()).or_insert(id);
         if lowest != id {
             twins.insert(id, lowest);
