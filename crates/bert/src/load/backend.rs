@@ -42,12 +42,15 @@ struct Inner {
     /// The file of each weight and its name there, by the model's name after the caller's renamings.
     index: HashMap<String, (usize, String)>,
     config: BertConfig,
+    new: NewWeights,
     log: Mutex<LoadLog>,
 }
 
 struct LoadLog {
     report: LoadReport,
     generator: Option<ChaCha8Rng>,
+    /// Whether a weight is missing that may not be new.
+    fails: bool,
     /// The first error. Candle's error type would lose its kind.
     failure: Option<Error>,
 }
@@ -60,6 +63,7 @@ impl CheckpointBackend {
         files: Vec<Box<dyn WeightFile>>,
         config: BertConfig,
         options: &LoadOptions,
+        new: NewWeights,
     ) -> Result<Self> {
         let mut index = HashMap::new();
         for (file, weights) in files.iter().enumerate() {
@@ -73,9 +77,10 @@ impl CheckpointBackend {
         let log = Mutex::new(LoadLog {
             report: LoadReport::default(),
             generator: options.initialize_missing.map(ChaCha8Rng::seed_from_u64),
+            fails: false,
             failure: None,
         });
-        Ok(Self(Arc::new(Inner { checkpoint, files, index, config, log })))
+        Ok(Self(Arc::new(Inner { checkpoint, files, index, config, new, log })))
     }
 
     /// The first error, if there was one.
@@ -88,15 +93,10 @@ impl CheckpointBackend {
     /// # Errors
     /// [`Error::MismatchedWeights`] and [`Error::MissingWeights`] for weights that may not be new,
     /// [`Error::OtherArchitecture`] for weights that no BERT has where it has its own.
-    pub(crate) fn report(
-        &self,
-        tied: Vec<(String, String)>,
-        new: NewWeights,
-    ) -> Result<LoadReport> {
+    pub(crate) fn report(&self, tied: Vec<(String, String)>) -> Result<LoadReport> {
         let log = self.log();
         let mut report = LoadReport { tied, ..log.report.clone() };
-        let may_be_new =
-            |name: &str| log.generator.is_some() && (new == NewWeights::Any || is_head(name));
+        let may_be_new = |name: &str| log.generator.is_some() && self.may_be_new(name);
         let mismatched = report.mismatched.iter().filter(|it| !may_be_new(self.current(&it.name)));
         let refused: Vec<_> = mismatched.cloned().collect();
         if !refused.is_empty() {
@@ -126,6 +126,10 @@ impl CheckpointBackend {
             return Err(Error::OtherArchitecture { checkpoint, weights: foreign });
         }
         Ok(report)
+    }
+
+    fn may_be_new(&self, name: &str) -> bool {
+        self.0.new == NewWeights::Any || is_head(name)
     }
 
     /// The name of a stored weight after the caller's renamings.
@@ -183,7 +187,10 @@ impl CheckpointBackend {
                 return Ok(tensor.to_dtype(wanted.dtype)?.to_device(wanted.device)?);
             }
         }
-        wanted.draw(log.generator.as_mut(), self.0.config.padding_row())
+        // What ends in an error is not drawn: a config may state any size.
+        log.fails |= !self.may_be_new(wanted.name);
+        let generator = if log.fails { None } else { log.generator.as_mut() };
+        wanted.draw(generator, self.0.config.padding_row())
     }
 }
 

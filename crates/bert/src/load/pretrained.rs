@@ -69,8 +69,8 @@ pub trait PreTrainedModel: Parameters {
     fn from_config(config: &BertConfig, seed: u64, options: &LoadOptions) -> Result<Self> {
         let options = options.clone().with_missing_initialized(seed);
         let name = "a config without weights".to_owned();
-        let weights = backend(name, Vec::new(), config, &options)?;
-        let (mut model, _) = load::<Self>(&weights, config, &options, NewWeights::Any)?;
+        let weights = backend(name, Vec::new(), config, &options, NewWeights::Any)?;
+        let (mut model, _) = load::<Self>(&weights, config, &options)?;
         model.freeze_with(&options.freeze)?;
         Ok(model)
     }
@@ -123,13 +123,13 @@ pub(crate) fn load_with_or_without_pooler(
     new: NewWeights,
 ) -> Result<(BertModel, LoadReport)> {
     let config = checkpoint.config()?;
-    let weights = backend(checkpoint.to_string(), checkpoint.weights()?, &config, options)?;
+    let weights = backend(checkpoint.to_string(), checkpoint.weights()?, &config, options, new)?;
     let has_pooler = weights.has("pooler.dense.weight") || weights.has("pooler.dense.bias");
     let without_pooler =
         options.add_pooling_layer && !has_pooler && options.initialize_missing.is_none();
     let mut options = options.clone();
     options.add_pooling_layer &= !without_pooler;
-    let (mut model, report) = load::<BertModel>(&weights, &config, &options, new)?;
+    let (mut model, report) = load::<BertModel>(&weights, &config, &options)?;
     model.freeze_with(&options.freeze)?;
     Ok((model, LoadReport { without_pooler, ..report }))
 }
@@ -141,8 +141,8 @@ fn load_checkpoint<M: PreTrainedModel>(
 ) -> Result<(M, LoadReport)> {
     let checkpoint = checkpoint.try_into().map_err(Into::into)?;
     let config = checkpoint.config()?;
-    let weights = backend(checkpoint.to_string(), checkpoint.weights()?, &config, options)?;
-    load(&weights, &config, options, new)
+    let weights = backend(checkpoint.to_string(), checkpoint.weights()?, &config, options, new)?;
+    load(&weights, &config, options)
 }
 
 /// Files of weights, ready to be read; without files all weights are drawn.
@@ -151,8 +151,9 @@ fn backend(
     files: Vec<Box<dyn WeightFile>>,
     config: &BertConfig,
     options: &LoadOptions,
+    new: NewWeights,
 ) -> Result<CheckpointBackend> {
-    CheckpointBackend::new(checkpoint, files, config.clone(), options)
+    CheckpointBackend::new(checkpoint, files, config.clone(), options, new)
 }
 
 /// Loads a model from files of weights.
@@ -160,7 +161,6 @@ fn load<M: PreTrainedModel>(
     weights: &CheckpointBackend,
     config: &BertConfig,
     options: &LoadOptions,
-    new: NewWeights,
 ) -> Result<(M, LoadReport)> {
     let mut config = config.clone();
     if let Some(labels) = &options.labels {
@@ -177,7 +177,7 @@ fn load<M: PreTrainedModel>(
         bert_core::Error::Candle(error) => weights.failure().unwrap_or(error.into()),
         error => error.into(),
     })?;
-    let report = weights.report(tied_weights(&model), new)?;
+    let report = weights.report(tied_weights(&model))?;
     Ok((model, report))
 }
 
