@@ -164,6 +164,22 @@ fn layers_that_were_taken_away_are_not_saved() {
 }
 
 #[test]
+fn pruned_heads_follow_their_layers_when_others_are_taken_away() {
+    for taken in [0, 1, 2] {
+        let mut model = load::<BertModel>("base");
+        model.prune_heads(&BTreeMap::from([(1, vec![0, 3]), (2, vec![1])])).unwrap();
+        model.encoder.layer.remove(taken);
+        let folder = tempfile::tempdir().unwrap();
+        model.save_pretrained(folder.path(), &SaveOptions::new()).unwrap();
+        let again = BertModel::from_pretrained(folder.path(), &load_options()).unwrap();
+        let input = BertInput::from_ids(ids(&[&[3, 1, 5]]));
+        let [got, expected] =
+            [again, model].map(|model| model.forward(&input).unwrap().last_hidden_state);
+        assert_same(&format!("without layer {taken}"), &got, &expected);
+    }
+}
+
+#[test]
 fn answers_have_a_first_and_a_last_token_and_nothing_else() {
     let options = load_options().with_labels(["a", "b", "c"]).with_missing_initialized(0);
     let error = BertForQuestionAnswering::from_pretrained(fixture("base"), &options).unwrap_err();

@@ -290,10 +290,19 @@ impl BertModel {
         }
         for (layer, left) in kept {
             self.encoder.layer[layer].keep_heads(&left)?;
-            let gone = (0..n).filter(|head| !left.contains(&(*head as u32))).collect();
-            self.config_mut().pruned_heads.insert(layer, gone);
         }
+        self.config_mut().pruned_heads = self.pruned_heads();
         Ok(())
+    }
+
+    /// The heads that each layer lacks, by the layers' present numbers. Hugging Face: `pruned_heads`.
+    pub fn pruned_heads(&self) -> BTreeMap<usize, Vec<usize>> {
+        let n = self.config().num_attention_heads;
+        let layers = self.encoder.layer.iter().enumerate().map(|(number, layer)| {
+            let present = layer.heads();
+            (number, (0..n).filter(|head| !present.contains(&(*head as u32))).collect())
+        });
+        layers.filter(|(_, gone): &(usize, Vec<usize>)| !gone.is_empty()).collect()
     }
 }
 

@@ -105,6 +105,7 @@ pub trait PreTrainedModel: Parameters {
     fn save_pretrained(&self, folder: impl AsRef<Path>, options: &SaveOptions) -> Result<()> {
         let mut config = Parameters::config(self).clone();
         config.num_hidden_layers = self.bert().encoder.layer.len();
+        config.pruned_heads = self.bert().pruned_heads();
         config.architectures = Some(vec![Self::CLASS.to_owned()]);
         let dtype = self.get_input_embeddings().dtype();
         config.dtype = Some(python_name(dtype).to_owned());
