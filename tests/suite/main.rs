@@ -18,6 +18,7 @@ mod hello;
 mod hostile;
 mod hub;
 mod inputs;
+mod kills;
 mod loading;
 mod minilm;
 mod mutations;

@@ -9,6 +9,7 @@ use bert_core::BertConfig;
 use bert_tokenize::{BertTokenizer, TokenizerFiles};
 
 use crate::error::{Error, Result};
+use crate::files::atomic::current;
 use crate::files::file::{Bytes, File};
 use crate::files::safetensors::SafetensorsFile;
 use crate::files::shards::shards;
@@ -274,7 +275,7 @@ impl Checkpoint {
         let mut names_in_order = names.iter().enumerate();
         Ok(match &self.source {
             Source::Dir(folder) => names_in_order.find_map(|(i, name)| {
-                let path = folder.join(name);
+                let path = current(folder, name);
                 path.is_file().then_some((i, File::OnDisk(path)))
             }),
             Source::Hub(repo) => repo.find(names)?.map(|(i, path)| (i, File::OnDisk(path))),

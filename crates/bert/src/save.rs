@@ -43,7 +43,7 @@ impl SaveOptions {
     }
 }
 
-/// Writes `config` and the weights of a model into `folder`. The config is renamed last.
+/// Writes `config` and the weights of a model into `folder`, all of them or none.
 pub(crate) fn save_model<M: Parameters>(
     model: &M,
     config: &BertConfig,
@@ -76,19 +76,17 @@ pub(crate) fn save_model<M: Parameters>(
         if count > 1 {
             staged.write(INDEX, |file| file.write_all(index(&shards, &names).as_bytes()))?;
         }
-        let mut staged_config = StagedFiles::new(folder)?;
-        staged_config.write("config.json", |file| file.write_all(config_text.as_bytes()))?;
-        staged.rename()?;
+        staged.write("config.json", |file| file.write_all(config_text.as_bytes()))?;
         // Loaders take the first kind of weights that they find.
         let is_new = |name: &String| names.contains(name) || count > 1 && name == INDEX;
+        let mut old = Vec::new();
         for entry in std::fs::read_dir(folder)? {
-            let entry = entry?;
-            let name = entry.file_name().to_string_lossy().into_owned();
+            let name = entry?.file_name().to_string_lossy().into_owned();
             if is_weights(&name) && !is_new(&name) {
-                std::fs::remove_file(entry.path())?;
+                old.push(name);
             }
         }
-        staged_config.rename()
+        staged.commit(old)
     };
     save().map_err(|source| Error::Save { path: folder.to_owned(), source })
 }
@@ -188,7 +186,7 @@ impl PreTrainedTokenizer for BertTokenizer {
             for (name, text) in &files {
                 staged.write(name, |file| file.write_all(text.as_bytes()))?;
             }
-            staged.rename()
+            staged.commit(Vec::new())
         };
         save().map_err(|source| Error::Save { path: folder.to_owned(), source })
     }

@@ -31,7 +31,7 @@ pub fn save_tensors(tensors: &HashMap<String, Tensor>, path: impl AsRef<Path>) -
             file.write_all(&header(&entries)?)?;
             sorted.values().try_for_each(|tensor| write_tensor(file, tensor))
         })?;
-        staged.rename()
+        staged.commit(Vec::new())
     };
     save().map_err(|source| Error::Save { path: path.to_owned(), source })
 }

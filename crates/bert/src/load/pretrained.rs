@@ -95,9 +95,9 @@ pub trait PreTrainedModel: Parameters {
     /// be. transformers loads it: version 4 if heads are pruned or positions are relative, which
     /// version 5 does not know. Weights of an earlier save are deleted; other files stay.
     ///
-    /// All files are written under other names and then renamed, the config last. A save that fails or
-    /// is interrupted while it writes leaves the earlier save as it was. Only a crash between two
-    /// renames can leave new weights beside an old config.
+    /// A save that fails or is interrupted at any moment leaves the earlier checkpoint or the new one,
+    /// whole. If it is interrupted while it renames files, this library reads the new one, and the next
+    /// save into the folder completes it; other programs may see old files until then.
     ///
     /// # Errors
     /// [`Error::Save`] when the files cannot be written, [`Error::Model`] when the vocabularies of the
