@@ -76,28 +76,47 @@ fn classes_have_names_of_any_kind() {
     assert_eq!((renamed.num_labels(), renamed.label2id["LABEL_2"]), (3, 2));
 }
 
-#[test]
-fn only_a_classifier_needs_classes() {
+/// The fixture of a sequence classifier with other fields in its config.
+fn classifier_with(change: &Value) -> Checkpoint {
     let folder = fixture("heads/sequence_classification");
     let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let mut config: Map<String, Value> = serde_json::from_str(&text).unwrap();
+    config.extend(change.as_object().unwrap().clone());
+    let weights = std::fs::read(folder.join("model.safetensors")).unwrap();
+    Checkpoint::from_bytes([
+        ("config.json", Value::Object(config).to_string().into_bytes()),
+        ("model.safetensors", weights),
+    ])
+}
+
+#[test]
+fn only_a_classifier_needs_classes() {
+    for change in [json!({"id2label": {}}), json!({"num_labels": 0})] {
+        let checkpoint = classifier_with(&change);
+        let new = load_options().with_missing_initialized(1);
+        BertForMaskedLM::from_pretrained(&checkpoint, &new).unwrap();
+        let error = BertForSequenceClassification::from_pretrained(&checkpoint, &load_options());
+        assert_says(&error.unwrap_err(), &["id2label is {}"]);
+        let error = BertForTokenClassification::from_pretrained(&checkpoint, &load_options());
+        assert_says(&error.unwrap_err(), &["id2label is {}"]);
+    }
+}
+
+#[test]
+fn only_the_loss_of_a_sequence_classifier_needs_its_problem_type() {
     for (change, part) in [
-        (json!({"id2label": {}}), "id2label is {}"),
-        (json!({"num_labels": 0}), "id2label is {}"),
         (json!({"num_labels": 1, "problem_type": "single_label_classification"}), "1 label"),
-        (json!({"problem_type": "several"}), "problem_type is \"several\""),
+        (json!({"problem_type": "ranking"}), "problem_type is \"ranking\""),
+        (json!({"problem_type": 3}), "problem_type is 3"),
     ] {
-        let mut config: Map<String, Value> = serde_json::from_str(&text).unwrap();
-        config.extend(change.as_object().unwrap().clone());
-        let weights = std::fs::read(folder.join("model.safetensors")).unwrap();
-        let files = [
-            ("config.json", Value::Object(config).to_string().into_bytes()),
-            ("model.safetensors", weights),
-        ];
-        let checkpoint = Checkpoint::from_bytes(files);
-        let options = load_options();
-        BertForMaskedLM::from_pretrained(&checkpoint, &options.clone().with_missing_initialized(1))
-            .unwrap();
-        let error = BertForSequenceClassification::from_pretrained(&checkpoint, &options);
+        let checkpoint = classifier_with(&change);
+        let options = load_options().with_missing_initialized(1);
+        BertForTokenClassification::from_pretrained(&checkpoint, &options).unwrap();
+        let model = BertForSequenceClassification::from_pretrained(&checkpoint, &options).unwrap();
+        let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
+        model.forward(&input).unwrap();
+        let labels = Tensor::new(&[0i64], &device()).unwrap();
+        let error = model.forward_with_labels(&input, &labels, &ForwardOptions::new());
         assert_says(&error.unwrap_err(), &[part]);
     }
 }
@@ -128,7 +147,7 @@ fn impossible_configs_name_the_field() {
             r#"{"pruned_heads": {"0": [1, 0]}, "num_attention_heads": 2}"#,
             ["pruned_heads is 0: all of them", "at least one head left"],
         ),
-        (r#"{"num_labels": 9999999999}"#, ["num_labels is 9999999999", "a number up to"]),
+        (r#"{"num_labels": 9999999999}"#, ["num_labels is 9999999999", "an integer up to"]),
         (r#"{"num_hidden_layers": 999999}"#, ["num_hidden_layers is 999999", "at most"]),
     ] {
         let error = config_refusal(text);

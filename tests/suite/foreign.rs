@@ -47,7 +47,7 @@ fn fine_tuning_begins_with_a_new_head_and_never_with_a_new_model() {
     // The head's two are asked for.
     assert_eq!(missing.len(), 16);
     assert!(missing.iter().all(|name| name.contains("encoder.layer.1.")), "{missing:?}");
-    assert_says(&error, &["16 of the model's weights", "parts of every BERT", "with_report"]);
+    assert_says(&error, &["16 of the model's weights", "every BERT has these", "with_report"]);
 
     let options = LoadOptions::new().with_missing_initialized(0);
     assert!(BertModel::from_pretrained(folder.path(), &options).is_err());
@@ -110,9 +110,18 @@ fn another_architecture_that_calls_itself_bert_is_refused() {
         ("encoder.layer.0.attention.self.query.lora_A.default.weight", true),
         ("bert.encoder.layer.2.attention.self.layer_norm_q.weight", true),
         ("embeddings.emb_layer.weight", true),
+        ("embeddings_project.weight", true),
+        ("bert.ln_f.weight", true),
+        ("bert.rel_bias.weight", true),
         ("encoder.relative_attention_bias.weight", true),
         ("encoder.layer.3.output.dense.weight", false),
         ("encoder.layer.0.crossattention.self.query.weight", false),
+        ("encoder.layer.0.attention.self.distance_embedding.weight", false),
+        ("encoder.layer.1.attention.self.query._input_quantizer._amax", false),
+        ("bert.encoder.layer.1.attention.self.masked_bias", false),
+        // The same weight under another name, and parts of other models.
+        ("encoder.layer.0.output.LayerNorm.gamma", false),
+        ("bert.teacher.weight_of_another", true),
         ("embeddings.position_ids", false),
         ("linear.weight", false),
         ("cls.predictions.bias", false),
@@ -125,11 +134,93 @@ fn another_architecture_that_calls_itself_bert_is_refused() {
         let folder = folder_with(&weights, json!({}));
         let loaded = BertModel::from_pretrained_with_report(folder.path(), &LoadOptions::new());
         match loaded {
-            Err(error) if refused => assert_says(&error, &["1 weights", extra, "no BERT has them"]),
+            Err(error) if refused => {
+                assert_says(&error, &["1 weight that BERT does not use", extra])
+            }
             Ok(_) if !refused => {}
             other => panic!("{extra}: {other:?}"),
         }
     }
+}
+
+#[test]
+fn what_other_models_share_a_file_with_a_bert_is_left_alone() {
+    let zeros = || Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
+    let bert = renamed(|name| format!("bert.{name}"));
+    for extra in ["encoder.weight", "embeddings.weight", "lstm.encoder.layer.0.x", "decoder.weight"]
+    {
+        let mut weights = bert.clone();
+        weights.insert(extra.to_owned(), zeros());
+        let folder = folder_with(&weights, json!({}));
+        let (_, report) =
+            BertModel::from_pretrained_with_report(folder.path(), &LoadOptions::new()).unwrap();
+        assert_eq!(report.unused, [extra]);
+        assert!(to_train(folder.path()).is_ok(), "{extra}");
+    }
+    // Every weight under both names.
+    let mut twice = bert.clone();
+    twice.extend(base_weights());
+    assert!(to_train(folder_with(&twice, json!({})).path()).is_ok());
+    // Another classifier, deeper, is not the one that is asked for.
+    let mut deeper = bert;
+    for part in ["weight", "bias"] {
+        deeper.insert(format!("task1.classifier.{part}"), zeros());
+    }
+    assert!(to_train(folder_with(&deeper, json!({})).path()).is_ok());
+}
+
+#[test]
+fn a_pooler_that_is_there_is_read_whatever_its_prefix() {
+    let expected = pooled(&Checkpoint::from_dir(fixture("base")).unwrap()).unwrap();
+    for part in ["pooler", "encoder", "embeddings"] {
+        let with_prefix = |name: &str| match name.starts_with(part) {
+            true => name.to_owned(),
+            false => format!("bert.{name}"),
+        };
+        let folder = folder_with(&renamed(with_prefix), json!({}));
+        let got = pooled(&Checkpoint::from_dir(folder.path()).unwrap()).unwrap();
+        assert_same(part, &got, &expected);
+        assert!(to_train(folder.path()).is_ok(), "{part}");
+    }
+    let wrapped = |name: &str| match name.starts_with("pooler") {
+        true => format!("module.{name}"),
+        false => format!("bert.{name}"),
+    };
+    let folder = folder_with(&renamed(wrapped), json!({}));
+    let hint = "with_renamed_prefix(\"module.\"";
+    assert_says(&to_train(folder.path()).unwrap_err(), &[hint]);
+    assert_says(&pooled(&Checkpoint::from_dir(folder.path()).unwrap()).unwrap_err(), &[hint]);
+}
+
+fn pooled(checkpoint: &Checkpoint) -> Result<Tensor> {
+    let model = AutoModel::from_pretrained(checkpoint, &LoadOptions::new())?;
+    let output = model.forward(&BertInput::from_ids(ids(&[&[5, 6, 7]])))?;
+    Ok(output.pooler_output.unwrap())
+}
+
+#[test]
+fn a_decoder_made_of_an_encoder_gets_new_cross_attention() {
+    let folder =
+        folder_with(&base_weights(), json!({"is_decoder": true, "add_cross_attention": true}));
+    let options = LoadOptions::new().with_missing_initialized(1);
+    assert!(BertLMHeadModel::from_pretrained(folder.path(), &options).is_ok());
+    let error = BertModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap_err();
+    assert_says(&error, &["asks for cross-attention", "with_missing_initialized"]);
+    let folder = folder_with(&base_weights(), json!({"position_embedding_type": "relative_key"}));
+    let error = BertModel::from_pretrained(folder.path(), &options).unwrap_err();
+    assert_says(&error, &["asks for relative positions"]);
+}
+
+#[test]
+fn thousands_of_unused_weights_take_no_time() {
+    let mut weights = base_weights();
+    for i in 0..20_000 {
+        weights.insert(format!("other.{i}"), Tensor::zeros(1, DType::F32, &Device::Cpu).unwrap());
+    }
+    let folder = folder_with(&weights, json!({}));
+    let start = std::time::Instant::now();
+    BertModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap();
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
 }
 
 #[test]
@@ -149,6 +240,8 @@ fn auto_model_leaves_out_a_pooler_that_the_checkpoint_does_not_have() {
 
     let error = BertModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap_err();
     assert_says(&error, &["without_pooling_layer", "AutoModel", "with_missing_initialized"]);
+    let any = AutoModel::from_architecture(folder.path(), &LoadOptions::new()).unwrap();
+    assert!(matches!(any, AnyModel::BertModel(_)));
     // A new one when it is asked for.
     let options = LoadOptions::new().with_missing_initialized(1);
     let model = AutoModel::from_pretrained(folder.path(), &options).unwrap();
@@ -255,7 +348,7 @@ fn torch_files_that_are_no_state_dict_say_what_they_are() {
     std::fs::copy(fixture("base/config.json"), folder.path().join("config.json")).unwrap();
     let odd = fixture("files/not_state_dicts");
     for (file, parts) in [
-        ("model.bin", ["torch.nn.modules.linear.Linear", "save model.state_dict() in Python"]),
+        ("model.bin", ["torch.nn.modules.linear.Linear", "in Python, save model.state_dict()"]),
         ("model_before_1.6.bin", ["torch.nn.modules.linear.Linear", "model.state_dict()"]),
         ("nested.bin", ["under \"state_dict\"", "torch.load(FILE)[\"state_dict\"]"]),
         ("nested_before_1.6.bin", ["under \"state_dict\"", "in Python"]),
@@ -263,7 +356,7 @@ fn torch_files_that_are_no_state_dict_say_what_they_are() {
         std::fs::copy(odd.join(file), folder.path().join("pytorch_model.bin")).unwrap();
         let error = BertModel::from_pretrained(folder.path(), &LoadOptions::new()).unwrap_err();
         assert!(matches!(error, Error::NoStateDict { .. }), "{file}: {error}");
-        assert_says(&error, &["does not hold a state dict"]);
+        assert_says(&error, &["not a state dict"]);
         assert_says(&error, &parts);
     }
 }

@@ -65,20 +65,31 @@ mod pickled {
 
     /// A storage, remembered as number 5.
     pub fn storage(count: i32) -> Vec<u8> {
+        storage_with(count, b"")
+    }
+
+    /// A storage whose identity has more parts.
+    pub fn storage_with(count: i32, more: &[u8]) -> Vec<u8> {
         let id = [text("storage"), b"ctorch\nFloatStorage\n".to_vec(), text("0"), text("cpu")];
-        [b"(".to_vec(), id.concat(), integer(count), b"tQq\x05".to_vec()].concat()
+        [b"(".to_vec(), id.concat(), integer(count), more.to_vec(), b"tQq\x05".to_vec()].concat()
     }
 
     /// A tensor in that storage.
     pub fn tensor(offset: i32, shape: &[i32]) -> Vec<u8> {
+        let function = b"ctorch._utils\n_rebuild_tensor_v2\n".to_vec();
+        [function, arguments(offset, shape, b""), b"R".to_vec()].concat()
+    }
+
+    /// What that tensor is made of.
+    pub fn arguments(offset: i32, shape: &[i32], more: &[u8]) -> Vec<u8> {
         let strides = (0..shape.len()).map(|i| shape[i + 1..].iter().product::<i32>());
         let tuple = |numbers: Vec<i32>| {
             let numbers = numbers.into_iter().flat_map(integer);
             [b"(".to_vec(), numbers.collect(), b"t".to_vec()].concat()
         };
-        let function = b"ctorch._utils\n_rebuild_tensor_v2\n(h\x05".to_vec();
-        let end = b"\x89ccollections\nOrderedDict\n)RtR".to_vec();
-        [function, integer(offset), tuple(shape.to_vec()), tuple(strides.collect()), end].concat()
+        let hooks = b"\x89ccollections\nOrderedDict\n)R".to_vec();
+        let place = [integer(offset), tuple(shape.to_vec()), tuple(strides.collect())].concat();
+        [b"(h\x05".to_vec(), place, hooks, more.to_vec(), b"t".to_vec()].concat()
     }
 }
 
@@ -147,6 +158,51 @@ fn a_storage_that_holds_all_weights_is_read_piece_by_piece() {
     let config = std::fs::read(fixture("base/config.json")).unwrap();
     zip = Checkpoint::from_bytes([("config.json", config), ("pytorch_model.bin", damaged)]);
     assert!(matches!(run(&zip).unwrap_err(), Error::TorchFile { .. }));
+}
+
+/// The tensors of a state dict, as the word embeddings of a model of four words of eight numbers.
+fn words_of(name: &str, file: Vec<u8>) -> Result<Vec<f64>> {
+    let files = [("config.json", config(json!({"num_hidden_layers": 0}))), (name, file)];
+    let options = LoadOptions::new().with_missing_initialized(0);
+    let loaded = BertModel::from_pretrained_with_report(&Checkpoint::from_bytes(files), &options);
+    let (model, report) = loaded?;
+    assert_eq!(report.used, ["embeddings.word_embeddings.weight"]);
+    Ok(values(model.get_input_embeddings()))
+}
+
+#[test]
+fn tensors_are_what_pytorch_would_make_or_an_error() {
+    use pickled::{arguments, integer, storage, storage_with, tensor, text};
+    let numbers: Vec<u8> = (0..40).flat_map(|i| (i as f32).to_le_bytes()).collect();
+    let name = text("embeddings.word_embeddings.weight");
+    let dict = |storage: Vec<u8>, tensor: Vec<u8>| {
+        [storage, b"}".to_vec(), name.clone(), tensor, b"s.".to_vec()].concat()
+    };
+    let expected = |first: i32| (first..first + 32).map(f64::from).collect::<Vec<_>>();
+    let zip =
+        |tensor| words_of("pytorch_model.bin", torch_file(&dict(storage(40), tensor), &numbers));
+    assert_eq!(zip(tensor(3, &[4, 8])).unwrap(), expected(3));
+    // A tensor with attributes is rebuilt by way of another function.
+    let (outer, inner) =
+        (b"ctorch._tensor\n_rebuild_from_type_v2\n(", b"ctorch._utils\n_rebuild_tensor_v2\n");
+    let class = b"ctorch.nn.parameter\nParameter\n";
+    let with_attributes = [&outer[..], inner, class, &arguments(5, &[4, 8], b""), b"}tR"].concat();
+    assert_eq!(zip(with_attributes).unwrap(), expected(5));
+    // A negated view keeps the numbers of what it views.
+    let negated =
+        [&inner[..], &arguments(3, &[4, 8], &[b"}", &text("neg")[..], b"\x88s"].concat()), b"R"];
+    assert_says(&zip(negated.concat()).unwrap_err(), &["negated or conjugated"]);
+
+    // Before PyTorch 1.6 a storage could be a part of another one, and others than tensors' were stored.
+    let magic = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.\x80\x02}q\x00.";
+    let view = [b"(".to_vec(), text("view"), integer(4), integer(36), b"t".to_vec()].concat();
+    let other =
+        b"(X\x07\0\0\0storagectorch\nLongStorage\nX\x01\0\0\09X\x03\0\0\0cpuK\x01NtQ0".to_vec();
+    let pickle = [other, dict(storage_with(40, &view), tensor(2, &[4, 8]))].concat();
+    let keys = [b"\x80\x02](".to_vec(), text("9"), text("0"), b"e.".to_vec()].concat();
+    let storages = [&1u64.to_le_bytes()[..], &[0; 8], &40u64.to_le_bytes(), &numbers].concat();
+    let file = [&magic[..], b"\x80\x02", &pickle, &keys, &storages].concat();
+    assert_eq!(words_of("pytorch_model.bin", file).unwrap(), expected(6));
 }
 
 #[test]

@@ -209,6 +209,128 @@ fn every_named_special_token_is_protected_and_left_out() {
     assert_eq!(tokenizer.special_token("own"), Some("[X]"));
 }
 
+/// Sixteen words.
+const WORDS: &str =
+    "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nhello\nworld\na\nb\nc\n##s\n[\n]\nx\nz\nnone\n";
+
+#[test]
+fn special_tokens_of_several_files_are_put_together_as_in_transformers() {
+    // The config, the map, and the texts that are tokens then, with their ids.
+    for (config, map, found, size) in [
+        (
+            json!({"extra_special_tokens": {}, "additional_special_tokens": ["[X]"]}),
+            json!({}),
+            vec![("[X]", 16)],
+            17,
+        ),
+        (
+            json!({"additional_special_tokens": ["[A]"]}),
+            json!({"additional_special_tokens": ["[B]"]}),
+            vec![("[A]", 16)],
+            17,
+        ),
+        (
+            json!({"additional_special_tokens": []}),
+            json!({"additional_special_tokens": ["[B]"]}),
+            vec![],
+            16,
+        ),
+        (
+            json!({"extra_special_tokens": ["[A]"]}),
+            json!({"extra_special_tokens": ["[B]"]}),
+            vec![("[A]", 16), ("[B]", 17)],
+            18,
+        ),
+        (
+            json!({"additional_special_tokens": ["[A]"]}),
+            json!({"extra_special_tokens": ["[B]"]}),
+            vec![("[A]", 16), ("[B]", 17)],
+            18,
+        ),
+        (
+            json!({"extra_special_tokens": {"p": "[A]"}}),
+            json!({"additional_special_tokens": ["[B]"]}),
+            vec![("[A]", 16), ("[B]", 17)],
+            18,
+        ),
+        (
+            json!({"extra_special_tokens": {"p": "[A]"}, "additional_special_tokens": ["[B]"]}),
+            json!({}),
+            vec![("[A]", 16), ("[B]", 17)],
+            18,
+        ),
+        (json!({"foo_token": "[X]"}), json!({"foo_token": "[Z]"}), vec![("[X]", 16)], 17),
+        (
+            json!({"foo_token": "[X]"}),
+            json!({"image_token": "[Z]"}),
+            vec![("[Z]", 16), ("[X]", 17)],
+            18,
+        ),
+        (
+            json!({"model_specific_special_tokens": {"image": "[X]"}, "image": "[X]"}),
+            json!({}),
+            vec![("[X]", 16)],
+            17,
+        ),
+        (json!({"mask_token": null}), json!({}), vec![], 16),
+        (json!({"pad_token": "[X]"}), json!({"pad_token": null}), vec![], 16),
+    ] {
+        let (config, map) = (config.to_string(), map.to_string());
+        let tokenizer = load(&[
+            ("vocab.txt", WORDS),
+            ("config.json", BERT),
+            ("tokenizer_config.json", &config),
+            ("special_tokens_map.json", &map),
+        ])
+        .unwrap();
+        assert_eq!(tokenizer.vocab_size(), size, "{config} {map}");
+        for (text, id) in found {
+            assert_eq!(ids_of(&tokenizer, text), [2, id, 3], "{config} {map} {text}");
+        }
+        let mask =
+            if config.contains("mask_token") { vec![2, 11, 1, 12, 3] } else { vec![2, 4, 3] };
+        assert_eq!(ids_of(&tokenizer, "[MASK]"), mask, "{config}");
+        // Version 4 of transformers cannot read the new name of the list.
+        let files = tokenizer.to_files().unwrap();
+        let saved: Value = serde_json::from_str(&files[1].1).unwrap();
+        assert!(saved.get("extra_special_tokens").is_none());
+    }
+}
+
+#[test]
+fn a_named_token_is_special_and_otherwise_as_its_file_says() {
+    let mask = |more: Value| {
+        let mut token = json!({"content": "[MASK]"});
+        token.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        json!({"added_tokens_decoder": {"4": token}}).to_string()
+    };
+    let with =
+        |config: &str| load(&[("vocab.txt", WORDS), ("tokenizer_config.json", config)]).unwrap();
+    // Special, so not looked for in lower case, unless the file says so.
+    let tokenizer = with(&mask(json!({"lstrip": true})));
+    assert_eq!(ids_of(&tokenizer, "[mask]"), [2, 11, 1, 12, 3]);
+    assert_eq!(tokenizer.decode_without_special_tokens(&[5, 4]).unwrap(), "hello");
+    let tokenizer = with(&mask(json!({"special": false, "normalized": true})));
+    assert_eq!(ids_of(&tokenizer, "[mask]"), [2, 4, 3]);
+    let tokenizer = with(&mask(json!({"special": false, "normalized": false})));
+    assert_eq!(tokenizer.decode_without_special_tokens(&[5, 4]).unwrap(), "hello");
+    // A token of another class's tokenizer.json becomes special too.
+    let words: Vec<&str> = WORDS.lines().collect();
+    let token = json!({"id": 4, "content": "[MASK]", "single_word": false, "lstrip": false,
+        "rstrip": false, "normalized": false, "special": false});
+    let file = tokenizer_json(&words, json!({"added_tokens": [token]}));
+    let config = r#"{"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": "[MASK]"}"#;
+    let tokenizer = load(&[("tokenizer.json", &file), ("tokenizer_config.json", config)]).unwrap();
+    assert_eq!(tokenizer.decode_without_special_tokens(&[5, 4]).unwrap(), "hello");
+    // The last of two names says how the token is matched.
+    let config =
+        r#"{"foo_token": {"__type": "AddedToken", "content": "[MASK]", "single_word": true}}"#;
+    assert_eq!(ids_of(&with(config), "b[MASK]c"), [2, 8, 11, 1, 12, 9, 3]);
+    let config = r#"{"split_special_tokens": true}"#;
+    assert_eq!(ids_of(&with(config), "[MASK]"), [2, 11, 1, 12, 3]);
+    assert_eq!(with("{}").decode(&[]).unwrap(), "");
+}
+
 #[test]
 fn a_named_token_is_matched_as_another_file_says() {
     let words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a"];

@@ -22,7 +22,9 @@ pub(crate) fn base_model<'a>(vb: &VarBuilder<'a>) -> VarBuilder<'a> {
 /// The location of the base model's parameters for a model with a head: below `bert.`, unless the
 /// checkpoint is that of a bare `BertModel`.
 pub(crate) fn base_below_head<'a>(vb: &VarBuilder<'a>) -> VarBuilder<'a> {
-    if vb.contains_tensor("embeddings.word_embeddings.weight") { vb.clone() } else { vb.pp("bert") }
+    let is_bare = !vb.contains_tensor("bert.embeddings.word_embeddings.weight")
+        && vb.contains_tensor("embeddings.word_embeddings.weight");
+    if is_bare { vb.clone() } else { vb.pp("bert") }
 }
 
 /// `weight`: `[rows, width]`.
@@ -47,7 +49,7 @@ pub(crate) fn linear(
 
 /// `weight` and `bias`, or `gamma` and `beta` in checkpoints from TensorFlow: `[H]` each.
 pub(crate) fn layer_norm(vb: VarBuilder, config: &BertConfig) -> Result<LayerNormWeights> {
-    let legacy = vb.contains_tensor("gamma");
+    let legacy = vb.contains_tensor("gamma") && !vb.contains_tensor("weight");
     let (gamma, beta) = if legacy { ("gamma", "beta") } else { ("weight", "bias") };
     Ok(LayerNormWeights {
         gamma: vb.get_with_hints(config.hidden_size, gamma, Init::Const(1.))?,

@@ -18,6 +18,8 @@ pub(crate) struct Built {
     pub(crate) tokenizer: Tokenizer,
     /// The special tokens that have a name: the name, then the token.
     pub(crate) named: Vec<(String, String)>,
+    /// The special tokens that have none.
+    pub(crate) unnamed: Vec<String>,
     /// `tokenizer_config.json`.
     pub(crate) config: Map<String, Value>,
     /// Whether transformers makes the same of `tokenizer_config.json` and the vocabulary alone.
@@ -39,11 +41,11 @@ impl Built {
         for (name, content) in settings.class.default_names() {
             // Only BERT's own get a new token for a name.
             if is_bert || stored.as_ref().is_some_and(|it| it.token_to_id(content).is_some()) {
-                settings.name(name, content);
+                settings.specials.name(name, content);
             }
         }
         if let Some(padding) = stored.as_ref().and_then(|it| it.get_padding()) {
-            settings.name("pad_token", &padding.pad_token);
+            settings.specials.name("pad_token", &padding.pad_token);
         }
         let tokens = settings.tokens(stored.as_ref(), is_bert);
         let mut tokenizer = match stored {
@@ -51,13 +53,22 @@ impl Built {
             stored => bert(&settings, files.vocab, stored.as_ref(), &tokens)?,
         };
         add(&mut tokenizer, tokens)?;
+        let splits = settings.config.get("split_special_tokens").and_then(Value::as_bool);
+        tokenizer.set_encode_special_tokens(splits == Some(true));
         if is_bert {
-            let [cls, sep] = ["cls_token", "sep_token"].map(|name| settings.content(name));
+            let [cls, sep] = ["cls_token", "sep_token"].map(|name| settings.specials.content(name));
             let template = template(&tokenizer, cls, sep)?;
             tokenizer.with_post_processor(Some(PostProcessorWrapper::Template(template)));
         }
-        let named = settings.named.into_iter().map(|(name, token)| (name, token.content));
-        Ok(Built { tokenizer, named: named.collect(), config: settings.config, is_bert })
+        let named = settings.specials.named.into_iter().map(|(name, token)| (name, token.content));
+        let unnamed = settings.specials.unnamed.into_iter().map(|token| token.content);
+        Ok(Built {
+            tokenizer,
+            named: named.collect(),
+            unnamed: unnamed.collect(),
+            config: settings.config,
+            is_bert,
+        })
     }
 }
 
@@ -76,7 +87,7 @@ fn bert(
             (model, Some(BertNormalizer::default().into()))
         }
     };
-    let model = vocabulary::complete(&model, settings.content("unk_token"), tokens)?;
+    let model = vocabulary::complete(&model, settings.specials.content("unk_token"), tokens)?;
     let mut tokenizer = Tokenizer::new(model);
     tokenizer
         .with_normalizer(normalizer_with_flags(&settings.config, normalizer))

@@ -19,7 +19,7 @@
 /// | `tokenizer_config.json` | `do_lower_case`, `strip_accents`, `tokenize_chinese_chars` | count more than `tokenizer.json`'s normalizer; without both, lower case | ignored |
 /// | | `added_tokens_decoder` | counts; the next two files are then ignored | the same |
 /// | | `cls_token` and every other `…_token`, `extra_special_tokens`, `additional_special_tokens` | special tokens; `[CLS]`, `[SEP]`, `[PAD]`, `[MASK]`, `[UNK]` where it names none | special tokens |
-/// | | `clean_up_tokenization_spaces` | counts when decoding | counts |
+/// | | `clean_up_tokenization_spaces`, `split_special_tokens` | count | count |
 /// | `special_tokens_map.json` | the same names | count more than `tokenizer_config.json`'s | the same |
 /// | `added_tokens.json` | | counts where `tokenizer.json` does not have the token | the same |
 /// | `config.json` | `tokenizer_class` | counts without the other | the same |
@@ -32,6 +32,7 @@
 /// * Added tokens that become one in lower case are all read as that with the lowest id; in
 ///   transformers the id differs from run to run.
 /// * Unknown words become `[UNK]` also where only `added_tokens.json` has it.
+/// * `null` for the `cls_token` or `sep_token` of BERT's classes means `[CLS]` and `[SEP]`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct TokenizerFiles<'a> {
     /// `tokenizer.json`.

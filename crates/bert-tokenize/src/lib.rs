@@ -19,6 +19,7 @@ mod error;
 mod files;
 mod options;
 mod settings;
+mod special;
 mod text;
 mod tokenizer;
 mod vocabulary;

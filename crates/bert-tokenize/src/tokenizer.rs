@@ -35,6 +35,8 @@ pub struct BertTokenizer {
     special_tokens: Option<PostProcessorWrapper>,
     /// The special tokens that have a name: the name, then the token.
     named: Vec<(String, String)>,
+    /// The special tokens that have none.
+    unnamed: Vec<String>,
     /// Added tokens that normalization makes equal to one with a lower id: both ids.
     twins: HashMap<u32, u32>,
     /// `tokenizer_config.json`, to be saved again.
@@ -58,13 +60,14 @@ impl BertTokenizer {
     /// [`Error::NoVocabulary`] without `tokenizer.json` and `vocab.txt`; [`Error::Syntax`],
     /// [`Error::File`] and [`Error::AddedToken`] when files are broken or contradict each other.
     pub fn from_files(files: &TokenizerFiles) -> Result<Self> {
-        let Built { tokenizer: mut tokens, named, config, is_bert } = Built::from_files(files)?;
+        let Built { tokenizer: mut tokens, named, unnamed, config, is_bert } =
+            Built::from_files(files)?;
         let special_tokens = tokens.get_post_processor().cloned();
         tokens.with_padding(None);
         tokens.with_post_processor(None::<PostProcessorWrapper>);
         tokens.with_truncation(None).map_err(Error::Syntax)?;
         let twins = twins(&tokens)?;
-        Ok(Self { tokens, special_tokens, named, twins, config, is_bert })
+        Ok(Self { tokens, special_tokens, named, unnamed, twins, config, is_bert })
     }
 
     /// Encodes one text or pair.
@@ -160,6 +163,10 @@ impl BertTokenizer {
     }
 
     fn text(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
+        // Some decoders fail without a token.
+        if ids.is_empty() {
+            return Ok(String::new());
+        }
         let text =
             guarded(|| self.tokens.decode(ids, skip_special_tokens)).map_err(Error::Tokenizer)?;
         let is_bpe = matches!(self.tokens.get_model(), ModelWrapper::BPE(_));
@@ -226,6 +233,9 @@ impl BertTokenizer {
         for (name, token) in &self.named {
             config.insert(name.clone(), token.clone().into());
         }
+        // Version 4 does not read the new name of the list.
+        config.remove("extra_special_tokens");
+        config.insert("additional_special_tokens".to_owned(), self.unnamed.clone().into());
         let tokenizer = tokenizer.to_string(true).map_err(Error::Tokenizer)?;
         let config = format!("{:#}", Value::Object(config));
         Ok([("tokenizer.json", tokenizer), ("tokenizer_config.json", config)])

@@ -90,7 +90,7 @@ macro_rules! heads {
         ) -> Result<AnyModel> {
             match name {
                 BertModel::CLASS => {
-                    BertModel::from_pretrained(checkpoint, options).map(AnyModel::BertModel)
+                    AutoModel::from_pretrained(checkpoint, options).map(AnyModel::BertModel)
                 }
                 $($model::CLASS => {
                     $model::from_pretrained(checkpoint, options).map(AnyModel::$model)

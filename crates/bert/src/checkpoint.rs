@@ -304,6 +304,7 @@ fn names_in(folder: &Path) -> Vec<String> {
     };
     let mut all: Vec<String> = names(folder)
         .into_iter()
+        .filter(|name| name != ".git")
         .flat_map(|name| match names(&folder.join(&name)).as_slice() {
             [] => vec![name],
             inner => inner.iter().map(|inner| format!("{name}/{inner}")).collect(),

@@ -96,17 +96,19 @@ pub enum Error {
     },
 
     /// A file that `torch.save` wrote holds something else than a model's weights by name.
-    #[error("{path} does not hold a state dict but {what} in Python")]
+    #[error("{path} holds {found} and not a state dict; in Python, save {expected}")]
     NoStateDict {
         /// The file.
         path: PathBuf,
-        /// What it holds, and what to save instead.
-        what: String,
+        /// What it holds.
+        found: String,
+        /// What to save instead.
+        expected: String,
     },
 
     /// A file was cloned without Git LFS.
     #[error(
-        "{path} is not the file but a pointer of Git LFS to it; run `git lfs pull` in its folder, or \
+        "{path} is a pointer of Git LFS and not the file itself; run `git lfs pull` in its folder, or \
          download the file"
     )]
     LfsPointer {
@@ -153,10 +155,9 @@ pub enum Error {
 
     /// The checkpoint has weights in its embeddings or layers that no BERT has.
     #[error(
-        "{} weights of {checkpoint} lie in its embeddings or layers, where no BERT has them: {}; a BERT \
-         would compute something else than this architecture; load it in Python, or merge adapters \
-         there first",
-        weights.len(), listing(weights)
+        "{checkpoint} has {} that BERT does not use in its embeddings or layers: {}; BERT would compute \
+         other numbers than this architecture; load it in Python, or merge adapters there first",
+        count(weights.len(), "weight"), listing(weights)
     )]
     OtherArchitecture {
         /// The checkpoint.
@@ -167,9 +168,9 @@ pub enum Error {
 
     /// Weights have other shapes than the config says.
     #[error(
-        "{} weights in {checkpoint} have other shapes than its config.json asks for: {}; use the \
-         config that belongs to these weights, or ask for new ones with \
-         LoadOptions::with_missing_initialized",
+        "{} weights in {checkpoint} have other shapes than its config.json asks for: {}; use the config \
+         that belongs to these weights, or ask for new ones with LoadOptions::with_missing_initialized and, \
+         below a head, from_pretrained_with_report",
         mismatched.len(), listing(mismatched)
     )]
     MismatchedWeights {
@@ -311,6 +312,11 @@ impl From<std::convert::Infallible> for Error {
     }
 }
 
+/// "1 weight" or "2 weights".
+fn count(number: usize, noun: &str) -> String {
+    format!("{number} {noun}{}", if number == 1 { "" } else { "s" })
+}
+
 /// The files of a checkpoint, if they are known.
 fn holding(found: &Option<Vec<String>>) -> String {
     found.iter().map(|found| format!(", which holds {}", listing(found))).collect()
@@ -325,7 +331,7 @@ fn other_formats(found: &Option<Vec<String>>) -> String {
     if adapter {
         "; these are an adapter's: merge it with its model in Python (peft: merge_and_unload)"
             .to_owned()
-    } else if has(".h5") || has(".ckpt.index") {
+    } else if has(".h5") || has("saved_model.pb") || found.iter().flatten().any(is_tensorflow) {
         format!("; these weights are TensorFlow's: {CONVERT} from_tf=True (version 4)")
     } else if has(".msgpack") {
         format!("; these weights are Flax's: {CONVERT} from_flax=True (version 4)")
@@ -337,4 +343,9 @@ fn other_formats(found: &Option<Vec<String>>) -> String {
     } else {
         String::new()
     }
+}
+
+/// Whether a file is a part of a TensorFlow checkpoint, like `bert_model.ckpt.index`.
+fn is_tensorflow(name: &String) -> bool {
+    name.contains(".ckpt") && name.ends_with(".index")
 }

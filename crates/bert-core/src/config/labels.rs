@@ -23,11 +23,11 @@ pub(super) fn count(value: &Value) -> Result<Option<usize>> {
     let count = match value {
         Value::Null => return Ok(None),
         Value::Bool(count) => Some(i64::from(*count)),
-        value => value.as_i64(),
+        value => value.as_i64().or_else(|| value.as_f64().map(|count| count as i64)),
     };
     // Python's range of a negative number is empty.
     let count = count.map(|count| usize::try_from(count).unwrap_or(0));
-    let expected = format!("a number up to {MAX_LABELS}");
+    let expected = format!("an integer up to {MAX_LABELS}");
     let count = count.filter(|count| *count <= MAX_LABELS);
     count.map(Some).ok_or_else(|| Error::config("num_labels", value, expected))
 }

@@ -82,8 +82,8 @@ pub struct BertConfig {
     /// Whether the model is one half of an encoder–decoder pair.
     pub is_encoder_decoder: bool,
     /// Names of the classes by id. `LABEL_0` and `LABEL_1` where the file has none. A name that is not
-    /// text is its JSON, and `LABEL_` with the id where it is null. A negative id, like −100, marks what
-    /// a data set does not label; as in transformers a classifier has a score for it all the same.
+    /// text becomes its JSON, and null becomes `LABEL_` with the id. A negative id such as −100 marks
+    /// unlabeled tokens. As in transformers, it still counts as a class.
     #[serde(deserialize_with = "labels::names")]
     pub id2label: BTreeMap<i64, String>,
     /// Ids of the classes by name.
@@ -151,8 +151,8 @@ pub enum TokenIds {
     Many(Vec<i64>),
 }
 
-/// Fields that no number of a model depends on. transformers takes any value for them; one of another
-/// kind stays among the other keys.
+/// Fields that do not affect a model's numbers. transformers accepts any value for them; a value of
+/// another type is kept in [`BertConfig::other`].
 const INFORMATIVE: [&str; 14] = [
     "architectures",
     "cross_attention_hidden_size",

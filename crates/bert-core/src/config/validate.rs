@@ -32,15 +32,19 @@ impl BertConfig {
         self.activation().map(drop)
     }
 
-    /// Checks that a classifier can have this configuration. Other models need no classes.
+    /// Checks that a classifier has classes. Other models need none.
+    pub(crate) fn validate_classes(&self) -> Result<()> {
+        check(self.num_labels() > 0, "id2label", "{}", "the names of 1 class or more")
+    }
+
+    /// What the loss of a sequence classifier is, if the config says it.
     ///
     /// # Errors
-    /// [`Error::Config`] without a class, and for a `problem_type` that there is not or that does not
-    /// go with the number of classes.
-    pub(crate) fn validate_classes(&self) -> Result<()> {
-        let expected = "the names of 1 class or more";
-        check(self.num_labels() > 0, "id2label", "{}", expected)?;
-        if let Some(got) = self.other.get("problem_type") {
+    /// [`Error::Config`] for a `problem_type` that there is not, or that does not go with the number of
+    /// classes.
+    pub(crate) fn problem(&self) -> Result<Option<ProblemType>> {
+        let unknown = self.other.get("problem_type").filter(|value| !value.is_null());
+        if let Some(got) = unknown {
             let expected = "\"regression\", \"single_label_classification\" or \
                             \"multi_label_classification\"";
             return Err(Error::config("problem_type", got, expected));
@@ -48,7 +52,8 @@ impl BertConfig {
         let one_of_several = self.problem_type == Some(ProblemType::SingleLabelClassification);
         let got = "\"single_label_classification\" with 1 label";
         let expected = "at least 2 labels, or problem_type \"regression\"";
-        check(!one_of_several || self.num_labels() > 1, "problem_type", got, expected)
+        check(!one_of_several || self.num_labels() > 1, "problem_type", got, expected)?;
+        Ok(self.problem_type)
     }
 
     fn validate_sizes(&self) -> Result<()> {

@@ -51,7 +51,7 @@ impl Head for BertForSequenceClassification {
     fn loss(&self, output: &SequenceClassifierOutput, labels: &Tensor) -> Result<Tensor> {
         let logits = &output.logits;
         let (b, c) = logits.dims2()?;
-        let problem = match self.bert.config().problem_type {
+        let problem = match self.bert.config().problem()? {
             Some(problem) => problem,
             None if c == 1 => ProblemType::Regression,
             None if labels.dtype().is_int() => ProblemType::SingleLabelClassification,

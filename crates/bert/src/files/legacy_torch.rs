@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::io::{Read, Result as IoResult, Seek, SeekFrom};
 
+use super::fault::Fault;
 use super::file::Source;
-use super::pickle::{self, ENDS_EARLY, Fault, StoredTensor, Tensors};
+use super::pickle::{self, StateDict};
+use super::stored_tensor::{Tensors, element_size};
 
 /// The pickles of a number and of a version, with which a file begins.
 pub(crate) const MAGIC: &[u8] = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.\x80\x02M\xe9\x03.";
@@ -26,27 +28,21 @@ pub(super) fn open(
     length: u64,
 ) -> Result<(Tensors, HashMap<String, Place>), Fault> {
     let mut size = FIRST_READ;
-    let (tensors, keys, end) = loop {
+    let (StateDict { tensors, classes, .. }, keys, end) = loop {
         let beginning = read(source, 0, size.min(length)).map_err(|error| error.to_string())?;
         match pickles(&beginning) {
-            Err(Fault::Damaged(reason))
-                if reason == ENDS_EARLY && size < length.min(MAX_PICKLES) =>
-            {
-                size *= 8;
-            }
+            Err(Fault::EndsEarly) if size < length.min(MAX_PICKLES) => size *= 8,
             pickles => break pickles?,
         }
     };
-    let tensors_in: HashMap<&str, &StoredTensor> =
-        tensors.values().map(|tensor| (&*tensor.storage, &**tensor)).collect();
     let mut places = HashMap::new();
     let mut at = end as u64;
     for key in keys {
         let short = || format!("storage {key} reaches beyond its end");
         let count = read(source, at, 8).map_err(|_| short())?;
         let count = count.try_into().map_or(0, u64::from_le_bytes);
-        let size = tensors_in.get(&*key).and_then(|tensor| tensor.element_size());
-        let size = size.ok_or_else(|| format!("the elements of storage {key} are unknown"))?;
+        // Where storages of an unknown class end is unknown: those after them cannot be read.
+        let Some(size) = classes.get(&*key).and_then(|class| element_size(class)) else { break };
         let (start, bytes) = (at + 8, count.checked_mul(size).ok_or_else(short)?);
         at = start.checked_add(bytes).filter(|end| *end <= length).ok_or_else(short)?;
         places.insert(key, Place { start, length: bytes });
@@ -63,7 +59,7 @@ pub(super) fn read(source: &mut Box<dyn Source>, start: u64, length: u64) -> IoR
 }
 
 /// The state dict, the names of its storages in the order of the file, and the end of the pickles.
-fn pickles(beginning: &[u8]) -> Result<(Tensors, Vec<String>, usize), Fault> {
+fn pickles(beginning: &[u8]) -> Result<(StateDict, Vec<String>, usize), Fault> {
     let mut at = MAGIC.len();
     let (_, length) = pickle::texts(&beginning[at..])?;
     // The pickle says of the machine that wrote the file whether it is little-endian, and nothing else
@@ -72,8 +68,8 @@ fn pickles(beginning: &[u8]) -> Result<(Tensors, Vec<String>, usize), Fault> {
         return Err("its numbers are not little-endian".into());
     }
     at += length;
-    let (tensors, length) = pickle::state_dict(&beginning[at..])?;
-    at += length;
+    let state_dict = pickle::state_dict(&beginning[at..])?;
+    at += state_dict.length;
     let (keys, length) = pickle::texts(&beginning[at..])?;
-    Ok((tensors, keys.iter().map(ToString::to_string).collect(), at + length))
+    Ok((state_dict, keys.iter().map(ToString::to_string).collect(), at + length))
 }

@@ -1,55 +1,22 @@
 //! The pickle of a state dict, as `torch.save` writes it, read without executing anything.
 //!
 //! It understands only what describes tensors: strings, integers, tuples, storages (persistent ids) and
-//! the two functions that make tensors of storages. The value of every other call is ignored. Memory
+//! the functions that make tensors of storages. The value of every other call is ignored. Memory
 //! is bounded: values that the memo repeats are shared, texts among them, and their number is limited.
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
-/// The location of a tensor in the file.
-#[derive(Clone, Debug)]
-pub(crate) struct StoredTensor {
-    /// The storage's name below `data/`.
-    pub(crate) storage: Arc<str>,
-    /// The storage's class, like `torch FloatStorage`.
-    class: Arc<str>,
-    /// The index of the first element.
-    pub(crate) offset: usize,
-    pub(crate) shape: Vec<usize>,
-    /// In elements.
-    pub(crate) strides: Vec<usize>,
-}
-
-impl StoredTensor {
-    /// The storage's class, like `FloatStorage`.
-    pub(crate) fn class(&self) -> &str {
-        self.class.rsplit(' ').next().unwrap_or_default()
-    }
-
-    /// The number of its elements. `None` if that is no number of this machine.
-    pub(crate) fn count(&self) -> Option<u64> {
-        self.shape.iter().try_fold(1u64, |count, size| count.checked_mul(*size as u64))
-    }
-
-    /// The bytes of an element. `None` for a class that this library does not know.
-    pub(crate) fn element_size(&self) -> Option<u64> {
-        Some(match self.class() {
-            "DoubleStorage" | "LongStorage" => 8,
-            "FloatStorage" | "IntStorage" => 4,
-            "HalfStorage" | "BFloat16Storage" | "ShortStorage" => 2,
-            "CharStorage" | "ByteStorage" | "BoolStorage" => 1,
-            _ => return None,
-        })
-    }
-}
+use super::fault::Fault;
+use super::pickle_reader::Reader;
+use super::stored_tensor::{StoredTensor, Tensors};
 
 /// The most values of a pickle that take memory: a model has about ten for each tensor.
 const MOST_VALUES: usize = 1 << 19;
 /// The deepest nesting of tuples in a state dict. Dropping a value recurses, so more is refused.
-const DEEPEST: usize = 4;
+const DEEPEST: usize = 32;
 /// The longest name of a storage, class or function: names are copied whenever they are used.
 const LONGEST: usize = 256;
 /// The most dimensions of a tensor.
@@ -88,63 +55,47 @@ struct Dict {
     inner: Option<Arc<str>>,
 }
 
-/// Tensors by their names.
-pub(crate) type Tensors = BTreeMap<Arc<str>, Arc<StoredTensor>>;
-
 struct Tuple {
     depth: usize,
     items: Vec<Value>,
 }
 
-type Result<T> = std::result::Result<T, String>;
+type Result<T> = std::result::Result<T, Fault>;
 
-/// The reason why a pickle that was cut off cannot be read.
-pub(crate) const ENDS_EARLY: &str = "its pickle ends early";
-
-/// Why a file's tensors cannot be read: a reason without a capital letter and a full stop.
-pub(crate) enum Fault {
-    /// The file is damaged, or another program's.
-    Damaged(String),
-    /// It holds something else: what, and what to save instead.
-    NoStateDict(String),
+/// What a state dict's pickle says.
+pub(crate) struct StateDict {
+    pub(crate) tensors: Tensors,
+    /// The classes of all storages by their names.
+    pub(super) classes: HashMap<Arc<str>, Arc<str>>,
+    /// The bytes of the pickle.
+    pub(super) length: usize,
 }
 
-impl From<String> for Fault {
-    fn from(reason: String) -> Self {
-        Self::Damaged(reason)
-    }
-}
-
-impl From<&str> for Fault {
-    fn from(reason: &str) -> Self {
-        Self::Damaged(reason.to_owned())
-    }
-}
-
-/// The tensors of a state dict by name, and the length of its pickle.
-pub(crate) fn state_dict(pickle: &[u8]) -> std::result::Result<(Tensors, usize), Fault> {
+/// Reads the pickle of a state dict.
+pub(crate) fn state_dict(pickle: &[u8]) -> Result<StateDict> {
     let mut machine = Machine::default();
     let whole_model = |machine: &Machine| {
         let class = machine.class.as_deref()?.replace(' ', ".");
-        let reason = format!("what {class} makes; if that is a model, save model.state_dict()");
-        Some(Fault::NoStateDict(reason))
+        let expected = "model.state_dict(), if that is a model".to_owned();
+        Some(Fault::NoStateDict { found: format!("what {class} makes"), expected })
     };
     let length = match machine.run(pickle) {
-        Err(reason) if reason != ENDS_EARLY => {
-            return Err(whole_model(&machine).unwrap_or(reason.into()));
+        Err(Fault::Damaged(reason)) => {
+            return Err(whole_model(&machine).unwrap_or(Fault::Damaged(reason)));
         }
         length => length?,
     };
     let Value::Dict(dict) = machine.pop()? else {
-        let other = "something else; save model.state_dict()".to_owned();
-        return Err(whole_model(&machine).unwrap_or(Fault::NoStateDict(other)));
+        let (found, expected) = ("something else".to_owned(), "model.state_dict()".to_owned());
+        return Err(whole_model(&machine).unwrap_or(Fault::NoStateDict { found, expected }));
     };
     let Dict { tensors, inner } = dict.take();
     match inner.filter(|_| tensors.is_empty()) {
-        Some(key) => Err(Fault::NoStateDict(format!(
-            "a dict that has one under {key:?}; save torch.load(FILE)[{key:?}]"
-        ))),
-        None => Ok((tensors, length)),
+        Some(key) => Err(Fault::NoStateDict {
+            found: format!("a dict that has one under {key:?}"),
+            expected: format!("torch.load(FILE)[{key:?}]"),
+        }),
+        None => Ok(StateDict { tensors, classes: machine.classes, length }),
     }
 }
 
@@ -153,56 +104,6 @@ pub(crate) fn texts(pickle: &[u8]) -> Result<(Vec<Arc<str>>, usize)> {
     let mut machine = Machine::default();
     let length = machine.run(pickle)?;
     Ok((machine.texts, length))
-}
-
-struct Reader<'a> {
-    rest: &'a [u8],
-}
-
-impl<'a> Reader<'a> {
-    fn bytes(&mut self, count: usize) -> Result<&'a [u8]> {
-        let (bytes, rest) = self.rest.split_at_checked(count).ok_or(ENDS_EARLY)?;
-        self.rest = rest;
-        Ok(bytes)
-    }
-
-    fn byte(&mut self) -> Result<u8> {
-        Ok(self.bytes(1)?[0])
-    }
-
-    /// A little-endian integer of `count` ≤ 8 bytes.
-    fn unsigned(&mut self, count: usize) -> Result<u64> {
-        Ok(self.bytes(count)?.iter().rev().fold(0, |value, byte| value << 8 | u64::from(*byte)))
-    }
-
-    fn text(&mut self, length_bytes: usize) -> Result<Arc<str>> {
-        let length = usize::try_from(self.unsigned(length_bytes)?).unwrap_or(usize::MAX);
-        utf8(self.bytes(length)?)
-    }
-
-    /// LONG1: an integer of any size. An integer of more than eight bytes is ignored.
-    fn long(&mut self) -> Result<Value> {
-        let count = usize::from(self.byte()?);
-        let bytes = self.bytes(count)?;
-        if count > 8 {
-            return Ok(Value::Ignored);
-        }
-        let negative = bytes.last().is_some_and(|byte| byte & 0x80 != 0);
-        let mut wide = [if negative { 0xff } else { 0 }; 8];
-        wide[..count].copy_from_slice(bytes);
-        Ok(Value::Int(i64::from_le_bytes(wide)))
-    }
-
-    fn line(&mut self) -> Result<Arc<str>> {
-        let end = self.rest.iter().position(|b| *b == b'\n').ok_or(ENDS_EARLY)?;
-        utf8(&self.bytes(end + 1)?[..end])
-    }
-}
-
-fn utf8(bytes: &[u8]) -> Result<Arc<str>> {
-    std::str::from_utf8(bytes)
-        .map(Arc::from)
-        .map_err(|_| "its pickle has a broken string".to_owned())
 }
 
 #[derive(Default)]
@@ -214,6 +115,8 @@ struct Machine {
     texts: Vec<Arc<str>>,
     /// The first class or function that no state dict has: `module name`.
     class: Option<Arc<str>>,
+    /// The classes of the storages.
+    classes: HashMap<Arc<str>, Arc<str>>,
     /// How many values were put onto the stack.
     values: usize,
 }
@@ -246,10 +149,13 @@ impl Machine {
             b'M' => Value::Int(reader.unsigned(2)? as i64),
             b'J' => Value::Int(i64::from(reader.unsigned(4)? as u32 as i32)),
             b'G' => reader.bytes(8).map(|_| Value::Ignored)?, // BINFLOAT
-            0x8a => reader.long()?,
+            0x8a => reader.long()?.map_or(Value::Ignored, Value::Int),
             // Texts, and the byte strings of Python 2.
             b'X' | b'T' => self.text(reader.text(4)?),
             0x8c | b'U' => self.text(reader.text(1)?),
+            // Byte strings.
+            b'B' => reader.skip(4).map(|()| Value::Ignored)?,
+            b'C' => reader.skip(1).map(|()| Value::Ignored)?,
             b'}' => Value::Dict(Rc::default()),
             b')' => tuple(Vec::new())?,
             0x85..=0x87 => {
@@ -265,11 +171,16 @@ impl Machine {
             b'c' => self.function(&reader.line()?, &reader.line()?)?,
             0x93 => match (self.pop()?, self.pop()?) {
                 (Value::Text(name), Value::Text(module)) => self.function(&module, &name)?,
-                _ => return Err("its pickle has a class whose name is not text".to_owned()),
+                _ => return Err("its pickle has a class whose name is not text".into()),
             },
             b'Q' => match self.pop()? {
-                Value::Tuple(id) => Value::Storage(id),
-                _ => return Err("its pickle has a storage without an id".to_owned()),
+                Value::Tuple(id) => {
+                    if let [_, Value::Function(class), Value::Text(storage), ..] = &*id.items {
+                        self.classes.insert(storage.clone(), class.clone());
+                    }
+                    Value::Storage(id)
+                }
+                _ => return Err("its pickle has a storage without an id".into()),
             },
             b'R' => {
                 let (arguments, function) = (self.pop()?, self.pop()?);
@@ -285,14 +196,13 @@ impl Machine {
                 return self.set_items(&items);
             }
             other => {
-                return Err(format!(
-                    "its pickle has the instruction {other:#04x}, which no state dict needs"
-                ));
+                let reason = format!("its pickle has the instruction {other:#04x}");
+                return Err(format!("{reason}, which no state dict needs").into());
             }
         };
         self.values += usize::from(!matches!(value, Value::Int(_) | Value::Ignored));
         if self.values > MOST_VALUES {
-            return Err("its pickle has more values than any model".to_owned());
+            return Err("its pickle has more values than any model".into());
         }
         self.stack.push(value);
         Ok(())
@@ -312,13 +222,13 @@ impl Machine {
     }
 
     fn pop(&mut self) -> Result<Value> {
-        self.stack.pop().ok_or_else(|| "its pickle's stack is empty".to_owned())
+        self.stack.pop().ok_or_else(|| "its pickle's stack is empty".into())
     }
 
     fn pop_to_mark(&mut self) -> Result<Vec<Value>> {
         match self.marks.pop() {
             Some(mark) if mark <= self.stack.len() => Ok(self.stack.split_off(mark)),
-            _ => Err("its pickle's marks are broken".to_owned()),
+            _ => Err("its pickle's marks are broken".into()),
         }
     }
 
@@ -341,7 +251,7 @@ impl Machine {
                 (Value::Text(name), Value::Tensor(tensor)) => {
                     let tensors = &mut dict.borrow_mut().tensors;
                     if tensors.insert(name.clone(), tensor.clone()).is_some() {
-                        return Err(format!("it contains {name} twice"));
+                        return Err(format!("it contains {name} twice").into());
                     }
                 }
                 // A dict may hold itself.
@@ -364,7 +274,7 @@ fn tuple(items: Vec<Value>) -> Result<Value> {
     });
     let depth = 1 + inner.max().unwrap_or(0);
     if depth > DEEPEST {
-        return Err("its pickle nests tuples deeper than a state dict does".to_owned());
+        return Err("its pickle nests tuples deeper than a state dict does".into());
     }
     Ok(Value::Tuple(Rc::new(Tuple { depth, items })))
 }
@@ -381,6 +291,10 @@ fn call(function: &Value, arguments: &Value) -> Result<Value> {
             [tensor, ..],
         ) => Ok(tensor.clone()),
         ("torch._utils _rebuild_tensor_v2", arguments) => tensor(arguments),
+        // A tensor with attributes, or of a class of its own.
+        ("torch._tensor _rebuild_from_type_v2", [function, _, arguments, ..]) => {
+            call(function, arguments)
+        }
         _ => Ok(Value::Ignored),
     }
 }
@@ -391,39 +305,50 @@ fn tensor(arguments: &[Value]) -> Result<Value> {
         offset @ Value::Int(_),
         Value::Tuple(shape),
         Value::Tuple(strides),
-        ..,
+        rest @ ..,
     ] = arguments
     else {
-        return Err("its pickle has a broken tensor".to_owned());
+        return Err("its pickle has a broken tensor".into());
     };
+    // After whether it learns, and its hooks: that it is negated, or conjugated.
+    if rest.len() > 2 {
+        return Err("a tensor in it is negated or conjugated; save a copy of it".into());
+    }
     match id.items.as_slice() {
-        [Value::Text(kind), Value::Function(class), Value::Text(storage), ..]
+        [Value::Text(kind), Value::Function(class), Value::Text(storage), view @ ..]
             if &**kind == "storage" =>
         {
+            // Before PyTorch 1.6 a storage could be a part of another one.
+            let start = match view.get(2) {
+                Some(Value::Tuple(view)) => view.items.get(1).map_or(Ok(0), size)?,
+                _ => 0,
+            };
+            let offset = size(offset)?.checked_add(start);
+
             if shape.items.len().max(strides.items.len()) > MOST_DIMENSIONS {
-                return Err("a tensor in it has too many dimensions".to_owned());
+                return Err("a tensor in it has too many dimensions".into());
             }
             Ok(Value::Tensor(Arc::new(StoredTensor {
                 storage: short(storage).map(|_| storage.clone())?,
                 class: class.clone(),
-                offset: size(offset)?,
+                offset: offset.ok_or("a tensor in it begins beyond its storage")?,
                 shape: shape.items.iter().map(size).collect::<Result<_>>()?,
                 strides: strides.items.iter().map(size).collect::<Result<_>>()?,
             })))
         }
-        _ => Err("its pickle has a storage of another kind".to_owned()),
+        _ => Err("its pickle has a storage of another kind".into()),
     }
 }
 
 fn short(name: &str) -> Result<&str> {
-    if name.len() <= LONGEST { Ok(name) } else { Err("it has a name that is too long".to_owned()) }
+    if name.len() <= LONGEST { Ok(name) } else { Err("it has a name that is too long".into()) }
 }
 
 fn size(value: &Value) -> Result<usize> {
     match value {
         Value::Int(size) => {
-            usize::try_from(*size).map_err(|_| format!("a tensor in it has the size {size}"))
+            usize::try_from(*size).map_err(|_| format!("a tensor in it has the size {size}").into())
         }
-        _ => Err("a tensor in it has a size that is not an integer".to_owned()),
+        _ => Err("a tensor in it has a size that is not an integer".into()),
     }
 }

@@ -11,9 +11,11 @@ use candle_core::{DType, Device, Shape, Tensor};
 use zip::result::ZipError;
 use zip::{CompressionMethod, ZipArchive};
 
+use super::fault::Fault;
 use super::file::{File, Source};
 use super::legacy_torch::{self, MAX_PICKLES, Place};
-use super::pickle::{self, Fault, StoredTensor, Tensors};
+use super::pickle;
+use super::stored_tensor::{StoredTensor, Tensors};
 use super::weight_file::{TensorInfo, WeightFile};
 use crate::error::{Error, Result};
 
@@ -61,8 +63,13 @@ impl TorchFile {
             Ok((tensors, storages))
         });
         let (tensors, storages) = opened.map_err(|fault| match fault {
+            Fault::EndsEarly => {
+                Error::TorchFile { path: path(), reason: "its pickle ends early".to_owned() }
+            }
             Fault::Damaged(reason) => Error::TorchFile { path: path(), reason },
-            Fault::NoStateDict(what) => Error::NoStateDict { path: path(), what },
+            Fault::NoStateDict { found, expected } => {
+                Error::NoStateDict { path: path(), found, expected }
+            }
         })?;
         Ok(Box::new(Self { path: path(), tensors, storages: Mutex::new(storages) }))
     }
@@ -116,7 +123,7 @@ fn open_zip(
     {
         return Err("its numbers are not little-endian".into());
     }
-    let (tensors, _) = pickle::state_dict(&read_entry(&mut archive, index)?)?;
+    let tensors = pickle::state_dict(&read_entry(&mut archive, index)?)?.tensors;
     Ok((tensors, Storages::Zip(archive, prefix, HashSet::new())))
 }
 
@@ -207,10 +214,10 @@ impl WeightFile for TorchFile {
 }
 
 /// The bytes of a storage of `size` bytes from a tensor's first element to its last. `None` if it
-/// reaches beyond, or repeats elements so often that it is larger than its storage.
+/// reaches beyond.
 fn span(tensor: &StoredTensor, element: u64, size: u64) -> Option<Range<u64>> {
     let count = tensor.count()?;
-    if tensor.shape.len() != tensor.strides.len() || count.checked_mul(element)? > size {
+    if tensor.shape.len() != tensor.strides.len() {
         return None;
     }
     if count == 0 {

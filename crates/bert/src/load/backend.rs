@@ -13,7 +13,7 @@ use rand_distr::Normal;
 
 use bert_core::BertConfig;
 
-use super::architecture::{self, advice, is_head};
+use super::architecture::{self, advice, canonical, is_buffer, is_head};
 use super::options::LoadOptions;
 use super::report::{Conversion, LoadReport, Mismatch};
 use crate::error::{Error, Result};
@@ -97,8 +97,9 @@ impl CheckpointBackend {
         let log = self.log();
         let mut report = LoadReport { tied, ..log.report.clone() };
         let may_be_new = |name: &str| log.generator.is_some() && self.may_be_new(name);
-        let mismatched = report.mismatched.iter().filter(|it| !may_be_new(self.current(&it.name)));
-        let refused: Vec<_> = mismatched.cloned().collect();
+        let current = self.current_names();
+        let of_model = |it: &&Mismatch| current.get(&*it.name).is_none_or(|name| !may_be_new(name));
+        let refused: Vec<_> = report.mismatched.iter().filter(of_model).cloned().collect();
         if !refused.is_empty() {
             let checkpoint = self.0.checkpoint.clone();
             return Err(Error::MismatchedWeights { checkpoint, mismatched: refused });
@@ -109,18 +110,18 @@ impl CheckpointBackend {
             return Err(self.missing(refused));
         }
         // They are there, under longer names.
-        if architecture::common_prefix(&report.missing, &self.stored_names()).is_some() {
+        if architecture::hidden_prefix(&report.missing, &self.stored_names()).is_some() {
             return Err(self.missing(report.missing));
         }
         report.used.sort();
         report.unused = self.stored_names();
         report.unused.retain(|name| report.used.binary_search(name).is_err() && !is_buffer(name));
         report.unused.retain(|name| report.mismatched.iter().all(|other| other.name != *name));
-        let layers = self.0.config.num_hidden_layers;
-        let foreign: Vec<String> = (report.unused.iter())
-            .filter(|name| architecture::is_foreign(self.current(name), layers))
-            .cloned()
-            .collect();
+        let name_of = |stored: &String| current.get(&**stored).copied().unwrap_or_default();
+        let used: Vec<&str> = report.used.iter().map(name_of).collect();
+        let unused: Vec<&str> = report.unused.iter().map(name_of).collect();
+        let foreign = architecture::foreign(&used, &unused);
+        let foreign: Vec<String> = foreign.into_iter().map(str::to_owned).collect();
         if !foreign.is_empty() {
             let checkpoint = self.0.checkpoint.clone();
             return Err(Error::OtherArchitecture { checkpoint, weights: foreign });
@@ -132,22 +133,31 @@ impl CheckpointBackend {
         self.0.new == NewWeights::Any || is_head(name)
     }
 
-    /// The name of a stored weight after the caller's renamings.
-    fn current<'a>(&'a self, stored: &'a str) -> &'a str {
-        let found = self.0.index.iter().find(|(_, (_, name))| name == stored);
-        found.map_or(stored, |(current, _)| current)
+    /// The names after the caller's renamings by those in the files.
+    fn current_names(&self) -> HashMap<&str, &str> {
+        self.0.index.iter().map(|(current, (_, stored))| (&**stored, &**current)).collect()
     }
 
     /// Whether the checkpoint has a weight, with or without the prefix of models with a head.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.0.index.contains_key(name) || self.0.index.contains_key(&format!("bert.{name}"))
+    fn has(&self, name: &str) -> bool {
+        self.find(name).is_some()
+    }
+
+    /// A weight's file and its name there. Some checkpoints have the prefix for some of their weights.
+    fn find(&self, name: &str) -> Option<&(usize, String)> {
+        let index = &self.0.index;
+        index.get(name).or_else(|| match name.strip_prefix("bert.") {
+            Some(bare) => index.get(bare),
+            None => index.get(&format!("bert.{name}")),
+        })
     }
 
     fn log(&self) -> MutexGuard<'_, LoadLog> {
         self.0.log.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn stored_names(&self) -> Vec<String> {
+    /// The names in the files.
+    pub(crate) fn stored_names(&self) -> Vec<String> {
         self.0.files.iter().flat_map(|file| file.names()).collect()
     }
 
@@ -158,7 +168,7 @@ impl CheckpointBackend {
     }
 
     fn info(&self, name: &str) -> Option<(&dyn WeightFile, &str, TensorInfo)> {
-        let (file, name) = self.0.index.get(name)?;
+        let (file, name) = self.find(name)?;
         let file = &*self.0.files[*file];
         Some((file, name, file.info(name)?))
     }
@@ -172,19 +182,19 @@ impl CheckpointBackend {
                     return Err(self.missing(log.report.missing.clone()));
                 }
             }
-            Some((_, stored, info)) if info.shape != wanted.shape.dims() => {
-                let (name, expected) = (stored.to_owned(), wanted.shape.dims().to_vec());
-                log.report.mismatched.push(Mismatch { name, got: info.shape, expected });
-            }
             Some((file, stored, info)) => {
                 let dtype = info.dtype.map_err(|got| {
                     let (checkpoint, name) = (self.0.checkpoint.clone(), stored.to_owned());
                     Error::WeightDType { checkpoint, name, got }
                 })?;
-                log.read(&wanted, stored, dtype);
-                drop(log);
-                let tensor = file.read(stored, dtype)?;
-                return Ok(tensor.to_dtype(wanted.dtype)?.to_device(wanted.device)?);
+                if info.shape == wanted.shape.dims() {
+                    log.read(&wanted, stored, dtype);
+                    drop(log);
+                    let tensor = file.read(stored, dtype)?;
+                    return Ok(tensor.to_dtype(wanted.dtype)?.to_device(wanted.device)?);
+                }
+                let (name, expected) = (stored.to_owned(), wanted.shape.dims().to_vec());
+                log.report.mismatched.push(Mismatch { name, got: info.shape, expected });
             }
         }
         // What ends in an error is not drawn: a config may state any size.
@@ -198,8 +208,8 @@ impl LoadLog {
     /// Logs that a weight was read.
     fn read(&mut self, wanted: &WeightRequest, stored: &str, dtype: DType) {
         self.report.used.push(stored.to_owned());
-        let current = current_name(wanted.name);
-        if current != stored {
+        let current = canonical(wanted.name);
+        if current != stored.strip_prefix("bert.").unwrap_or(stored) {
             self.report.renamed.push((stored.to_owned(), current));
         }
         if dtype != wanted.dtype {
@@ -284,18 +294,10 @@ impl SimpleBackend for CheckpointBackend {
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
-        self.0.index.contains_key(name)
+        // The word embeddings say where the model lies.
+        match name.ends_with("embeddings.word_embeddings.weight") {
+            true => self.0.index.contains_key(name),
+            false => self.has(name),
+        }
     }
-}
-
-/// The current name of a weight: checkpoints from TensorFlow say gamma and beta.
-fn current_name(name: &str) -> String {
-    let legacy = [("LayerNorm.gamma", "LayerNorm.weight"), ("LayerNorm.beta", "LayerNorm.bias")];
-    let current = |(old, new): (&str, &str)| Some(format!("{}{new}", name.strip_suffix(old)?));
-    legacy.into_iter().find_map(current).unwrap_or_else(|| name.to_owned())
-}
-
-/// Whether a tensor is a constant that older versions of transformers stored among the weights.
-fn is_buffer(name: &str) -> bool {
-    name.ends_with("embeddings.position_ids") || name.ends_with("embeddings.token_type_ids")
 }

@@ -11,7 +11,6 @@ use super::options::LoadOptions;
 use super::report::LoadReport;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::files::weight_file::WeightFile;
 use crate::save::{SaveOptions, save_model};
 
 /// A model that is loaded from a checkpoint and saved to one. Hugging Face: `PreTrainedModel`.
@@ -31,8 +30,9 @@ pub trait PreTrainedModel: Parameters {
 
     /// Loads the model from `checkpoint`: a [`Checkpoint`], a folder's path or a hub id.
     ///
-    /// [`LoadOptions::with_missing_initialized`] gives a head and the pooler new weights. Without the
-    /// report nobody would see that the model below them is new, so that is an error here.
+    /// [`LoadOptions::with_missing_initialized`] gives a head and the pooler new weights. The rest of the
+    /// model is never drawn here, because nobody would see it; use
+    /// [`PreTrainedModel::from_pretrained_with_report`].
     ///
     /// # Errors
     /// When files cannot be read or are damaged, when the config is not that of a BERT, when weights are
@@ -69,7 +69,8 @@ pub trait PreTrainedModel: Parameters {
     fn from_config(config: &BertConfig, seed: u64, options: &LoadOptions) -> Result<Self> {
         let options = options.clone().with_missing_initialized(seed);
         let name = "a config without weights".to_owned();
-        let weights = backend(name, Vec::new(), config, &options, NewWeights::Any)?;
+        let weights =
+            CheckpointBackend::new(name, Vec::new(), config.clone(), &options, NewWeights::Any)?;
         let (mut model, _) = load::<Self>(&weights, config, &options)?;
         model.freeze_with(&options.freeze)?;
         Ok(model)
@@ -124,8 +125,15 @@ pub(crate) fn load_with_or_without_pooler(
     new: NewWeights,
 ) -> Result<(BertModel, LoadReport)> {
     let config = checkpoint.config()?;
-    let weights = backend(checkpoint.to_string(), checkpoint.weights()?, &config, options, new)?;
-    let has_pooler = weights.has("pooler.dense.weight") || weights.has("pooler.dense.bias");
+    let weights = CheckpointBackend::new(
+        checkpoint.to_string(),
+        checkpoint.weights()?,
+        config.clone(),
+        options,
+        new,
+    )?;
+    // One under a longer name is an error that says how to load it.
+    let has_pooler = weights.stored_names().iter().any(|name| name.contains("pooler.dense."));
     let without_pooler =
         options.add_pooling_layer && !has_pooler && options.initialize_missing.is_none();
     let mut options = options.clone();
@@ -142,19 +150,14 @@ fn load_checkpoint<M: PreTrainedModel>(
 ) -> Result<(M, LoadReport)> {
     let checkpoint = checkpoint.try_into().map_err(Into::into)?;
     let config = checkpoint.config()?;
-    let weights = backend(checkpoint.to_string(), checkpoint.weights()?, &config, options, new)?;
+    let weights = CheckpointBackend::new(
+        checkpoint.to_string(),
+        checkpoint.weights()?,
+        config.clone(),
+        options,
+        new,
+    )?;
     load(&weights, &config, options)
-}
-
-/// Files of weights, ready to be read; without files all weights are drawn.
-fn backend(
-    checkpoint: String,
-    files: Vec<Box<dyn WeightFile>>,
-    config: &BertConfig,
-    options: &LoadOptions,
-    new: NewWeights,
-) -> Result<CheckpointBackend> {
-    CheckpointBackend::new(checkpoint, files, config.clone(), options, new)
 }
 
 /// Loads a model from files of weights.
