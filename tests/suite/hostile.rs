@@ -164,7 +164,7 @@ fn a_storage_that_holds_all_weights_is_read_piece_by_piece() {
 fn words_of(name: &str, file: Vec<u8>) -> Result<Vec<f64>> {
     let files = [("config.json", config(json!({"num_hidden_layers": 0}))), (name, file)];
     let options = LoadOptions::new().with_missing_initialized(0);
-    let loaded = BertModel::from_pretrained_with_report(&Checkpoint::from_bytes(files), &options);
+    let loaded = BertModel::from_pretrained_with_report(Checkpoint::from_bytes(files), &options);
     let (model, report) = loaded?;
     assert_eq!(report.used, ["embeddings.word_embeddings.weight"]);
     Ok(values(model.get_input_embeddings()))

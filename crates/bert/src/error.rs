@@ -331,7 +331,10 @@ fn other_formats(found: &Option<Vec<String>>) -> String {
     if adapter {
         "; these are an adapter's: merge it with its model in Python (peft: merge_and_unload)"
             .to_owned()
-    } else if has(".h5") || has("saved_model.pb") || found.iter().flatten().any(is_tensorflow) {
+    } else if has(".h5")
+        || has("saved_model.pb")
+        || found.iter().flatten().any(|name| is_tensorflow(name))
+    {
         format!("; these weights are TensorFlow's: {CONVERT} from_tf=True (version 4)")
     } else if has(".msgpack") {
         format!("; these weights are Flax's: {CONVERT} from_flax=True (version 4)")
@@ -346,6 +349,6 @@ fn other_formats(found: &Option<Vec<String>>) -> String {
 }
 
 /// Whether a file is a part of a TensorFlow checkpoint, like `bert_model.ckpt.index`.
-fn is_tensorflow(name: &String) -> bool {
+fn is_tensorflow(name: &str) -> bool {
     name.contains(".ckpt") && name.ends_with(".index")
 }
