@@ -1,11 +1,12 @@
 //! The hub, played by a server on loopback: the cache, redirects, broken answers, offline.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bert::*;
+use rand::{Rng, SeedableRng};
 
 use crate::server::{Answer, Request, Server};
 use crate::support::*;
@@ -18,7 +19,16 @@ const COMMIT: &str = "86b5e0934494bd15c9632b12f734a8a67f723594";
 fn answer(request: &Request, folder: &Path, weights: &Path) -> Answer {
     let ok = |headers, body: Vec<u8>| Answer { status: 200, headers, body, ..Answer::default() };
     if let Some(name) = request.path.strip_prefix("/storage/") {
-        return ok(vec![], std::fs::read(weights.join(name)).unwrap());
+        let body = std::fs::read(weights.join(name)).unwrap();
+        let range = request.header("range").and_then(|it| it.strip_prefix("bytes="));
+        let Some(from) = range.and_then(|it| it.strip_suffix('-')) else { return ok(vec![], body) };
+        let from: usize = from.parse().unwrap();
+        if from >= body.len() {
+            return Answer { status: 416, ..Answer::default() };
+        }
+        let range = format!("bytes {from}-{}/{}", body.len() - 1, body.len());
+        let headers = vec![("Content-Range", range)];
+        return Answer { status: 206, headers, body: body[from..].to_vec(), ..Answer::default() };
     }
     // A repository that was renamed.
     if let Some(rest) = request.path.strip_prefix("/bert-base-uncased/") {
@@ -49,7 +59,8 @@ fn answer(request: &Request, folder: &Path, weights: &Path) -> Answer {
                 (
                     "Location",
                     format!(
-                        "http://{}/storage/{name}",
+                        "{}://{}/storage/{name}",
+                        if request.secure { "https" } else { "http" },
                         request.header("host").unwrap().replace("127.0.0.1", "localhost")
                     ),
                 ),
@@ -153,24 +164,303 @@ fn private_repositories_that_were_renamed_are_downloaded_with_the_token() {
     assert_eq!(AutoConfig::from_pretrained(&old_name).unwrap().hidden_size, 128);
 }
 
+/// A hub whose answers from the storage are changed.
+fn hub_with_storage(change: impl Fn(&Request, &mut Answer) + Send + Sync + 'static) -> Server {
+    let folder = root().join("crates/bert/built-in");
+    Server::start(move |request| {
+        let mut answer = answer(request, &folder, &folder);
+        if request.path.starts_with("/storage/") {
+            change(request, &mut answer);
+        }
+        answer
+    })
+}
+
+fn weights() -> Vec<u8> {
+    std::fs::read(root().join("crates/bert/built-in/model.safetensors")).unwrap()
+}
+
+/// Cuts the connection after some bytes of the body.
+fn cut(answer: &mut Answer, at: usize) {
+    answer.headers.push(("Content-Length", answer.body.len().to_string()));
+    answer.cut_at = Some(at.min(answer.body.len()));
+}
+
+/// The blobs whose download is not over.
+fn unfinished(cache: &Path) -> Vec<PathBuf> {
+    let mut paths = files(cache);
+    paths.retain(|path| path.to_string_lossy().contains("incomplete"));
+    paths
+}
+
+/// The requests for the weights that a hub with a storage got.
+fn downloads(server: &Server) -> usize {
+    server.requests().iter().filter(|request| request.starts_with("GET /storage/")).count()
+}
+
 #[test]
 fn a_download_that_stands_still_is_given_up() {
+    let server = hub_with_storage(|_, answer| {
+        cut(answer, 0);
+        answer.linger = Duration::from_secs(40);
+    });
+    let home = tempfile::tempdir().unwrap();
+    let start = Instant::now();
+    let env = [("HF_HUB_DOWNLOAD_TIMEOUT", "1")];
+    let (ok, _, error) = hello_at(&server.url, home.path(), &env);
+    assert!(!ok && error.contains("nothing came for 1 seconds; try again"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(20));
+}
+
+#[test]
+fn a_slow_hub_is_waited_for_as_long_as_bytes_come() {
+    // Three seconds in all.
+    let server = hub_with_storage(|_, answer| answer.pace = Some((30, Duration::from_millis(100))));
+    let home = tempfile::tempdir().unwrap();
+    let (ok, _, error) = hello_at(&server.url, home.path(), &[("HF_HUB_DOWNLOAD_TIMEOUT", "1.5")]);
+    assert!(ok, "{error}");
+    assert_eq!(downloads(&server), 1);
+}
+
+#[test]
+fn a_hub_that_answers_late_is_waited_for_as_long_as_the_environment_says() {
     let folder = root().join("crates/bert/built-in");
     let server = Server::start(move |request| {
         let mut answer = answer(request, &folder, &folder);
-        if request.path.starts_with("/storage/") {
-            answer.headers.push(("Content-Length", answer.body.len().to_string()));
-            answer.cut_at = Some(1000);
-            answer.linger = Duration::from_secs(40);
+        if request.path.ends_with("main/config.json") {
+            answer.delay = Duration::from_secs(2);
         }
         answer
     });
-    let cache = tempfile::tempdir().unwrap();
+    let home = tempfile::tempdir().unwrap();
     let start = Instant::now();
+    let (_, out, error) = hello_at(&server.url, home.path(), &[("HF_HUB_ETAG_TIMEOUT", "0.5")]);
+    assert!((out + &error).contains("nothing came for 0.5 seconds"), "{error}");
+    assert!(start.elapsed() < Duration::from_secs(10));
+    let (ok, _, error) = hello_at(&server.url, home.path(), &[("HF_HUB_ETAG_TIMEOUT", "30")]);
+    assert!(ok, "{error}");
+}
+
+#[test]
+fn a_connection_that_breaks_again_and_again_brings_the_file_all_the_same() {
+    let server = hub_with_storage(|_, answer| cut(answer, 1_000_000));
+    let cache = tempfile::tempdir().unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let its_heard = heard.clone();
+    let checkpoint = checkpoint(&server, cache.path())
+        .with_progress(move |progress| its_heard.lock().unwrap().push(progress));
+    load(&checkpoint).unwrap();
+    assert_eq!(downloads(&server), 3);
+    let file = checkpoint.read("model.safetensors").unwrap().unwrap();
+    assert!(file == weights(), "the parts do not make the whole");
+    let heard = heard.lock().unwrap();
+    let done: Vec<u64> =
+        heard.iter().filter(|it| it.file == "model.safetensors").map(|it| it.done).collect();
+    assert!(done.is_sorted() && done.last() == Some(&(weights().len() as u64)), "{done:?}");
+}
+
+#[test]
+fn a_download_that_broke_off_goes_on_in_the_next_process() {
+    let broken = Arc::new(Mutex::new(true));
+    let (its_broken, ranges) = (broken.clone(), Arc::new(Mutex::new(Vec::new())));
+    let its_ranges = ranges.clone();
+    let server = hub_with_storage(move |request, answer| {
+        its_ranges.lock().unwrap().push(request.header("range").map(str::to_owned));
+        match (*its_broken.lock().unwrap(), request.header("range")) {
+            (true, None) => cut(answer, 1_000_000),
+            (true, Some(_)) => cut(answer, 0),
+            (false, _) => {}
+        }
+    });
+    let cache = tempfile::tempdir().unwrap();
     let error = load(&checkpoint(&server, cache.path())).unwrap_err();
-    assert_says(&error, &["no data came for 15 seconds", "try again"]);
-    assert!(start.elapsed() < Duration::from_secs(35));
-    assert!(!files(cache.path()).iter().any(|path| path.to_string_lossy().contains("incomplete")));
+    assert_says(
+        &error,
+        &["model.safetensors of google-bert/bert-base-uncased", "1000000 of 2591808", "try again"],
+    );
+    let left = unfinished(cache.path());
+    assert_eq!(std::fs::read(&left[0]).unwrap(), weights()[..1_000_000]);
+    assert!(!files(cache.path()).iter().any(|path| path.ends_with("model.safetensors")));
+    *broken.lock().unwrap() = false;
+    load(&checkpoint(&server, cache.path())).unwrap();
+    let range = || Some("bytes=1000000-".to_owned());
+    assert_eq!(*ranges.lock().unwrap(), [None, range(), range()]);
+    assert!(unfinished(cache.path()).is_empty());
+}
+
+#[test]
+fn what_is_left_of_a_download_is_replaced_if_it_does_not_fit() {
+    // A hub that does not know ranges, or one that does.
+    for knows_ranges in [false, true] {
+        let server = hub_with_storage(move |_, answer| {
+            if !knows_ranges {
+                *answer = Answer { status: 200, body: weights(), ..Answer::default() };
+            }
+        });
+        for left in [vec![b'x'; 3_000_000], weights()[..1000].to_vec(), Vec::new(), weights()] {
+            let cache = tempfile::tempdir().unwrap();
+            let repo = cache.path().join("models--google-bert--bert-base-uncased");
+            std::fs::create_dir_all(repo.join("blobs")).unwrap();
+            let blob = format!("blobs/{:064x}", weights().len());
+            std::fs::write(repo.join(format!("{blob}.incomplete")), left).unwrap();
+            load(&checkpoint(&server, cache.path())).unwrap();
+            assert!(std::fs::read(repo.join(blob)).unwrap() == weights());
+            assert!(unfinished(cache.path()).is_empty());
+        }
+    }
+}
+
+#[test]
+fn several_processes_download_a_file_once() {
+    let server = hub_with_storage(|_, answer| answer.pace = Some((10, Duration::from_millis(50))));
+    let home = tempfile::tempdir().unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                let (ok, _, error) = hello_at(&server.url, home.path(), &[]);
+                assert!(ok, "{error}");
+            });
+        }
+    });
+    assert_eq!(downloads(&server), 1);
+}
+
+#[test]
+fn a_download_that_is_killed_leaves_a_cache_that_the_next_one_completes() {
+    let server = hub_with_storage(|_, answer| answer.pace = Some((50, Duration::from_millis(5))));
+    let mut random = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+    let (mut interrupted, mut home) = (0, tempfile::tempdir().unwrap());
+    for kill in 0..30 {
+        let mut process = hello_command()
+            .envs([("HF_HOME", home.path().as_os_str()), ("HF_ENDPOINT", server.url.as_ref())])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(random.random_range(20..320)));
+        process.kill().unwrap();
+        process.wait().unwrap();
+        let weights_left = unfinished(home.path());
+        interrupted += usize::from(!weights_left.is_empty());
+        // Every third time, the next process is killed too.
+        if kill % 3 != 2 {
+            let checkpoint = checkpoint(&server, &home.path().join("hub"));
+            load(&checkpoint).unwrap_or_else(|error| panic!("kill {kill}: {error}"));
+            assert!(checkpoint.read("model.safetensors").unwrap().unwrap() == weights(), "{kill}");
+            home = tempfile::tempdir().unwrap();
+        }
+    }
+    assert!(interrupted > 3, "only {interrupted} downloads were interrupted");
+}
+
+#[test]
+fn a_revision_whose_commit_is_gone_from_the_cache_is_looked_up_again() {
+    let (server, cache) = (hub(), tempfile::tempdir().unwrap());
+    let repo = cache.path().join("models--google-bert--bert-base-uncased");
+    std::fs::create_dir_all(repo.join("refs")).unwrap();
+    std::fs::write(repo.join("refs/main"), "a".repeat(40)).unwrap();
+    // And a name whose blob is gone.
+    let snapshot = repo.join("snapshots").join(COMMIT);
+    std::fs::create_dir_all(&snapshot).unwrap();
+    #[cfg(unix)]
+    std::os::unix::fs::symlink("../../blobs/gone", snapshot.join("config.json")).unwrap();
+    load(&checkpoint(&server, cache.path())).unwrap();
+    assert_eq!(std::fs::read_to_string(repo.join("refs/main")).unwrap(), COMMIT);
+    assert!(server.requests()[2..].iter().all(|it| it.contains(COMMIT) || it.contains("storage")));
+    load(&checkpoint(&server, cache.path()).with_local_files_only()).unwrap();
+}
+
+#[test]
+#[cfg(unix)]
+fn a_link_in_the_place_of_a_record_is_not_written_through() {
+    let (server, cache) = (hub(), tempfile::tempdir().unwrap());
+    let repo = cache.path().join("models--google-bert--bert-base-uncased");
+    let records = repo.join(".no_exist").join(COMMIT);
+    let victim = cache.path().join("victim");
+    std::fs::create_dir_all(&records).unwrap();
+    std::fs::write(&victim, "kept").unwrap();
+    std::os::unix::fs::symlink(&victim, records.join("special.json")).unwrap();
+    assert!(checkpoint(&server, cache.path()).read("special.json").unwrap().is_none());
+    assert_eq!(std::fs::read_to_string(victim).unwrap(), "kept");
+}
+
+/// A hub whose certificate an authority of its own has signed, and the authority's certificate.
+fn hub_with_its_own_authority() -> (Server, String) {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut authority = rcgen::CertificateParams::new([]).unwrap();
+    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let certificate = authority.self_signed(&key).unwrap();
+    let issuer = rcgen::Issuer::new(authority, key);
+    let own_key = rcgen::KeyPair::generate().unwrap();
+    let names = ["localhost".to_owned(), "127.0.0.1".to_owned()];
+    let own = rcgen::CertificateParams::new(names).unwrap().signed_by(&own_key, &issuer).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![own.der().clone()], own_key.serialize_der().try_into().unwrap())
+        .unwrap();
+    let folder = root().join("crates/bert/built-in");
+    let answer = move |request: &Request| answer(request, &folder, &folder);
+    (Server::start_with(Some(Arc::new(config)), answer), certificate.pem())
+}
+
+#[test]
+fn an_authority_of_ones_own_is_trusted_where_the_environment_names_it() {
+    let (server, authority) = hub_with_its_own_authority();
+    let home = tempfile::tempdir().unwrap();
+    let (pem, empty) = (home.path().join("authority.pem"), home.path().join("empty.pem"));
+    std::fs::write(&pem, authority).unwrap();
+    std::fs::write(&empty, "").unwrap();
+    for variable in ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"] {
+        let cache = tempfile::tempdir().unwrap();
+        let env = [(variable, pem.to_str().unwrap())];
+        let (ok, out, error) = hello_at(&server.url, cache.path(), &env);
+        assert!(ok && out.contains(ID), "{out}{error}");
+        let env = [(variable, empty.to_str().unwrap())];
+        let (_, out, error) = hello_at(&server.url, home.path(), &env);
+        let all = out + &error;
+        assert!(all.contains(variable) && all.contains("it has no certificate"), "{all}");
+    }
+    let (_, out, error) = hello_at(&server.url, home.path(), &[]);
+    let all = out + &error;
+    assert!(all.contains("invalid peer certificate") && all.contains("SSL_CERT_FILE"), "{all}");
+}
+
+#[test]
+fn a_proxy_is_used_as_the_environment_says_and_never_passed_by() {
+    let server = hub();
+    let proxy = server.address.to_string();
+    for (variable, value, seen) in [
+        ("HTTP_PROXY", format!("http://{proxy}"), "CONNECT hub.invalid:80"),
+        ("ALL_PROXY", format!("socks5h://{proxy}"), "SOCKS hub.invalid"),
+        ("all_proxy", format!("socks5h://{proxy}"), "SOCKS hub.invalid"),
+    ] {
+        let (home, before) = (tempfile::tempdir().unwrap(), server.requests().len());
+        let (ok, out, error) = hello_at("http://hub.invalid", home.path(), &[(variable, &value)]);
+        assert!(ok && out.contains(ID), "{out}{error}");
+        assert_eq!(server.requests()[before], seen);
+    }
+    for (variable, value) in
+        [("HTTP_PROXY", "http://127.0.0.1:1"), ("ALL_PROXY", "socks5://127.0.0.1:1")]
+    {
+        let (home, before) = (tempfile::tempdir().unwrap(), server.requests().len());
+        let (_, out, error) = hello_at(&server.url, home.path(), &[(variable, value)]);
+        assert!((out + &error).contains("hub cannot be reached"));
+        assert_eq!(server.requests().len(), before, "passed by {value}");
+        // A host that is excepted, or a proxy of the other scheme.
+        let env = [(variable, value), ("NO_PROXY", "127.0.0.1,localhost")];
+        let (ok, _, error) = hello_at(&server.url, home.path(), &env);
+        assert!(ok, "{error}");
+    }
+    let home = tempfile::tempdir().unwrap();
+    let (ok, _, error) =
+        hello_at(&server.url, home.path(), &[("HTTPS_PROXY", "http://127.0.0.1:1")]);
+    assert!(ok, "{error}");
+    let other = tempfile::tempdir().unwrap();
+    let (ok, _, error) = hello_at(&server.url, other.path(), &[("HTTP_PROXY", "ftp://p:1")]);
+    assert!(!ok && error.contains("the proxy in HTTP_PROXY cannot be used"), "{error}");
 }
 
 #[test]
@@ -272,42 +562,13 @@ fn the_callback_hears_how_far_a_download_is() {
 }
 
 #[test]
-fn a_broken_download_leaves_nothing_under_its_name_and_the_next_one_is_whole() {
-    let folder = root().join("crates/bert/built-in");
-    let broken = Arc::new(Mutex::new(true));
-    let its_broken = broken.clone();
-    let server = Server::start(move |request| {
-        let mut answer = answer(request, &folder, &folder);
-        if request.path.starts_with("/storage/") && *its_broken.lock().unwrap() {
-            answer.headers.push(("Content-Length", answer.body.len().to_string()));
-            answer.cut_at = Some(answer.body.len() / 2);
-        }
-        answer
-    });
-    let cache = tempfile::tempdir().unwrap();
-    let error = load(&checkpoint(&server, cache.path())).unwrap_err();
-    assert_says(&error, &["model.safetensors of google-bert/bert-base-uncased", "try again"]);
-    for path in files(cache.path()) {
-        let name = path.to_string_lossy();
-        assert!(!name.contains("model.safetensors") && !name.contains("incomplete"), "{name}");
-    }
-    *broken.lock().unwrap() = false;
-    load(&checkpoint(&server, cache.path())).unwrap();
-}
-
-#[test]
 fn a_body_that_is_shorter_than_announced_is_not_kept() {
-    let folder = root().join("crates/bert/built-in");
-    let server = Server::start(move |request| {
-        let mut answer = answer(request, &folder, &folder);
-        if request.path.starts_with("/storage/") {
-            answer.body.truncate(1000);
-        }
-        answer
+    let server = hub_with_storage(|_, answer| {
+        *answer = Answer { status: 200, body: weights()[..1000].to_vec(), ..Answer::default() };
     });
     let cache = tempfile::tempdir().unwrap();
     let error = load(&checkpoint(&server, cache.path())).unwrap_err();
-    assert_says(&error, &["1000 of 2591808 bytes received"]);
+    assert_says(&error, &["after 1000 of 2591808 bytes", "has another length"]);
     assert!(!files(cache.path()).iter().any(|path| path.ends_with("model.safetensors")));
 }
 
@@ -374,7 +635,7 @@ fn names_with_signs_that_an_address_reserves_are_escaped() {
 }
 
 #[test]
-fn a_hub_that_does_not_answer_is_given_up_after_five_seconds() {
+fn a_hub_that_does_not_answer_is_asked_once() {
     let server = Server::start(|_| Answer {
         status: 200,
         delay: Duration::from_secs(60),
@@ -385,11 +646,10 @@ fn a_hub_that_does_not_answer_is_given_up_after_five_seconds() {
     let checkpoint = checkpoint(&server, cache.path());
     let error = AutoConfig::from_pretrained(&checkpoint).unwrap_err();
     assert!(matches!(error, Error::HubUnreachable { .. }), "{error}");
-    assert_says(&error, &["config.json", "cannot be reached", "timeout"]);
-    // A second question is not asked.
+    assert_says(&error, &["config.json", "cannot be reached", "nothing came for 10 seconds"]);
     assert!(AutoTokenizer::from_pretrained(&checkpoint).is_err());
     let waited = start.elapsed();
-    assert!((4..9).contains(&waited.as_secs()), "waited {waited:?}");
+    assert!((9..18).contains(&waited.as_secs()), "waited {waited:?}");
 }
 
 #[test]
@@ -423,24 +683,46 @@ fn a_cache_that_cannot_be_written_is_an_error() {
     assert_says(&error, &["cannot write to the hub's cache", "HF_HOME"]);
 }
 
-/// Runs the example `hello` with this environment; returns success, standard output and error.
-pub fn hello(args: &[&str], env: &[(&str, &str)]) -> (bool, String, String) {
+/// The example `hello` without what the environment says of the hub.
+fn hello_command() -> Command {
     let mut command = Command::new(example("hello"));
-    command.args(args);
     for name in [
         "HF_HOME",
         "HF_HUB_CACHE",
         "HF_ENDPOINT",
         "HF_TOKEN",
         "HF_TOKEN_PATH",
+        "HUGGING_FACE_HUB_TOKEN",
+        "HF_HUB_DISABLE_IMPLICIT_TOKEN",
         "HF_HUB_OFFLINE",
         "TRANSFORMERS_OFFLINE",
+        "HF_HUB_ETAG_TIMEOUT",
+        "HF_HUB_DOWNLOAD_TIMEOUT",
+        "HTTP_PROXY",
+        "HTTPS_PROXY",
+        "ALL_PROXY",
+        "NO_PROXY",
+        "SSL_CERT_FILE",
+        "REQUESTS_CA_BUNDLE",
+        "CURL_CA_BUNDLE",
     ] {
-        command.env_remove(name);
+        command.env_remove(name).env_remove(name.to_lowercase());
     }
-    let output = command.current_dir(root()).envs(env.iter().copied()).output().unwrap();
+    command.current_dir(root());
+    command
+}
+
+/// Runs the example `hello` with this environment; returns success, standard output and error.
+pub fn hello(args: &[&str], env: &[(&str, &str)]) -> (bool, String, String) {
+    let output = hello_command().args(args).envs(env.iter().copied()).output().unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
     (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+/// The same with the hub at `endpoint` and its cache in `home`.
+fn hello_at(endpoint: &str, home: &Path, env: &[(&str, &str)]) -> (bool, String, String) {
+    let own = [("HF_HOME", home.to_str().unwrap()), ("HF_ENDPOINT", endpoint)];
+    hello(&[], &[&own, env].concat())
 }
 
 #[test]
@@ -474,7 +756,9 @@ fn the_environment_says_which_token_to_show() {
         (vec![], "Bearer hf_home"),
         (vec![("HF_TOKEN_PATH", other)], "Bearer hf_other"),
         (vec![("HF_TOKEN_PATH", other), ("HF_TOKEN", " hf_variable ")], "Bearer hf_variable"),
+        (vec![("HUGGING_FACE_HUB_TOKEN", "hf_old")], "Bearer hf_old"),
         (vec![("HF_TOKEN", "")], "Bearer hf_home"),
+        (vec![("HF_TOKEN", "hf_variable"), ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1")], ""),
     ] {
         let seen = Arc::new(Mutex::new(Vec::new()));
         let its_seen = seen.clone();
@@ -485,7 +769,7 @@ fn the_environment_says_which_token_to_show() {
         let (ok, _, error) =
             hello(&[], &[&[("HF_HOME", path), ("HF_ENDPOINT", &server.url)], &env[..]].concat());
         assert!(!ok && error.contains("no config.json"), "{error}");
-        assert_eq!(seen.lock().unwrap()[0].as_deref(), Some(expected));
+        assert_eq!(seen.lock().unwrap()[0].as_deref().unwrap_or_default(), expected);
     }
 }
 
@@ -506,10 +790,11 @@ fn a_full_disk_is_an_error_and_leaves_nothing_broken() {
         !output.status.success() && error.contains("cannot write to the hub's cache"),
         "{error}"
     );
-    for path in files(home.path()) {
-        let name = path.to_string_lossy();
-        assert!(!name.contains("model.safetensors") && !name.contains("incomplete"), "{name}");
-    }
+    assert!(!files(home.path()).iter().any(|path| path.ends_with("model.safetensors")));
+    // Once there is room, it goes on from where it was.
+    let (ok, _, error) = hello_at(&server.url, home.path(), &[]);
+    assert!(ok, "{error}");
+    assert!(unfinished(home.path()).is_empty());
 }
 
 /// Runs Python with huggingface_hub on this cache; returns its standard output.

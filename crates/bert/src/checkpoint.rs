@@ -66,7 +66,10 @@ impl Checkpoint {
     /// `main`. Files that the cache lacks are downloaded into it.
     ///
     /// These variables of the environment work as in huggingface_hub: `HF_HOME`, `HF_HUB_CACHE`,
-    /// `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_OFFLINE`, `TRANSFORMERS_OFFLINE`.
+    /// `HF_ENDPOINT`, `HF_TOKEN`, `HF_TOKEN_PATH`, `HF_HUB_DISABLE_IMPLICIT_TOKEN`, `HF_HUB_OFFLINE`,
+    /// `TRANSFORMERS_OFFLINE`, `HF_HUB_ETAG_TIMEOUT` and `HF_HUB_DOWNLOAD_TIMEOUT`; `HTTPS_PROXY`,
+    /// `HTTP_PROXY`, `ALL_PROXY` and `NO_PROXY`; `REQUESTS_CA_BUNDLE`, `CURL_CA_BUNDLE` and
+    /// `SSL_CERT_FILE`.
     ///
     /// # Errors
     /// [`Error::NoSuchCheckpoint`] when `id` cannot be the name of a repository.

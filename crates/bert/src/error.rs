@@ -216,7 +216,11 @@ pub enum Error {
         "{file} of {repo} is not in the cache {cache}, and {}; pass the path of a folder that holds the \
          checkpoint, or {}",
         if *offline { reason.clone() } else { format!("the hub cannot be reached: {reason}") },
-        if *offline { "allow the network once" } else { "connect to the network" }
+        if *offline {
+            "allow the network once"
+        } else {
+            "set HF_HUB_OFFLINE=1 if the cache has all of the repository's files"
+        }
     )]
     HubUnreachable {
         /// The repository.

@@ -160,7 +160,7 @@ fn sweep(folder: &Path) {
 }
 
 /// Success also where the file is not there: an earlier try, or another process, has done it.
-fn if_there(done: Result<()>) -> Result<()> {
+pub(crate) fn if_there(done: Result<()>) -> Result<()> {
     match done {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         done => done,

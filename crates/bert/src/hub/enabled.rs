@@ -1,26 +1,20 @@
 //! Files of a repository, from the cache or the network.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::RecvTimeoutError;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use hf_hub::RepoType;
+use ureq::Body;
 use ureq::http::{HeaderMap, Response, StatusCode};
-use ureq::{Agent, Body};
 
 use super::cache::{CachedRepo, is_file_name};
+use super::network;
 use super::settings::Settings;
-use super::transfer::{progress, read_in_background};
+use super::transfer::{Transfer, Trouble, progress};
 use crate::error::{Error, Result};
-use crate::files::atomic::shared_file;
 use crate::hub::options::HubOptions;
 
-/// How long the hub's first answer may take, including the look-up of its name and the connection.
-const FIRST_ANSWER: Duration = Duration::from_secs(5);
-/// How long a download may stall.
-const STALL: Duration = Duration::from_secs(15);
 /// How long a hub that could not be reached is not asked again.
 const GIVEN_UP: Duration = Duration::from_secs(30);
 
@@ -68,15 +62,11 @@ impl Repo {
             let reason = format!("{revision:?} is not the name of a branch, tag or commit");
             return Err(Error::Hub { repo, file: names[0].to_owned(), reason });
         }
-        let Some(settings) = Settings::new(&self.options) else {
-            return Err(Error::HubUnreachable {
-                repo,
-                file: names[0].to_owned(),
-                cache: PathBuf::new(),
-                reason: "there is no home folder for a cache; set HF_HOME".to_owned(),
-                offline: false,
-            });
-        };
+        let settings = Settings::new(&self.options).map_err(|reason| Error::Hub {
+            repo: repo.clone(),
+            file: names[0].to_owned(),
+            reason,
+        })?;
         let repo = hf_hub::Repo::with_revision(repo, RepoType::Model, revision.to_owned());
         let cache = CachedRepo::new(&settings.cache, repo);
         let mut out_of_reach = None;
@@ -107,10 +97,12 @@ impl Repo {
         struct Sibling {
             rfilename: String,
         }
-        let settings = Settings::new(&self.options).filter(|it| it.offline.is_none())?;
+        let settings = Settings::new(&self.options).ok().filter(|it| it.offline.is_none())?;
         let revision = escaped_path(self.revision()).replace('/', "%2F");
         let url = format!("{}/api/models/{}/revision/{revision}", settings.endpoint, self.id);
-        let request = ureq::get(url).config().timeout_global(Some(FIRST_ANSWER)).build();
+        let request = settings.network.downloading().ok()?.get(url);
+        let limit = Some(settings.network.first_answer);
+        let request = request.config().timeout_global(limit).build();
         let mut response = settings.prepare(request).call().ok()?;
         let body = response.body_mut().read_to_vec().ok()?;
         let listing: Listing = serde_json::from_slice(&body).ok()?;
@@ -135,19 +127,15 @@ impl Download<'_> {
     /// Asks the hub about the file. `None` if the repository does not have it.
     fn metadata(&self) -> Result<Option<Metadata>> {
         let Self { repo, file, settings, cache } = self;
-        let agent: Agent = Agent::config_builder()
-            .timeout_global(Some(FIRST_ANSWER))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .build()
-            .into();
+        let unreachable = |reason: String| self.unreachable(&cache.folder, &reason);
+        let agent = settings.network.asking().map_err(unreachable)?;
         // If a part of a repository is in the cache, its other files come from the same commit.
         let branch = resolve(&cache.commit().unwrap_or_else(|| repo.revision().to_owned()));
         let mut url = format!("{}/{}{branch}{}", settings.endpoint, repo.id, escaped_path(file));
         // A renamed repository redirects within the hub, a large file to its storage.
         for _ in 0..5 {
             let response = settings.prepare(agent.head(&url)).call().map_err(|error| {
-                let reason = error.to_string();
+                let reason = network::reason(&error, settings.network.first_answer);
                 let mut given_up = repo.given_up.lock().unwrap_or_else(PoisonError::into_inner);
                 *given_up = Some((Instant::now(), reason.clone()));
                 self.unreachable(&cache.folder, &reason)
@@ -205,63 +193,45 @@ impl Download<'_> {
         Err(self.refused(reason))
     }
 
-    /// Downloads the file and links it in the cache once it is complete.
+    /// Downloads the file and links it in the cache once it is complete. One process does this at a
+    /// time, as with huggingface_hub.
     fn download(&self, metadata: &Metadata) -> Result<PathBuf> {
         let cache = self.cache;
+        let unwritable = |cause| cache.unwritable(cause);
         let blob = cache.repo.blob_path(&metadata.etag);
-        if !blob.is_file() {
-            let request = ureq::get(&metadata.url)
-                .config()
-                .timeout_resolve(Some(FIRST_ANSWER))
-                .timeout_connect(Some(FIRST_ANSWER))
-                .timeout_recv_response(Some(STALL))
-                .http_status_as_error(false)
-                .build();
-            let response = self.settings.prepare(request).call();
-            let response =
-                response.map_err(|error| self.unreachable(&cache.folder, &error.to_string()))?;
-            if response.status() != StatusCode::OK {
-                let status = response.status();
-                return Err(self.refused(format!("it answers {status} to the download")));
-            }
-            let length = || header(response.headers(), "content-length")?.parse().ok();
-            let bytes = metadata.bytes.or_else(length);
-            self.store(&blob, bytes, response.into_body())?;
+        let _lock = cache.lock(&metadata.etag).map_err(unwritable)?;
+        if !blob.is_file() && !cache.path(self.file, &metadata.commit).is_file() {
+            let network = &self.settings.network;
+            let agent = network.downloading();
+            let agent = agent.map_err(|reason| self.unreachable(&cache.folder, &reason))?;
+            let mut unfinished = cache.unfinished(&blob).map_err(unwritable)?;
+            let transfer = Transfer {
+                settings: self.settings,
+                agent: &agent,
+                url: &metadata.url,
+                total: metadata.bytes,
+                report: &progress(&self.repo.options, self.file, metadata.bytes),
+            };
+            transfer.complete(&mut unfinished).map_err(|trouble| self.broken_off(trouble))?;
+            cache.keep(unfinished, &blob).map_err(unwritable)?;
         }
-        cache.link(self.file, &blob, &metadata.commit).map_err(|cause| cache.unwritable(cause))
+        cache.link(self.file, &blob, &metadata.commit).map_err(unwritable)
     }
 
-    /// Writes a body to a temporary file and renames it if it has the announced length.
-    fn store(&self, blob: &Path, bytes: Option<u64>, body: Body) -> Result<()> {
-        let unwritable = |cause| self.cache.unwritable(cause);
-        let folder = blob.parent().unwrap_or(blob);
-        std::fs::create_dir_all(folder).map_err(unwritable)?;
-        let mut temporary = shared_file(folder).map_err(unwritable)?;
-        let chunks = read_in_background(body);
-        let report = progress(&self.repo.options, self.file, bytes);
-        let mut done = 0;
-        loop {
-            let chunk = match chunks.recv_timeout(STALL) {
-                Ok(Ok(chunk)) => chunk,
-                Ok(Err(error)) => {
-                    let reason = format!("the download broke off: {error}; try again");
-                    return Err(self.refused(reason));
-                }
-                Err(RecvTimeoutError::Disconnected) => break,
-                Err(RecvTimeoutError::Timeout) => {
-                    let reason = format!("no data came for {} seconds; try again", STALL.as_secs());
-                    return Err(self.refused(reason));
-                }
-            };
-            temporary.write_all(&chunk).map_err(unwritable)?;
-            done += chunk.len() as u64;
-            report(done);
+    fn broken_off(&self, trouble: Trouble) -> Error {
+        match trouble {
+            Trouble::Disk(cause) => self.cache.unwritable(cause),
+            Trouble::Refused(status) => {
+                self.refused(format!("it answers {status} to the download"))
+            }
+            Trouble::Network { reason, done, total } => {
+                let of = total.map_or(String::new(), |total| format!(" of {total}"));
+                self.refused(format!(
+                    "the download broke off after {done}{of} bytes: {reason}; try again, and it goes \
+                     on from there"
+                ))
+            }
         }
-        if let Some(bytes) = bytes.filter(|bytes| *bytes != done) {
-            return Err(self.refused(format!("{done} of {bytes} bytes received; try again")));
-        }
-        temporary.persist(blob).map_err(|error| unwritable(error.error))?;
-        Ok(())
     }
 
     fn unreachable(&self, cache: &Path, reason: &str) -> Error {

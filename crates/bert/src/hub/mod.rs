@@ -3,6 +3,8 @@
 #[cfg(feature = "hub")]
 mod cache;
 pub(crate) mod id;
+#[cfg(feature = "hub")]
+mod network;
 pub(crate) mod options;
 #[cfg(feature = "hub")]
 mod settings;

@@ -4,7 +4,11 @@ use std::path::PathBuf;
 
 use ureq::http::Uri;
 
+use super::network::Network;
 use crate::hub::options::HubOptions;
+
+/// What huggingface_hub takes for yes.
+const YES: [&str; 4] = ["1", "ON", "YES", "TRUE"];
 
 /// The caller's options, or else the variables of the environment that huggingface_hub reads.
 pub(super) struct Settings {
@@ -13,14 +17,16 @@ pub(super) struct Settings {
     pub(super) cache: PathBuf,
     /// Why the network must not be used, if it must not.
     pub(super) offline: Option<String>,
+    pub(super) network: Network,
 }
 
 impl Settings {
-    /// `None` if there is no folder for a cache.
-    pub(super) fn new(options: &HubOptions) -> Option<Self> {
+    /// # Errors
+    /// The reason, if there is no folder for a cache, or if a proxy cannot be used.
+    pub(super) fn new(options: &HubOptions) -> Result<Self, String> {
         let HubOptions { endpoint, token, cache_dir, .. } = options.clone();
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let text = |name| Some(variable(name)?.to_string_lossy().into_owned());
+        let text = |name: &str| Some(variable(name)?.to_string_lossy().into_owned());
         let user = std::env::home_dir();
         let path = |name| {
             let path = PathBuf::from(variable(name)?);
@@ -33,9 +39,15 @@ impl Settings {
             .or_else(|| Some(path("XDG_CACHE_HOME")?.join("huggingface")))
             .or_else(|| Some(user.as_ref()?.join(".cache/huggingface")));
         let token_file = path("HF_TOKEN_PATH").or_else(|| Some(home.as_ref()?.join("token")));
+        let is_yes = |value: &String| YES.contains(&&*value.to_uppercase());
+        let implicit = text("HF_HUB_DISABLE_IMPLICIT_TOKEN").filter(is_yes).is_none();
+        let from_environment = || {
+            text("HF_TOKEN")
+                .or_else(|| text("HUGGING_FACE_HUB_TOKEN"))
+                .or_else(|| std::fs::read_to_string(token_file?).ok())
+        };
         let token = token
-            .or_else(|| text("HF_TOKEN"))
-            .or_else(|| std::fs::read_to_string(token_file?).ok())
+            .or_else(|| implicit.then(from_environment)?)
             .map(|token| token.trim().to_owned())
             .filter(|token| !token.is_empty());
         let endpoint = endpoint.or_else(|| text("HF_ENDPOINT"));
@@ -45,16 +57,18 @@ impl Settings {
         let offline = ["HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"]
             .into_iter()
             .find_map(|name| Some((name, text(name)?)))
-            // What huggingface_hub takes for yes.
-            .filter(|(_, value)| ["1", "ON", "YES", "TRUE"].contains(&&*value.to_uppercase()))
+            .filter(|(_, value)| is_yes(value))
             .map(|(name, _)| format!("{name} is set"));
-        Some(Self {
+        let cache = cache_dir
+            .or_else(|| path("HF_HUB_CACHE"))
+            .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
+            .or_else(|| Some(home?.join("hub")))
+            .ok_or("there is no home folder for a cache; set HF_HOME")?;
+        Ok(Self {
+            network: Network::new(endpoint, text)?,
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             token,
-            cache: cache_dir
-                .or_else(|| path("HF_HUB_CACHE"))
-                .or_else(|| path("HUGGINGFACE_HUB_CACHE"))
-                .or_else(|| Some(home?.join("hub")))?,
+            cache,
             offline: forbidden.or(offline),
         })
     }
