@@ -27,7 +27,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Tokenizer> {
     Ok(tokenizer)
 }
 
-fn json(part: Option<&impl Serialize>) -> Result<Value> {
+pub(crate) fn json(part: Option<&impl Serialize>) -> Result<Value> {
     part.map_or(Ok(Value::Null), serde_json::to_value).map_err(|error| Error::Syntax(error.into()))
 }
 

@@ -12,6 +12,7 @@
 //! # }
 //! ```
 
+mod beginning;
 mod build;
 mod checks;
 mod encoding;

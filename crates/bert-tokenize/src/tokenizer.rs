@@ -13,6 +13,7 @@ use tokenizers::{
     PostProcessorWrapper, Tokenizer,
 };
 
+use crate::beginning::{Cuts, encode_beginnings};
 use crate::build::Built;
 use crate::checks::guarded;
 use crate::encoding::BatchEncoding;
@@ -39,6 +40,8 @@ pub struct BertTokenizer {
     unnamed: Vec<String>,
     /// Added tokens that normalization makes equal to one with a lower id: both ids.
     twins: HashMap<u32, u32>,
+    /// Where a long text can be cut.
+    cuts: Option<Cuts>,
     /// `tokenizer_config.json`, to be saved again.
     config: Map<String, Value>,
     /// Whether transformers makes the same of that file and the vocabulary alone.
@@ -66,8 +69,8 @@ impl BertTokenizer {
         tokens.with_padding(None);
         tokens.with_post_processor(None::<PostProcessorWrapper>);
         tokens.with_truncation(None).map_err(Error::Syntax)?;
-        let twins = twins(&tokens)?;
-        Ok(Self { tokens, special_tokens, named, unnamed, twins, config, is_bert })
+        let (twins, cuts) = (twins(&tokens)?, Cuts::of(&tokens)?);
+        Ok(Self { tokens, special_tokens, named, unnamed, twins, cuts, config, is_bert })
     }
 
     /// Encodes one text or pair.
@@ -96,20 +99,9 @@ impl BertTokenizer {
         options: &EncodeOptions,
     ) -> Result<BatchEncoding> {
         let texts: Vec<Text> = texts.into_iter().map(Into::into).collect();
-        let sequences: Vec<&str> = texts
-            .iter()
-            .flat_map(|text| match *text {
-                Text::Single(text) => [Some(text), None],
-                Text::Pair(first, second) => [Some(first), Some(second)],
-            })
-            .flatten()
-            .collect();
-        let mut sequences = guarded(|| match options.offsets {
-            OffsetUnit::Characters => self.tokens.encode_batch_char_offsets(sequences, false),
-            OffsetUnit::Bytes => self.tokens.encode_batch(sequences, false),
-        })
-        .map_err(Error::Tokenizer)?
-        .into_iter();
+        let encode = |texts: Vec<&str>| self.encode_all(texts, options.offsets);
+        let cuts = self.cuts.as_ref().zip(options.truncation);
+        let mut sequences = encode_beginnings(&texts, cuts, encode)?.into_iter();
 
         let mut encodings = Vec::with_capacity(texts.len());
         for (row, text) in texts.iter().enumerate() {
@@ -131,6 +123,21 @@ impl BertTokenizer {
         self.pad(&mut encodings, options)?;
         let encodings = encodings.into_iter().map(|encoding| self.without_twins(encoding.into()));
         Ok(BatchEncoding { encodings: encodings.collect(), pad_token_id: self.pad_token_id() })
+    }
+
+    /// The tokens of each text, without special tokens.
+    fn encode_all(&self, texts: Vec<&str>, unit: OffsetUnit) -> Result<Vec<Encoding>> {
+        let one = |text| match unit {
+            OffsetUnit::Characters => self.tokens.encode_char_offsets(text, false),
+            OffsetUnit::Bytes => self.tokens.encode(text, false),
+        };
+        let all = || match unit {
+            // A thread of the pool may be busy for a while.
+            _ if texts.len() <= 2 => texts.into_iter().map(one).collect(),
+            OffsetUnit::Characters => self.tokens.encode_batch_char_offsets(texts, false),
+            OffsetUnit::Bytes => self.tokens.encode_batch(texts, false),
+        };
+        guarded(all).map_err(Error::Tokenizer)
     }
 
     /// The encoding with the lowest id in place of each one that means the same.
@@ -199,7 +206,7 @@ impl BertTokenizer {
         // An error may come after some tokens were added.
         let mut grown = self.tokens.clone();
         guarded(|| grown.add_tokens(tokens)).map_err(Error::Tokenizer)?;
-        self.twins = twins(&grown)?;
+        (self.twins, self.cuts) = (twins(&grown)?, Cuts::of(&grown)?);
         self.tokens = grown;
         Ok(self.vocab_size() - before)
     }

@@ -1,0 +1,127 @@
+//! Long texts of which only the beginning counts.
+
+use std::collections::BTreeMap;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use bert::*;
+use rand::{Rng, SeedableRng, seq::IndexedRandom};
+use rand_chacha::ChaCha8Rng;
+use serde_json::Value;
+
+use crate::support::*;
+
+/// What texts are made of.
+#[rustfmt::skip]
+const PIECES: [&str; 30] = [
+    " ", "  ", "            ", "\n", "\t", "\u{a0}", "\u{3000}", "a", "hello", "world", "unaffable", "wörld",
+    "e\u{301}", "\u{301}", ".", "'s", "\u{6771}", "\u{4eac}", "[MASK]", "<new>", "\u{200d}", "\u{fe0f}",
+    "xyzzy", "hellololos", "helssssssssssssssssq", "aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa",
+    "\u{308}\u{308}\u{308}\u{308}\u{308}\u{308}\u{308}", "\r\n", "\u{1f600}", "\u{ac00}",
+];
+
+/// A text of a few of these pieces, so that some texts have many tokens per byte and others few.
+fn text(random: &mut ChaCha8Rng, pieces: usize) -> String {
+    let kinds: Vec<&str> = (0..random.random_range(1..6))
+        .map(|_| *PIECES.choose(random).unwrap())
+        .chain([" "])
+        .collect();
+    (0..pieces).map(|_| *kinds.choose(random).unwrap()).collect()
+}
+
+/// Every tokenizer of the fixture of classes.
+fn tokenizers() -> Vec<(String, BertTokenizer)> {
+    let file = std::fs::read(fixture("tokenizer_classes.json")).unwrap();
+    let classes: Value = serde_json::from_slice(&file).unwrap();
+    let folders = classes["folders"].as_array().unwrap().iter().map(|folder| {
+        let files: BTreeMap<String, Vec<u8>> = (folder[1].as_object().unwrap().iter())
+            .map(|(name, at)| {
+                let text = &classes["contents"][at.as_u64().unwrap() as usize];
+                (name.clone(), text.as_str().unwrap().as_bytes().to_vec())
+            })
+            .collect();
+        let tokenizer = AutoTokenizer::from_pretrained(Checkpoint::from_bytes(files)).unwrap();
+        (folder[0].as_str().unwrap().to_owned(), tokenizer)
+    });
+    folders.collect()
+}
+
+/// The same tokenizer, which encodes all of every text: a word of two words may reach over every cut.
+fn uncut(tokenizer: &BertTokenizer) -> BertTokenizer {
+    let mut uncut = tokenizer.clone();
+    uncut.add_tokens(["two words"]).unwrap();
+    uncut
+}
+
+#[test]
+fn what_remains_of_a_long_text_is_what_remains_of_its_whole_encoding() {
+    let mut random = ChaCha8Rng::seed_from_u64(1);
+    let strategies = [
+        TruncationStrategy::LongestFirst,
+        TruncationStrategy::OnlyFirst,
+        TruncationStrategy::OnlySecond,
+    ];
+    let mut cut = 0;
+    for (name, tokenizer) in tokenizers() {
+        let uncut = uncut(&tokenizer);
+        for _ in 0..20 {
+            let lengths = [(); 2].map(|()| *[3, 50, 200, 600].choose(&mut random).unwrap());
+            let texts = lengths.map(|pieces| text(&mut random, pieces));
+            let text: Text = match random.random() {
+                true => (&*texts[0]).into(),
+                false => (&*texts[0], &*texts[1]).into(),
+            };
+            let truncation = Truncation::to(random.random_range(3..24))
+                .with_strategy(*strategies.choose(&mut random).unwrap());
+            // Without special tokens, all tokens come from the texts.
+            let options = EncodeOptions::new().without_special_tokens();
+            let options = options.with_truncation(truncation);
+            let encode = |tokenizer: &BertTokenizer| {
+                let encoded = tokenizer.encode(text, &options);
+                encoded.map(|batch| batch.encodings).map_err(|error| error.to_string())
+            };
+            let expected = encode(&uncut);
+            cut += usize::from(expected.is_ok() && lengths[0] > 100);
+            assert_eq!(encode(&tokenizer), expected, "{name}: {text:?} {truncation:?}");
+        }
+    }
+    assert!(cut > 200, "{cut}");
+}
+
+#[test]
+#[ignore = "is measured by the next test"]
+fn sixteen_megabytes_are_cut_to_512_tokens() {
+    let tokenizer = AutoTokenizer::from_pretrained(Checkpoint::built_in()).unwrap();
+    let options = EncodeOptions::new().with_truncation(Truncation::to(512));
+    let words = ["word ", "wörld, ", "\u{6771}\u{4eac}", "hello\n"];
+    let texts = words.map(|word| word.repeat((16 << 20) / word.len()));
+    let short = words.map(|word| word.repeat(2000));
+    let before = peak_memory();
+    for (text, short) in texts.iter().zip(&short) {
+        let start = Instant::now();
+        let cut = tokenizer.encode(text.as_str(), &options).unwrap();
+        assert!(start.elapsed() < Duration::from_millis(500), "{:?}", start.elapsed());
+        assert_eq!(cut.encodings[0].ids.len(), 512);
+        assert_eq!(cut, tokenizer.encode(short.as_str(), &options).unwrap());
+    }
+    let grown = peak_memory() - before;
+    assert!(grown < 100 << 10, "{grown} kB more");
+}
+
+/// The most memory of this process so far, in kB.
+fn peak_memory() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_text_of_sixteen_megabytes_takes_neither_long_nor_much_memory() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "long_texts::sixteen_megabytes_are_cut_to_512_tokens"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+}
