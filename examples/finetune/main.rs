@@ -145,8 +145,7 @@ impl Trainer {
             for part in batch.chunks(batch.len().div_ceil(args.accumulate)) {
                 let (input, labels) = self.task.tensors(part, self.model.bert.device())?;
                 let (loss, _) = self.model.forward_with_labels(&input, &labels, &self.dropout)?;
-                let share = part.len() as f64 / batch.len() as f64;
-                self.gradients.accumulate(&(&loss * share)?)?;
+                self.gradients.accumulate_mean(&loss, part.len())?;
                 sum += f64::from(loss.to_scalar::<f32>()?) * part.len() as f64;
             }
             self.gradients.clip_norm(args.max_grad_norm)?;

@@ -204,6 +204,57 @@ fn only_chosen_parameters_learn() {
 }
 
 #[test]
+fn parts_of_a_batch_learn_what_the_whole_batch_learns() {
+    let (model, vars) = load::<BertForMaskedLM>("heads/masked_lm", DType::F64);
+    let options = ForwardOptions::new();
+    let input = |rows: &[&[u32]]| BertInput::from_ids(ids(rows));
+    let labels = |rows: &[&[i64]]| {
+        let width = rows[0].len();
+        Tensor::from_vec(rows.concat(), (rows.len(), width), &device()).unwrap()
+    };
+    let rows: [&[u32]; 3] = [&[5, 6, 7, 8], &[9, 10, 11, 12], &[13, 14, 15, 16]];
+    let learned: [&[i64]; 3] = [&[-100, 3, -100, -100], &[4, 5, -100, 6], &[-100, 7, 8, -100]];
+    let mut whole = Gradients::new(&vars);
+    whole.accumulate(&model.loss_of(&input(&rows), &labels(&learned), &options)).unwrap();
+    let mut parts = Gradients::new(&vars);
+    for part in [0..1, 1..3] {
+        let labels = labels(&learned[part.clone()]);
+        let loss = model.loss_of(&input(&rows[part]), &labels, &options);
+        parts.accumulate_mean(&loss, counted_labels(&labels).unwrap()).unwrap();
+    }
+    let mut compared = 0;
+    for name in vars.data().lock().unwrap().keys() {
+        let Some(expected) = whole.get(name) else { continue };
+        let (got, expected) = (values(parts.get(name).unwrap()), values(expected));
+        for (got, expected) in got.iter().zip(&expected) {
+            assert!((got - expected).abs() < 1e-12, "{name}: {got}, expected {expected}");
+        }
+        compared += got.len();
+    }
+    assert!(compared > 1000);
+}
+
+#[test]
+fn weights_of_half_precision_learn_from_small_steps() {
+    let (model, vars) =
+        load::<BertForSequenceClassification>("heads/sequence_classification", DType::BF16);
+    let weights = |name: &str| values(&vars.data().lock().unwrap()[name].as_tensor().clone());
+    let name = "bert.encoder.layer.0.attention.self.value.weight";
+    let before = weights(name);
+    let input = BertInput::from_ids(ids(&[&[5, 6, 7, 8], &[9, 10, 11, 12]]));
+    let labels = Tensor::new(&[0i64, 1], &device()).unwrap();
+    let mut optimizer = AdamW::new(&vars, AdamWOptions::new().with_weight_decay(0.)).unwrap();
+    let mut gradients = Gradients::new(&vars);
+    for _ in 0..100 {
+        let loss = model.loss_of(&input, &labels, &ForwardOptions::new());
+        gradients.accumulate(&loss).unwrap();
+        optimizer.step(&mut gradients, 2e-5).unwrap();
+    }
+    let moved = weights(name).iter().zip(&before).filter(|(a, b)| a != b).count();
+    assert!(moved * 10 > before.len() * 9, "{moved} of {} moved", before.len());
+}
+
+#[test]
 fn the_padding_row_learns_from_a_tied_decoder_only() {
     let (model, vars) =
         load::<BertForSequenceClassification>("heads/sequence_classification", DType::F32);

@@ -132,6 +132,7 @@ pub use heads::{
 };
 pub use layer::BertLayer;
 pub use linear::Linear;
+pub use loss::counted_labels;
 pub use model::BertModel;
 pub use named::{Named, Parameter, Replace, Visit, below};
 pub use outputs::{

@@ -9,6 +9,21 @@ use crate::error::{Error, Result};
 /// The label that takes no part in a loss. Hugging Face and PyTorch: `ignore_index`.
 pub(crate) const IGNORED: i64 = -100;
 
+/// The number of labels over which a loss is a mean: of class ids those that are not −100, otherwise all.
+///
+/// The loss of a [`BertLMHeadModel`](crate::BertLMHeadModel) leaves out the first label of each row: pass
+/// `labels.narrow(1, 1, S − 1)`.
+///
+/// # Errors
+/// When Candle cannot copy them.
+pub fn counted_labels(labels: &Tensor) -> Result<usize> {
+    if !labels.dtype().is_int() {
+        return Ok(labels.elem_count());
+    }
+    let ids = labels.to_device(&Device::Cpu)?.to_dtype(DType::I64)?.flatten_all()?;
+    Ok(ids.to_vec1::<i64>()?.into_iter().filter(|id| *id != IGNORED).count())
+}
+
 /// Mean of `−ln softmax(logits)[label]` over the labels that are not `ignored`.
 ///
 /// `logits`: `[M, C]`; `labels`: M class ids → a scalar, F32 for half precision. PyTorch:

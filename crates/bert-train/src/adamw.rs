@@ -38,7 +38,7 @@ impl AdamWOptions {
         Self { betas: (first, second), ..self }
     }
 
-    /// Sets [`AdamWOptions::eps`], at least 0.
+    /// Sets [`AdamWOptions::eps`], a positive number.
     pub fn with_eps(self, eps: f64) -> Self {
         Self { eps, ..self }
     }
@@ -75,6 +75,8 @@ struct Parameter {
     group: ParameterGroup,
     /// Absent before the first gradient.
     moments: Option<Moments>,
+    /// What `var` is rounded from, if it has half precision. Absent before the first gradient.
+    master: Option<Tensor>,
 }
 
 #[derive(Clone, Debug)]
@@ -114,14 +116,16 @@ impl AdamW {
         let share = |x: f64| (0. ..1.).contains(&x);
         check("betas.0", options.betas.0, share, "a number from 0 to below 1")?;
         check("betas.1", options.betas.1, share, "a number from 0 to below 1")?;
-        check_amount("eps", options.eps)?;
+        // A parameter whose gradients are all 0 would become 0 / 0.
+        let positive = |eps: f64| eps.is_finite() && eps as f32 > 0.;
+        check("eps", options.eps, positive, "a positive number, as F32")?;
         check_amount("weight_decay", options.weight_decay)?;
         let mut parameters = Vec::new();
         for (name, var) in named_vars(vars) {
             let group = group(&name);
             check_amount("weight_decay", group.weight_decay)?;
             check_amount("learning_rate_scale", group.learning_rate_scale)?;
-            parameters.push(Parameter { name, var, group, moments: None });
+            parameters.push(Parameter { name, var, group, moments: None, master: None });
         }
         Ok(Self { options, parameters })
     }
@@ -155,13 +159,16 @@ impl AdamW {
     }
 
     /// The optimizer's state with PyTorch's names: `exp_avg.NAME`, `exp_avg_sq.NAME` and `step.NAME` of
-    /// every parameter that has been updated.
+    /// every parameter that has been updated; and `master.NAME`, the F32 copy, if it has half precision.
     ///
     /// # Errors
     /// When Candle cannot allocate.
     pub fn state(&self) -> Result<HashMap<String, Tensor>> {
         let mut state = HashMap::new();
-        for Parameter { name, moments, .. } in &self.parameters {
+        for Parameter { name, moments, master, .. } in &self.parameters {
+            if let Some(master) = master {
+                state.insert(format!("master.{name}"), master.clone());
+            }
             if let Some(Moments { step, first, second }) = moments {
                 state.insert(format!("exp_avg.{name}"), first.clone());
                 state.insert(format!("exp_avg_sq.{name}"), second.clone());
@@ -172,20 +179,22 @@ impl AdamW {
     }
 
     /// Restores what [`AdamW::state`] returned. The next step is then the one that would have followed.
+    /// Without the F32 copies, those begin at the parameters' values.
     ///
     /// # Errors
     /// [`Error::State`] when it is the state of other parameters; the optimizer is then unchanged.
     pub fn restore(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         let restored = self.parameters.iter().map(|parameter| parameter.restore(state));
         let restored = restored.collect::<Result<Vec<_>>>()?;
-        let read = 3 * restored.iter().flatten().count();
+        let known = restored.iter().filter(|(moments, _)| moments.is_some()).count();
+        let read = 3 * known + restored.iter().filter(|(_, master)| master.is_some()).count();
         if read != state.len() {
-            let (known, got) = (read / 3, state.len());
+            let got = state.len();
             let what = format!("{got} tensors, of which only {read} belong to {known} parameters");
             return Err(Error::State { what });
         }
-        for (parameter, moments) in self.parameters.iter_mut().zip(restored) {
-            parameter.moments = moments;
+        for (parameter, (moments, master)) in self.parameters.iter_mut().zip(restored) {
+            (parameter.moments, parameter.master) = (moments, master);
         }
         Ok(())
     }
@@ -208,18 +217,34 @@ impl Parameter {
         let corrections = (1. - beta1.powf(step as f64), 1. - beta2.powf(step as f64));
         let root = ((second.sqrt()? / corrections.1.sqrt())? + options.eps)?;
         let update = ((&first / root)? * (learning_rate / corrections.0))?;
-        let theta = self.var.as_detached_tensor().to_dtype(wide)?;
+        let theta = self.theta(wide)?;
         let kept = (theta * (1. - learning_rate * self.group.weight_decay))?;
-        self.var.set(&(kept - update)?.to_dtype(self.var.dtype())?)?;
+        let theta = (kept - update)?;
+        self.var.set(&theta.to_dtype(self.var.dtype())?)?;
+        self.master = Some(theta).filter(|_| wide != self.var.dtype());
         self.moments = Some(Moments { step, first, second });
         Ok(())
     }
 
-    fn restore(&self, state: &HashMap<String, Tensor>) -> Result<Option<Moments>> {
+    /// The parameter's value: the copy's, where the variable still is what the copy is rounded to.
+    fn theta(&self, wide: DType) -> Result<Tensor> {
+        let var = self.var.as_detached_tensor();
+        let theta = var.to_dtype(wide)?;
+        let Some(master) = &self.master else { return Ok(theta) };
+        let unchanged = master.to_dtype(var.dtype())?.eq(&var)?;
+        Ok(unchanged.where_cond(master, &theta)?)
+    }
+
+    /// What the state has of this parameter.
+    #[allow(clippy::type_complexity)]
+    fn restore(
+        &self,
+        state: &HashMap<String, Tensor>,
+    ) -> Result<(Option<Moments>, Option<Tensor>)> {
         let name = &self.name;
         let get = |what| state.get(&format!("{what}.{name}"));
         let (first, second, step) = match (get("exp_avg"), get("exp_avg_sq"), get("step")) {
-            (None, None, None) => return Ok(None),
+            (None, None, None) => return Ok((None, None)),
             (Some(first), Some(second), Some(step)) => (first, second, step),
             _ => return Err(Error::State { what: format!("only a part of what {name} needs") }),
         };
@@ -229,15 +254,26 @@ impl Parameter {
                 let what = format!("shape {got:?} for {name}, whose shape is {expected:?}");
                 return Err(Error::State { what });
             }
+            let sum = moment.to_dtype(DType::F64)?.abs()?.sum_all()?.to_scalar::<f64>()?;
+            if !sum.is_finite() {
+                return Err(Error::State {
+                    what: format!("a number for {name} that is not finite"),
+                });
+            }
             Ok(moment.to_device(self.var.device())?.to_dtype(wide_dtype(&self.var))?)
         };
         let (first, second) = (own(first)?, own(second)?);
+        if second.lt(0f64)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()? > 0. {
+            return Err(Error::State { what: format!("a negative mean of squares for {name}") });
+        }
+        let is_half = wide_dtype(&self.var) != self.var.dtype();
+        let master = get("master").filter(|_| is_half).map(own).transpose()?;
         let step = step.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
         let step = match step[..] {
             [step] if (1. ..1e15).contains(&step) && step.fract() == 0. => step as i64,
             _ => return Err(Error::State { what: format!("{step:?} as the step of {name}") }),
         };
-        Ok(Some(Moments { step, first, second }))
+        Ok((Some(Moments { step, first, second }), master))
     }
 }
 
@@ -269,6 +305,34 @@ mod tests {
             assert!((value(&x)? - 0.85).abs() < 3e-3, "{dtype:?}: {}", value(&x)?);
             assert_eq!(gradients.missing().count(), 1);
         }
+        Ok(())
+    }
+
+    #[test]
+    fn steps_below_half_precision_add_up() -> Result<()> {
+        let (vars, x) = one(DType::BF16)?;
+        let options = AdamWOptions::new().with_weight_decay(0.);
+        let mut optimizer = AdamW::new(&vars, options)?;
+        let mut gradients = Gradients::new(&vars);
+        let mut steps = |optimizer: &mut AdamW, count: usize| -> Result<f64> {
+            for _ in 0..count {
+                gradients.accumulate(&(&x * 3.)?)?;
+                optimizer.step(&mut gradients, 1e-4)?;
+            }
+            value(&x)
+        };
+        // BF16 has steps of 0.0039 below 1.
+        assert!((steps(&mut optimizer, 400)? - 0.96).abs() < 0.002);
+        // A value that was set from outside counts.
+        let var = vars.data().lock().unwrap()["x.weight"].clone();
+        var.set(&Tensor::new(2f32, &Device::Cpu)?.to_dtype(DType::BF16)?)?;
+        assert_eq!(steps(&mut optimizer, 1)?, 2.);
+        // And a restored optimizer goes on.
+        let state = optimizer.state()?;
+        assert_eq!(state["master.x.weight"].dtype(), DType::F32);
+        let mut restored = AdamW::new(&vars, options)?;
+        restored.restore(&state)?;
+        assert!((steps(&mut restored, 399)? - 1.96).abs() < 0.005);
         Ok(())
     }
 
@@ -317,6 +381,8 @@ mod tests {
         for options in [
             AdamWOptions { betas: (1., 0.9), ..AdamWOptions::default() },
             AdamWOptions { eps: f64::NAN, ..AdamWOptions::default() },
+            AdamWOptions { eps: 0., ..AdamWOptions::default() },
+            AdamWOptions { eps: 1e-50, ..AdamWOptions::default() },
             AdamWOptions { weight_decay: -1., ..AdamWOptions::default() },
         ] {
             assert!(matches!(AdamW::new(&vars, options), Err(Error::Setting { .. })));

@@ -9,43 +9,83 @@ use candle_nn::VarMap;
 use crate::error::{Error, Result, check};
 
 /// The gradients of some parameters, by name. There are none at first and after every step.
+///
+/// They are added up in F32, or in F64 for F64 parameters.
 #[derive(Clone, Debug)]
 pub struct Gradients {
     vars: Vec<(String, Var)>,
     sums: BTreeMap<String, Tensor>,
+    /// The number of items over which the sums are means.
+    items: usize,
 }
 
 impl Gradients {
     /// No gradients yet, of the parameters in `vars`.
     pub fn new(vars: &VarMap) -> Self {
-        Self { vars: named_vars(vars), sums: BTreeMap::new() }
+        Self { vars: named_vars(vars), sums: BTreeMap::new(), items: 0 }
     }
 
-    /// Adds the gradients of `loss`, a scalar. For a mean over N batches, divide each loss by N.
+    /// Adds the gradients of `loss`, a scalar.
     ///
     /// # Errors
     /// [`Error::LossShape`] when it is not a single number, [`Error::NoGradients`] when it depends on
     /// no parameter.
     pub fn accumulate(&mut self, loss: &Tensor) -> Result<()> {
+        self.add(loss, 1., 1.)
+    }
+
+    /// Adds a part of a batch whose `loss` is a mean over `items`, like the labels that count. After all
+    /// parts, the gradients are those of the mean over the items of the whole batch: parts with more
+    /// items weigh more. Hugging Face: `num_items_in_batch` of the `Trainer`.
+    ///
+    /// # Errors
+    /// As [`Gradients::accumulate`]; [`Error::Setting`] for 0 items.
+    pub fn accumulate_mean(&mut self, loss: &Tensor, items: usize) -> Result<()> {
+        check(
+            "items",
+            items as f64,
+            |items| items > 0.,
+            "the number of items of the mean, at least 1",
+        )?;
+        let all = self.items + items;
+        self.add(loss, self.items as f64 / all as f64, items as f64 / all as f64)?;
+        self.items = all;
+        Ok(())
+    }
+
+    /// Replaces the sums by `kept` times themselves plus `share` times the gradients of `loss`.
+    fn add(&mut self, loss: &Tensor, kept: f64, share: f64) -> Result<()> {
         if loss.rank() != 0 {
             return Err(Error::LossShape { got: loss.dims().to_vec() });
         }
         let mut store = loss.backward()?;
+        let mut sums = self.sums.clone();
+        if kept != 1. {
+            for sum in sums.values_mut() {
+                *sum = (&*sum * kept)?;
+            }
+        }
         let mut found = false;
         for (name, var) in &self.vars {
             let Some(gradient) = store.remove(var) else { continue };
             found = true;
             // Detached: what is kept must not keep the loss's graph.
-            let sum = match self.sums.get(name) {
-                Some(sum) => (sum + gradient.detach())?,
-                None => gradient.detach(),
+            let gradient = gradient.detach().to_dtype(wide_dtype(var))?;
+            let gradient = if share == 1. { gradient } else { (gradient * share)? };
+            let sum = match sums.remove(name) {
+                Some(sum) => (sum + gradient)?,
+                None => gradient,
             };
-            self.sums.insert(name.clone(), sum);
+            sums.insert(name.clone(), sum);
         }
-        if found { Ok(()) } else { Err(Error::NoGradients { parameters: self.vars.len() }) }
+        if !found {
+            return Err(Error::NoGradients { parameters: self.vars.len() });
+        }
+        self.sums = sums;
+        Ok(())
     }
 
-    /// The gradient of a parameter, in its shape and dtype.
+    /// The gradient of a parameter, in its shape.
     pub fn get(&self, name: &str) -> Option<&Tensor> {
         self.sums.get(name)
     }
@@ -98,6 +138,7 @@ impl Gradients {
     /// Removes all gradients, for example those of a batch to leave out.
     pub fn clear(&mut self) {
         self.sums.clear();
+        self.items = 0;
     }
 }
 
@@ -144,6 +185,35 @@ mod tests {
         assert_eq!(gradients.missing().count(), 0);
         assert_eq!(gradients.get("a").unwrap().to_vec1::<f32>()?, [3.5, 3.5]);
         assert_eq!(gradients.get("b").unwrap().to_vec2::<f32>()?, [[0.5]]);
+        Ok(())
+    }
+
+    #[test]
+    fn means_of_parts_of_any_size_make_the_mean_of_the_whole() -> Result<()> {
+        let (vars, a, b) = vars()?;
+        let mut gradients = Gradients::new(&vars);
+        // Items whose gradients are 1, 2, 6 and, of the other parameter, 8.
+        gradients.accumulate_mean(&a.sum_all()?, 1)?;
+        gradients.accumulate_mean(&(((a.sum_all()? * 8.)? + (b.sum_all()? * 8.)?)? / 3.)?, 3)?;
+        assert_eq!(gradients.get("a").unwrap().to_vec1::<f32>()?, [9. / 4.; 2]);
+        assert_eq!(gradients.get("b").unwrap().to_vec2::<f32>()?, [[2.]]);
+        let text = gradients.accumulate_mean(&a.sum_all()?, 0).unwrap_err().to_string();
+        assert!(text.contains("items is 0"), "{text}");
+        // After a step, everything begins anew.
+        gradients.clear();
+        gradients.accumulate_mean(&a.sum_all()?, 5)?;
+        assert_eq!(gradients.get("a").unwrap().to_vec1::<f32>()?, [1.; 2]);
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_of_half_precision_are_added_up_in_single_precision() -> Result<()> {
+        let vars = VarMap::new();
+        let x = vars.get((), "x", Init::Const(1.), DType::BF16, &Device::Cpu)?;
+        let mut gradients = Gradients::new(&vars);
+        gradients.accumulate(&(&x * 256.)?)?;
+        gradients.accumulate(&(&x * 0.5)?)?;
+        assert_eq!(gradients.get("x").unwrap().to_scalar::<f32>()?, 256.5);
         Ok(())
     }
 

@@ -24,8 +24,8 @@
 //! # }
 //! ```
 //!
-//! Split a batch that does not fit into memory: [`Gradients::accumulate`] adds the gradients of its
-//! parts. There is no gradient checkpointing (recomputing activations in the backward pass): Candle's
+//! Split a batch that does not fit into memory: with [`Gradients::accumulate_mean`], its parts have the
+//! gradients of the whole. There is no gradient checkpointing (recomputing activations in the backward pass): Candle's
 //! backward pass needs the full forward graph, and a custom operation can return gradients of at most
 //! three arguments and not of parameters inside of it, so it cannot recompute a layer.
 

@@ -67,7 +67,7 @@ pub use bert_core::{
     Model, ModelOutput, MultipleChoiceModelOutput, Named, NextSentencePredictorOutput, PackedInput,
     PaddingStates, Parameter, Parameters, PooledOutput, PositionEmbeddingType, PreTrainingLabels,
     ProblemType, QuestionAnsweringModelOutput, Replace, Sampling, SequenceClassifierOutput,
-    TokenClassifierOutput, TokenIds, Visit, WeightForm, named,
+    TokenClassifierOutput, TokenIds, Visit, WeightForm, counted_labels, named,
 };
 pub use bert_tokenize::{
     BatchEncoding, BertTokenizer, EncodeOptions, Encoding, OffsetUnit, Padding, Side, Text,
