@@ -1,7 +1,6 @@
 //! Long texts of which only the beginning counts.
 
 use std::collections::BTreeMap;
-use std::process::Command;
 use std::time::{Duration, Instant};
 
 use bert::*;
@@ -91,12 +90,15 @@ fn what_remains_of_a_long_text_is_what_remains_of_its_whole_encoding() {
 #[test]
 #[ignore = "is measured by the next test"]
 fn sixteen_megabytes_are_cut_to_512_tokens() {
+    if !is_alone() {
+        return;
+    }
     let tokenizer = AutoTokenizer::from_pretrained(Checkpoint::built_in()).unwrap();
     let options = EncodeOptions::new().with_truncation(Truncation::to(512));
     let words = ["word ", "wörld, ", "\u{6771}\u{4eac}", "hello\n"];
     let texts = words.map(|word| word.repeat((16 << 20) / word.len()));
     let short = words.map(|word| word.repeat(2000));
-    let before = peak_memory();
+    let before = memory("VmHWM");
     for (text, short) in texts.iter().zip(&short) {
         let start = Instant::now();
         let cut = tokenizer.encode(text.as_str(), &options).unwrap();
@@ -104,24 +106,12 @@ fn sixteen_megabytes_are_cut_to_512_tokens() {
         assert_eq!(cut.encodings[0].ids.len(), 512);
         assert_eq!(cut, tokenizer.encode(short.as_str(), &options).unwrap());
     }
-    let grown = peak_memory() - before;
+    let grown = memory("VmHWM") - before;
     assert!(grown < 100 << 10, "{grown} kB more");
-}
-
-/// The most memory of this process so far, in kB.
-fn peak_memory() -> usize {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmHWM:")).unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }
 
 #[test]
 #[cfg(target_os = "linux")]
 fn a_text_of_sixteen_megabytes_takes_neither_long_nor_much_memory() {
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "long_texts::sixteen_megabytes_are_cut_to_512_tokens"])
-        .output()
-        .unwrap();
-    let text = String::from_utf8_lossy(&output.stdout);
-    assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    run_alone("long_texts::sixteen_megabytes_are_cut_to_512_tokens");
 }

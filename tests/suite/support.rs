@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use bert::{
     AnswerSpans, BertInput, BertModel, DType, Device, LoadOptions, PreTrainedModel,
@@ -179,4 +180,29 @@ pub fn example(name: &str) -> PathBuf {
         program.display()
     );
     program
+}
+
+const ALONE: &str = "BERT_TEST_ALONE";
+
+/// Runs an ignored test in a process of its own, because it measures the process.
+pub fn run_alone(test: &str) {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--ignored", "--exact", "--nocapture", test])
+        .env(ALONE, "1")
+        .output()
+        .unwrap();
+    let texts = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+    assert!(output.status.success() && texts[0].contains("1 passed"), "{}", texts.concat());
+}
+
+/// Whether [`run_alone`] has started this process.
+pub fn is_alone() -> bool {
+    std::env::var_os(ALONE).is_some()
+}
+
+/// A number of `/proc/self/status`, in kB: `VmRSS` is what this process has, `VmHWM` the most it had.
+pub fn memory(field: &str) -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with(field)).unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
 }

@@ -6,7 +6,7 @@
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a thread waits for the next job before it returns to the pool, where other work may be
@@ -67,16 +67,61 @@ thread_local! {
 ///
 /// A kernel outside of such a call has a team for itself. Threads that are busy with other work join
 /// later or not at all; the result is the same.
+///
+/// Of the threads outside of the pool, as many as there are processors run such a call at a time. The
+/// others sleep: they would only take memory, and time from those that run.
 pub fn with_thread_team<R>(work: impl FnOnce() -> R) -> R {
     if TEAM.with_borrow(Option::is_some) {
         return work();
     }
+    let _turn = Turn::wait();
     let team = Arc::new(Team::default());
     TEAM.set(Some(team.clone()));
     let result = catch_unwind(AssertUnwindSafe(work));
     TEAM.set(None);
     team.over.store(true, Ordering::Release);
     result.unwrap_or_else(|panic| resume_unwind(panic))
+}
+
+/// The right of a thread outside of the pool to run.
+struct Turn {
+    is_counted: bool,
+}
+
+/// The number of threads outside of the pool that run.
+static RUNNING: Mutex<usize> = Mutex::new(0);
+/// Told when one of them has ended.
+static ENDED: Condvar = Condvar::new();
+
+impl Turn {
+    /// Waits for it. A thread of the pool never waits, because those that run may wait for its work.
+    fn wait() -> Self {
+        static PROCESSORS: OnceLock<usize> = OnceLock::new();
+        if rayon::current_thread_index().is_some() {
+            return Self { is_counted: false };
+        }
+        let processors = *PROCESSORS
+            .get_or_init(|| std::thread::available_parallelism().map_or(1, |count| count.get()));
+        let most = processors.max(rayon::current_num_threads());
+        let mut running = ENDED
+            .wait_while(Self::running(), |running| *running >= most)
+            .unwrap_or_else(PoisonError::into_inner);
+        *running += 1;
+        Self { is_counted: true }
+    }
+
+    fn running() -> MutexGuard<'static, usize> {
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if self.is_counted {
+            *Self::running() -= 1;
+            ENDED.notify_one();
+        }
+    }
 }
 
 impl Team {
@@ -174,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_at_once_and_inside_of_the_pool_do_not_wait_for_each_other() {
+    fn passes_at_once_and_inside_of_the_pool_all_end() {
         let sum = |n: usize| {
             with_thread_team(|| {
                 let sum = AtomicUsize::new(0);
@@ -195,6 +240,30 @@ mod tests {
         });
         use rayon::prelude::*;
         (1..50usize).into_par_iter().for_each(|n| assert_eq!(sum(n), expected(n)));
+    }
+
+    #[test]
+    fn no_more_threads_run_at_a_time_than_there_are_processors() {
+        let processors = std::thread::available_parallelism().unwrap().get();
+        let most = processors.max(rayon::current_num_threads());
+        let (running, seen) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            for _ in 0..4 * most {
+                scope.spawn(|| {
+                    // One that panics gives its turn back too.
+                    let _ = catch_unwind(AssertUnwindSafe(|| {
+                        with_thread_team(|| {
+                            let now = running.fetch_add(1, Ordering::SeqCst) + 1;
+                            seen.fetch_max(now, Ordering::SeqCst);
+                            std::thread::sleep(Duration::from_millis(2));
+                            running.fetch_sub(1, Ordering::SeqCst);
+                            panic!("on purpose");
+                        });
+                    }));
+                });
+            }
+        });
+        assert!(seen.load(Ordering::SeqCst) <= most);
     }
 
     #[test]
