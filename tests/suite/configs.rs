@@ -157,6 +157,20 @@ fn impossible_configs_name_the_field() {
 }
 
 #[test]
+fn a_config_that_json_cannot_write_is_not_written() {
+    let mut config = BertConfig::default();
+    config.layer_norm_eps = f64::NAN;
+    assert_says(&config.to_json().unwrap_err(), &["layer_norm_eps is NaN"]);
+}
+
+#[test]
+fn a_config_that_is_no_text_is_an_error() {
+    let bytes = b"{\"model_type\": \"bert\", \"id2label\": {\"0\": \"caf\xe9\"}}".to_vec();
+    let error = Checkpoint::from_bytes([("config.json", bytes)]).config().unwrap_err();
+    assert_says(&error, &["config.json", "invalid utf-8"]);
+}
+
+#[test]
 fn configs_that_are_not_a_bert_or_not_json_are_errors() {
     assert_says(
         &config_refusal(r#"{"model_type": "roberta"}"#),

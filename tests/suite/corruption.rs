@@ -212,6 +212,7 @@ fn hostile_torch_files_are_refused() {
     for (entries, part) in [
         (vec![], "no data.pkl"),
         (vec![("a/data.pkl", vec![], 0)], "ends early"),
+        (vec![("a/data.pkl", vec![], 0), ("b/data.pkl", vec![], 0)], "more than one data.pkl"),
         (vec![("a/data.pkl", pickle(b"."), 0)], "stack is empty"),
         (vec![("a/data.pkl", pickle(b")."), 0)], "not a state dict"),
         (vec![("a/data.pkl", pickle(&nested), 0)], "deeper"),

@@ -179,6 +179,9 @@ fn causal_masks_need_tokens_and_the_right_shape() {
     let mask = |b, k| Some(Tensor::ones((b, k), DType::U32, &device()).unwrap());
     let causal = |mask: Option<Tensor>, past, new| AttentionMask::causal(mask.as_ref(), past, new);
     assert!(causal(mask(2, 5), 2, (2, 3)).is_ok());
+    for past in [1 << 40, usize::MAX] {
+        assert_says(&causal(None, past, (1, 1)).unwrap_err(), &["at most 2147483648 pairs"]);
+    }
     for new in [(0, 3), (2, 0)] {
         assert!(matches!(causal(None, 0, new), Err(ModelError::EmptyInput { .. })));
     }

@@ -255,6 +255,29 @@ fn weights_of_half_precision_learn_from_small_steps() {
 }
 
 #[test]
+fn saved_tensors_begin_at_a_multiple_of_their_dtypes_size() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tensors.safetensors");
+    let tensor = |count: usize, dtype| Tensor::ones(count, dtype, &Device::Cpu).unwrap();
+    let tensors = HashMap::from([
+        ("a".to_owned(), tensor(3, DType::F16)),
+        ("b".to_owned(), tensor(3, DType::F32)),
+        ("c".to_owned(), tensor(2, DType::F64)),
+        ("d".to_owned(), tensor(1, DType::BF16)),
+    ]);
+    save_tensors(&tensors, &path).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    let header: serde_json::Value =
+        serde_json::from_slice(&bytes[8..8 + usize::from(bytes[0]) + 256 * usize::from(bytes[1])])
+            .unwrap();
+    for (name, tensor) in &tensors {
+        let start = header[name]["data_offsets"][0].as_u64().unwrap() as usize;
+        assert_eq!(start % tensor.dtype().size_in_bytes(), 0, "{name}");
+        assert_eq!(values(&load_tensors(&path).unwrap()[name]), values(tensor));
+    }
+}
+
+#[test]
 fn the_padding_row_learns_from_a_tied_decoder_only() {
     let (model, vars) =
         load::<BertForSequenceClassification>("heads/sequence_classification", DType::F32);

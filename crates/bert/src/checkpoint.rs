@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bert_core::BertConfig;
 use bert_tokenize::{BertTokenizer, TokenizerFiles};
+use serde::de::Error as _;
 
 use crate::error::{Error, Result};
 use crate::files::atomic::current;
@@ -188,7 +189,10 @@ impl Checkpoint {
     /// [`Error::Config`] when it is not that of a BERT.
     pub fn config(&self) -> Result<BertConfig> {
         let file = self.file("config.json")?;
-        BertConfig::from_json(&String::from_utf8_lossy(&file.read()?))
+        let bytes = file.read()?;
+        std::str::from_utf8(&bytes)
+            .map_err(|error| serde_json::Error::custom(error).into())
+            .and_then(BertConfig::from_json)
             .map_err(|source| Error::Config { path: file.path().to_owned(), source })
     }
 

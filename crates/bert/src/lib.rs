@@ -40,6 +40,9 @@
 //! * `hub` (default): downloads from the Hugging Face hub.
 //! * `cuda`, `metal`, `accelerate`: Candle's backends. Results are the same up to rounding.
 
+#[cfg(target_endian = "big")]
+compile_error!("weights are stored in little-endian order, and Candle reads them in the machine's");
+
 mod auto;
 mod checkpoint;
 mod device;

@@ -1,6 +1,7 @@
 //! Tensors in files of their own.
 
-use std::collections::{BTreeMap, HashMap};
+use std::cmp::Reverse;
+use std::collections::HashMap;
 use std::io::{Error as IoError, Write};
 use std::path::Path;
 
@@ -18,7 +19,9 @@ use crate::files::safetensors::{Entry, SafetensorsFile, header, write_tensor};
 /// [`Error::Save`] when the file cannot be written.
 pub fn save_tensors(tensors: &HashMap<String, Tensor>, path: impl AsRef<Path>) -> Result<()> {
     let path = path.as_ref();
-    let sorted: BTreeMap<&String, &Tensor> = tensors.iter().collect();
+    // Those of wide dtypes first: then each begins at a multiple of its dtype's size, which PyTorch needs.
+    let mut sorted: Vec<(&String, &Tensor)> = tensors.iter().collect();
+    sorted.sort_by_key(|(name, tensor)| (Reverse(tensor.dtype().size_in_bytes()), *name));
     let entries: Vec<Entry> = (sorted.iter())
         .map(|(name, tensor)| Entry::new(name, tensor.dtype(), tensor.dims().to_vec()))
         .collect();
@@ -29,7 +32,7 @@ pub fn save_tensors(tensors: &HashMap<String, Tensor>, path: impl AsRef<Path>) -
         let mut staged = StagedFiles::new(folder.unwrap_or(Path::new(".")))?;
         staged.write(name, |file| {
             file.write_all(&header(&entries)?)?;
-            sorted.values().try_for_each(|tensor| write_tensor(file, tensor))
+            sorted.iter().try_for_each(|(_, tensor)| write_tensor(file, tensor))
         })?;
         staged.commit(Vec::new())
     };

@@ -273,8 +273,9 @@ impl BertConfig {
     /// The configuration as the text of a `config.json`, with every field and every other key.
     ///
     /// # Errors
-    /// [`Error::ConfigSyntax`] when a number has no JSON form (NaN or infinite).
+    /// [`Error::Config`] when a number is one that no BERT can have, like NaN, which JSON cannot write.
     pub fn to_json(&self) -> Result<String> {
+        self.validate_numbers()?;
         let mut keys = self.fields()?;
         keys.extend(self.other.clone());
         Ok(serde_json::to_string_pretty(&keys)?)
@@ -287,7 +288,9 @@ impl BertConfig {
 
     /// The padding token's row of the word embeddings: `pad_token_id`, counted from the beginning.
     pub fn padding_row(&self) -> Option<u32> {
-        let row = self.pad_token_id.map(|id| if id < 0 { id + self.vocab_size as i64 } else { id });
+        let row = self
+            .pad_token_id
+            .map(|id| if id < 0 { id.saturating_add_unsigned(self.vocab_size as u64) } else { id });
         row.and_then(|row| u32::try_from(row).ok())
     }
 

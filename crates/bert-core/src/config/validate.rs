@@ -77,7 +77,7 @@ impl BertConfig {
         check(h.is_multiple_of(n), "hidden_size", h, expected)
     }
 
-    fn validate_numbers(&self) -> Result<()> {
+    pub(super) fn validate_numbers(&self) -> Result<()> {
         for (field, p) in [
             ("hidden_dropout_prob", self.hidden_dropout_prob),
             ("attention_probs_dropout_prob", self.attention_probs_dropout_prob),

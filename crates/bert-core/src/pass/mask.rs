@@ -7,6 +7,9 @@ use candle_core::{DType, Device, Tensor};
 
 use crate::error::{Error, Result};
 
+/// The most pairs of a query and a key, of all sequences, that a mask can have.
+const MOST_PAIRS: usize = 1 << 31;
+
 /// Which keys each query may attend to.
 ///
 /// The scores of hidden keys get a number added ([`MASKED`]) that is finite in every dtype in which
@@ -89,6 +92,12 @@ impl AttentionMask {
             return Err(Error::EmptyInput { name: ATTENTION_MASK, got: vec![batch, queries] });
         }
         let keys = past.saturating_add(queries);
+        let pairs = keys.checked_mul(queries).and_then(|pairs| pairs.checked_mul(batch));
+        if pairs.is_none_or(|pairs| pairs > MOST_PAIRS) {
+            let got = vec![batch, queries, keys];
+            let expected = format!("at most {MOST_PAIRS} pairs of tokens");
+            return Err(Error::Shape { name: ATTENTION_MASK, got, expected });
+        }
         let visible = match mask {
             Some(mask) if mask.rank() != 2 => return Self::new(mask),
             Some(mask) if mask.dims() != [batch, keys] => {

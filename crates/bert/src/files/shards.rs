@@ -10,7 +10,7 @@ pub(crate) fn shards(index: &[u8]) -> std::result::Result<BTreeSet<String>, Stri
     }
     let index: Index = serde_json::from_slice(index).map_err(|error| error.to_string())?;
     let files: BTreeSet<String> = index.weight_map.into_values().collect();
-    match files.iter().find(|file| file.contains(['/', '\\']) || file.starts_with('.')) {
+    match files.iter().find(|file| file.contains(['/', '\\', ':']) || file.starts_with('.')) {
         Some(file) => Err(format!("{file:?} is not the name of a file in the same folder")),
         None if files.is_empty() => Err("it lists no files".to_owned()),
         None => Ok(files),

@@ -114,7 +114,9 @@ fn open_zip(
             if entry.size() > MAX_PICKLES {
                 return Err("its data.pkl is longer than that of any model".into());
             }
-            pickled = Some((index, prefix.to_owned()));
+            if pickled.replace((index, prefix.to_owned())).is_some() {
+                return Err("it has more than one data.pkl".into());
+            }
         }
     }
     let (index, prefix) = pickled.ok_or("it has no data.pkl")?;
