@@ -157,6 +157,19 @@ fn impossible_configs_name_the_field() {
 }
 
 #[test]
+fn numbers_are_read_to_the_last_bit() {
+    for text in ["1e-112", "1e-12", "0.02", "1.0000000000000002e-5", "3.0000000000000004e-6"] {
+        let json =
+            format!(r#"{{"model_type": "bert", "layer_norm_eps": {text}, "other": {text}}}"#);
+        let config = BertConfig::from_json(&json).unwrap();
+        let expected: f64 = text.parse().unwrap();
+        assert_eq!(config.layer_norm_eps, expected);
+        assert_eq!(config.other["other"].as_f64(), Some(expected));
+        assert_eq!(BertConfig::from_json(&config.to_json().unwrap()).unwrap(), config);
+    }
+}
+
+#[test]
 fn a_config_that_json_cannot_write_is_not_written() {
     let mut config = BertConfig::default();
     config.layer_norm_eps = f64::NAN;
