@@ -122,7 +122,8 @@ fn serve(
     for (name, value) in &answer.headers {
         head += &format!("{name}: {value}\r\n");
     }
-    if !answer.headers.iter().any(|(name, _)| *name == "Content-Length") {
+    let lengths = ["Content-Length", "Transfer-Encoding"];
+    if !answer.headers.iter().any(|(name, _)| lengths.contains(name)) {
         head += &format!("Content-Length: {}\r\n", answer.body.len());
     }
     // The client may have gone; that is its business.

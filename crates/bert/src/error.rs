@@ -219,7 +219,7 @@ pub enum Error {
         if *offline {
             "allow the network once"
         } else {
-            "set HF_HUB_OFFLINE=1 if the cache has all of the repository's files"
+            "connect to the network (HF_HUB_OFFLINE=1 says that files which the cache lacks do not exist)"
         }
     )]
     HubUnreachable {

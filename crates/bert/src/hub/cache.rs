@@ -3,9 +3,10 @@
 //! `blobs/` has contents by their ETag, `snapshots/<commit>/` links to them by name, `refs/` has the
 //! commits of branches, and `.no_exist/` lists files that a commit does not have.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Result, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use hf_hub::{Cache, CacheRepo, Repo};
 
@@ -80,25 +81,42 @@ impl CachedRepo {
     }
 
     /// A lock that one process has at a time, in huggingface_hub's place for it, as long as the value
-    /// lives.
-    pub(super) fn lock(&self, etag: &str) -> Result<File> {
+    /// lives. A process that has it without getting anything for as long as `patience` is not waited for.
+    pub(super) fn lock(&self, etag: &str, patience: Duration) -> Result<File> {
         let cache = self.folder.parent().unwrap_or(&self.folder);
         let folder = cache.join(".locks").join(self.folder.file_name().unwrap_or_default());
         std::fs::create_dir_all(&folder)?;
         let path = folder.join(format!("{etag}.lock"));
         let file = File::options().create(true).truncate(false).write(true).open(path)?;
-        match file.lock() {
-            // On a file system without locks, two processes may download side by side.
-            Err(error) if error.kind() == ErrorKind::Unsupported => {}
-            locked => locked?,
+        let unfinished = unfinished_path(&self.repo.blob_path(etag));
+        let length = || unfinished.metadata().map_or(0, |it| it.len());
+        let (mut seen, mut since) = (length(), Instant::now());
+        while let Err(error) = file.try_lock() {
+            match error {
+                TryLockError::WouldBlock if since.elapsed() < patience => {
+                    std::thread::sleep(Duration::from_millis(50));
+                }
+                // Two processes may download side by side, as on a file system without locks.
+                TryLockError::WouldBlock => break,
+                TryLockError::Error(error) if error.kind() == ErrorKind::Unsupported => break,
+                TryLockError::Error(error) => return Err(error),
+            }
+            if length() != seen {
+                (seen, since) = (length(), Instant::now());
+            }
         }
         Ok(file)
     }
 
-    /// What there is of a blob already, under the name that huggingface_hub gives it.
-    pub(super) fn unfinished(&self, blob: &Path) -> Result<File> {
+    /// What there is of a blob already, and how many bytes of it, under the name that huggingface_hub gave
+    /// it up to version 1.
+    pub(super) fn unfinished(&self, blob: &Path) -> Result<(File, u64)> {
         std::fs::create_dir_all(blob.parent().unwrap_or(blob))?;
-        File::options().create(true).truncate(false).write(true).open(unfinished_path(blob))
+        let mut options = File::options();
+        let file = options.create(true).truncate(false).read(true).write(true);
+        let file = file.open(unfinished_path(blob))?;
+        let bytes = file.metadata()?.len();
+        Ok((file, bytes))
     }
 
     /// Gives a blob that is complete its name, once the disk has it.
@@ -112,8 +130,15 @@ impl CachedRepo {
         }
     }
 
-    /// Links a blob to its name in the snapshot of a commit, and records the commit of the revision.
-    pub(super) fn link(&self, file: &str, blob: &Path, commit: &str) -> Result<PathBuf> {
+    /// Links a blob to its name in the snapshot of a commit, and records the commit of the revision. Where
+    /// there are no links, a blob that nothing else can use yet (`is_new`) is moved, and another one copied.
+    pub(super) fn link(
+        &self,
+        file: &str,
+        blob: &Path,
+        commit: &str,
+        is_new: bool,
+    ) -> Result<PathBuf> {
         let path = self.path(file, commit);
         let up: PathBuf = std::iter::repeat_n("..", 2 + file.matches('/').count()).collect();
         let target = up.join("blobs").join(blob.file_name().unwrap_or_default());
@@ -121,7 +146,7 @@ impl CachedRepo {
             std::fs::create_dir_all(path.parent().unwrap_or(&path))?;
             // A link to a blob that is gone, from an earlier time.
             if_there(std::fs::remove_file(&path))?;
-            name_blob(blob, &path, || symlink(&target, &path))?;
+            name_blob(blob, &path, is_new, || symlink(&target, &path))?;
         }
         self.point_at(commit)?;
         Ok(path)
@@ -132,11 +157,23 @@ impl CachedRepo {
     }
 }
 
-/// Links a blob to its name. On a file system without links, it is moved there.
-fn name_blob(blob: &Path, path: &Path, link: impl FnOnce() -> Result<()>) -> Result<()> {
+fn name_blob(
+    blob: &Path,
+    path: &Path,
+    is_new: bool,
+    link: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     match link() {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => std::fs::rename(blob, path),
-        _ => Ok(()),
+        Ok(()) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(_) if is_new => std::fs::rename(blob, path),
+        Err(_) => {
+            let mut copy = shared_file(path.parent().unwrap_or(path))?;
+            std::io::copy(&mut File::open(blob)?, &mut copy)?;
+            copy.as_file().sync_all()?;
+            copy.persist(path)?;
+            Ok(())
+        }
     }
 }
 
@@ -169,14 +206,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn without_links_a_snapshot_gets_the_blob_itself() {
+    fn without_links_a_new_blob_is_moved_and_another_one_copied() {
         let folder = tempfile::tempdir().unwrap();
-        let (blob, path) = (folder.path().join("blob"), folder.path().join("name"));
-        std::fs::write(&blob, "text").unwrap();
-        name_blob(&blob, &path, || Err(ErrorKind::PermissionDenied.into())).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "text");
+        let at = |name: &str| folder.path().join(name);
+        let read = |name: &str| std::fs::read_to_string(at(name)).ok();
+        let denied = || Err(ErrorKind::PermissionDenied.into());
+        std::fs::write(at("blob"), "text").unwrap();
+        name_blob(&at("blob"), &at("a"), false, denied).unwrap();
+        assert_eq!((read("blob").as_deref(), read("a").as_deref()), (Some("text"), Some("text")));
+        name_blob(&at("blob"), &at("b"), true, denied).unwrap();
+        assert_eq!((read("blob"), read("b").as_deref()), (None, Some("text")));
         // Another process has made it.
-        name_blob(&blob, &path, || Err(ErrorKind::AlreadyExists.into())).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "text");
+        let made = || Err(ErrorKind::AlreadyExists.into());
+        name_blob(&at("blob"), &at("b"), true, made).unwrap();
+        assert_eq!(read("b").as_deref(), Some("text"));
     }
 }

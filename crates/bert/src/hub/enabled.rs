@@ -9,9 +9,9 @@ use ureq::Body;
 use ureq::http::{HeaderMap, Response, StatusCode};
 
 use super::cache::{CachedRepo, is_file_name};
-use super::network;
+use super::network::{self, redirected};
 use super::settings::Settings;
-use super::transfer::{Transfer, Trouble, progress};
+use super::transfer::{Transfer, Trouble, is_whole, progress};
 use crate::error::{Error, Result};
 use crate::hub::options::HubOptions;
 
@@ -100,10 +100,7 @@ impl Repo {
         let settings = Settings::new(&self.options).ok().filter(|it| it.offline.is_none())?;
         let revision = escaped_path(self.revision()).replace('/', "%2F");
         let url = format!("{}/api/models/{}/revision/{revision}", settings.endpoint, self.id);
-        let request = settings.network.downloading().ok()?.get(url);
-        let limit = Some(settings.network.first_answer);
-        let request = request.config().timeout_global(limit).build();
-        let mut response = settings.prepare(request).call().ok()?;
+        let mut response = settings.get(&url, 0).ok()?;
         let body = response.body_mut().read_to_vec().ok()?;
         let listing: Listing = serde_json::from_slice(&body).ok()?;
         Some(listing.siblings.into_iter().map(|file| file.rfilename).collect())
@@ -128,13 +125,13 @@ impl Download<'_> {
     fn metadata(&self) -> Result<Option<Metadata>> {
         let Self { repo, file, settings, cache } = self;
         let unreachable = |reason: String| self.unreachable(&cache.folder, &reason);
-        let agent = settings.network.asking().map_err(unreachable)?;
         // If a part of a repository is in the cache, its other files come from the same commit.
         let branch = resolve(&cache.commit().unwrap_or_else(|| repo.revision().to_owned()));
         let mut url = format!("{}/{}{branch}{}", settings.endpoint, repo.id, escaped_path(file));
         // A renamed repository redirects within the hub, a large file to its storage.
         for _ in 0..5 {
-            let response = settings.prepare(agent.head(&url)).call().map_err(|error| {
+            let agent = settings.network.asking(&url).map_err(unreachable)?;
+            let response = settings.prepare(agent.head(&url), &url).call().map_err(|error| {
                 let reason = network::reason(&error, settings.network.first_answer);
                 let mut given_up = repo.given_up.lock().unwrap_or_else(PoisonError::into_inner);
                 *given_up = Some((Instant::now(), reason.clone()));
@@ -143,7 +140,7 @@ impl Download<'_> {
             let location = header(response.headers(), "location");
             match location.filter(|_| response.status().is_redirection()) {
                 Some(path) if path.starts_with('/') && !path.starts_with("//") => {
-                    url = format!("{}{path}", settings.origin());
+                    url = redirected(&url, &path).map_err(unreachable)?;
                 }
                 None if !response.status().is_success() => {
                     self.refusal(&response)?;
@@ -173,9 +170,13 @@ impl Download<'_> {
         }
         let code = header(response.headers(), "x-error-code");
         let reason = match (code.as_deref(), status) {
-            (Some("RevisionNotFound"), _) => {
-                format!("there is no revision {:?}; check its name", self.repo.revision())
-            }
+            (Some("RevisionNotFound"), _) => match self.cache.commit() {
+                Some(commit) if commit != self.repo.revision() => format!(
+                    "the commit {commit} is gone from it; delete {} to download another one",
+                    self.cache.folder.display()
+                ),
+                _ => format!("there is no revision {:?}; check its name", self.repo.revision()),
+            },
             (Some("GatedRepo"), _) => {
                 "the repository is gated; accept its terms on its page and set HF_TOKEN \
                                   to a token of that account"
@@ -198,24 +199,27 @@ impl Download<'_> {
     fn download(&self, metadata: &Metadata) -> Result<PathBuf> {
         let cache = self.cache;
         let unwritable = |cause| cache.unwritable(cause);
-        let blob = cache.repo.blob_path(&metadata.etag);
-        let _lock = cache.lock(&metadata.etag).map_err(unwritable)?;
-        if !blob.is_file() && !cache.path(self.file, &metadata.commit).is_file() {
-            let network = &self.settings.network;
-            let agent = network.downloading();
-            let agent = agent.map_err(|reason| self.unreachable(&cache.folder, &reason))?;
-            let mut unfinished = cache.unfinished(&blob).map_err(unwritable)?;
+        let (etag, blob) = (&metadata.etag, cache.repo.blob_path(&metadata.etag));
+        let patience = self.settings.network.stall.saturating_mul(2);
+        let _lock = cache.lock(etag, patience).map_err(unwritable)?;
+        let is_new = !blob.is_file() && !cache.path(self.file, &metadata.commit).is_file();
+        if is_new {
+            let (mut unfinished, left) = cache.unfinished(&blob).map_err(unwritable)?;
             let transfer = Transfer {
                 settings: self.settings,
-                agent: &agent,
                 url: &metadata.url,
                 total: metadata.bytes,
                 report: &progress(&self.repo.options, self.file, metadata.bytes),
             };
-            transfer.complete(&mut unfinished).map_err(|trouble| self.broken_off(trouble))?;
+            let broken_off = |trouble| self.broken_off(trouble);
+            transfer.complete(&mut unfinished, left).map_err(broken_off)?;
+            // Another program may have left a file with holes.
+            if left > 0 && !is_whole(&mut unfinished, etag).map_err(unwritable)? {
+                transfer.complete(&mut unfinished, 0).map_err(broken_off)?;
+            }
             cache.keep(unfinished, &blob).map_err(unwritable)?;
         }
-        cache.link(self.file, &blob, &metadata.commit).map_err(unwritable)
+        cache.link(self.file, &blob, &metadata.commit, is_new).map_err(unwritable)
     }
 
     fn broken_off(&self, trouble: Trouble) -> Error {
@@ -227,8 +231,7 @@ impl Download<'_> {
             Trouble::Network { reason, done, total } => {
                 let of = total.map_or(String::new(), |total| format!(" of {total}"));
                 self.refused(format!(
-                    "the download broke off after {done}{of} bytes: {reason}; try again, and it goes \
-                     on from there"
+                    "the download broke off after {done}{of} bytes: {reason}; try again to go on"
                 ))
             }
         }

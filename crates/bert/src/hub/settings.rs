@@ -2,10 +2,14 @@
 
 use std::path::PathBuf;
 
-use ureq::http::Uri;
+use ureq::Body;
+use ureq::http::Response;
 
-use super::network::Network;
+use super::network::{self, Network, origin, redirected};
 use crate::hub::options::HubOptions;
+
+/// How many redirects of a download are followed.
+const MOST_REDIRECTS: usize = 10;
 
 /// What huggingface_hub takes for yes.
 const YES: [&str; 4] = ["1", "ON", "YES", "TRUE"];
@@ -22,7 +26,7 @@ pub(super) struct Settings {
 
 impl Settings {
     /// # Errors
-    /// The reason, if there is no folder for a cache, or if a proxy cannot be used.
+    /// The reason, if there is no folder for a cache.
     pub(super) fn new(options: &HubOptions) -> Result<Self, String> {
         let HubOptions { endpoint, token, cache_dir, .. } = options.clone();
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
@@ -65,7 +69,7 @@ impl Settings {
             .or_else(|| Some(home?.join("hub")))
             .ok_or("there is no home folder for a cache; set HF_HOME")?;
         Ok(Self {
-            network: Network::new(endpoint, text)?,
+            network: Network::new(text),
             endpoint: endpoint.trim_end_matches('/').to_owned(),
             token,
             cache,
@@ -73,19 +77,40 @@ impl Settings {
         })
     }
 
-    /// Adds the headers that all requests have.
-    pub(super) fn prepare<T>(&self, request: ureq::RequestBuilder<T>) -> ureq::RequestBuilder<T> {
+    /// Adds the headers that requests to an address have. No other host gets the token.
+    pub(super) fn prepare<T>(
+        &self,
+        request: ureq::RequestBuilder<T>,
+        url: &str,
+    ) -> ureq::RequestBuilder<T> {
         let request = request.header("Accept-Encoding", "identity");
         match &self.token {
-            Some(token) => request.header("Authorization", format!("Bearer {token}")),
-            None => request,
+            Some(token) if origin(url) == origin(&self.endpoint) => {
+                request.header("Authorization", format!("Bearer {token}"))
+            }
+            _ => request,
         }
     }
 
-    /// Scheme and host of the endpoint: redirects within the hub leave them out.
-    pub(super) fn origin(&self) -> String {
-        let uri: Option<Uri> = self.endpoint.parse().ok();
-        let parts = uri.as_ref().and_then(|uri| Some((uri.scheme_str()?, uri.authority()?)));
-        parts.map_or_else(|| self.endpoint.clone(), |(scheme, host)| format!("{scheme}://{host}"))
+    /// Asks for a file, from its byte `from` on. Redirects are followed.
+    ///
+    /// # Errors
+    /// The reason for which the network failed.
+    pub(super) fn get(&self, url: &str, from: u64) -> Result<Response<Body>, String> {
+        let mut url = url.to_owned();
+        for _ in 0..MOST_REDIRECTS {
+            let mut request = self.prepare(self.network.downloading(&url)?.get(&url), &url);
+            if from > 0 {
+                request = request.header("Range", format!("bytes={from}-"));
+            }
+            let response =
+                request.call().map_err(|error| network::reason(&error, self.network.stall))?;
+            let location = response.headers().get("location").and_then(|it| it.to_str().ok());
+            match location.filter(|_| response.status().is_redirection()) {
+                Some(location) => url = redirected(&url, location)?,
+                None => return Ok(response),
+            }
+        }
+        Err("it redirects endlessly".to_owned())
     }
 }

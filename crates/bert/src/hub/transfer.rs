@@ -4,8 +4,9 @@ use std::fs::File;
 use std::io::{ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
 
 use indicatif::{ProgressBar, ProgressStyle};
+use sha2::{Digest, Sha256};
+use ureq::Body;
 use ureq::http::{Response, StatusCode};
-use ureq::{Agent, Body};
 
 use super::network;
 use super::settings::Settings;
@@ -17,7 +18,6 @@ const CHUNK: usize = 1 << 17;
 /// What is downloaded, and how.
 pub(super) struct Transfer<'a> {
     pub(super) settings: &'a Settings,
-    pub(super) agent: &'a Agent,
     pub(super) url: &'a str,
     /// The whole file's bytes, if the hub says.
     pub(super) total: Option<u64>,
@@ -44,12 +44,13 @@ impl From<std::io::Error> for Trouble {
 }
 
 impl Transfer<'_> {
-    /// Appends to `file` what it lacks. This is tried again as long as a try brings it further.
+    /// Writes to `file` what comes after its first `done` bytes. This is tried again as long as a try
+    /// brings it further.
     ///
     /// A file is never emptied, but written anew: where locks do not work, two processes may write to it
     /// at once, and both write the same bytes to the same places.
-    pub(super) fn complete(&self, file: &mut File) -> Result<(), Trouble> {
-        let mut done = file.seek(SeekFrom::End(0))?;
+    pub(super) fn complete(&self, file: &mut File, mut done: u64) -> Result<(), Trouble> {
+        file.seek(SeekFrom::Start(done))?;
         loop {
             let before = done;
             match self.go_on(file, &mut done) {
@@ -62,21 +63,17 @@ impl Transfer<'_> {
 
     /// One request for what comes after the first `done` bytes.
     fn go_on(&self, file: &mut File, done: &mut u64) -> Result<(), Trouble> {
-        let trouble = |reason, done| Trouble::Network { reason, done, total: self.total };
         match self.total {
             Some(total) if *done > total => *done = file.seek(SeekFrom::Start(0))?,
             Some(total) if *done == total && total > 0 => return Ok(()),
             _ => {}
         }
-        let mut request = self.settings.prepare(self.agent.get(self.url));
-        if *done > 0 {
-            request = request.header("Range", format!("bytes={done}-"));
-        }
-        let stall = self.settings.network.stall;
-        let answer = request.call();
-        let response = answer.map_err(|error| trouble(network::reason(&error, stall), *done))?;
+        let trouble = |reason, done| Trouble::Network { reason, done, total: self.total };
+        let response =
+            self.settings.get(self.url, *done).map_err(|reason| trouble(reason, *done))?;
+        let part = Part::of(&response);
         match response.status() {
-            StatusCode::PARTIAL_CONTENT if starts_at(&response) == Some(*done) => {}
+            StatusCode::PARTIAL_CONTENT if part.from == Some(*done) => {}
             // A hub that does not know ranges.
             StatusCode::OK => *done = file.seek(SeekFrom::Start(0))?,
             // More than the whole file, or another part.
@@ -86,6 +83,9 @@ impl Transfer<'_> {
             }
             status => return Err(Trouble::Refused(status)),
         }
+        let total = self.total.or(part.total);
+        let trouble = |reason, done| Trouble::Network { reason, done, total };
+        let stall = self.settings.network.stall;
         let mut body = response.into_body().into_reader();
         let mut chunk = vec![0; CHUNK];
         loop {
@@ -97,8 +97,8 @@ impl Transfer<'_> {
             let ended = count == 0;
             file.write_all(&chunk[..count])?;
             *done += count as u64;
-            if self.total.is_some_and(|total| *done > total || ended && *done < total) {
-                return Err(trouble("the file has another length".to_owned(), *done));
+            if total.is_some_and(|total| *done > total || ended && *done < total) {
+                return Err(trouble("the hub sends another number of bytes".to_owned(), *done));
             }
             if ended {
                 return Ok(());
@@ -108,10 +108,38 @@ impl Transfer<'_> {
     }
 }
 
-/// The first byte of a part, as its `Content-Range` says.
-fn starts_at(response: &Response<Body>) -> Option<u64> {
-    let range = response.headers().get("content-range")?.to_str().ok()?;
-    range.strip_prefix("bytes ")?.split('-').next()?.parse().ok()
+/// What an answer says of the bytes that it brings.
+struct Part {
+    /// The first byte's place in the file.
+    from: Option<u64>,
+    /// The whole file's bytes.
+    total: Option<u64>,
+}
+
+impl Part {
+    fn of(response: &Response<Body>) -> Self {
+        let header = |name| response.headers().get(name)?.to_str().ok();
+        let range = header("content-range").and_then(|it| it.strip_prefix("bytes "));
+        let Some((part, total)) = range.and_then(|it| it.split_once('/')) else {
+            let length = header("content-length").and_then(|it| it.parse().ok());
+            return Self { from: None, total: length };
+        };
+        let from = part.split('-').next().and_then(|from| from.parse().ok());
+        Self { from, total: total.parse().ok() }
+    }
+}
+
+/// Whether a file is the one that its ETag stands for, as far as that can be told: for large files the
+/// hub's ETag is the SHA-256 of the content.
+pub(super) fn is_whole(file: &mut File, etag: &str) -> std::io::Result<bool> {
+    if etag.len() != 64 || !etag.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Ok(true);
+    }
+    file.seek(SeekFrom::Start(0))?;
+    let mut hash = Sha256::new();
+    std::io::copy(file, &mut hash)?;
+    let hash: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+    Ok(hash.eq_ignore_ascii_case(etag))
 }
 
 /// What reports the number of bytes received: the caller's callback, or a progress bar if standard error
