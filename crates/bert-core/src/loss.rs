@@ -12,7 +12,9 @@ pub(crate) const IGNORED: i64 = -100;
 /// The number of labels over which a loss is a mean: of class ids those that are not −100, otherwise all.
 ///
 /// The loss of a [`BertLMHeadModel`](crate::BertLMHeadModel) leaves out the first label of each row: pass
-/// `labels.narrow(1, 1, S − 1)`.
+/// `labels.narrow(1, 1, S − 1)`. Those of [`BertForPreTraining`](crate::BertForPreTraining) and
+/// [`BertForQuestionAnswering`](crate::BertForQuestionAnswering) are two means: one number counts for both
+/// only if the parts of a batch have the same share of each.
 ///
 /// # Errors
 /// When Candle cannot copy them.

@@ -194,7 +194,9 @@ impl AdamW {
             return Err(Error::State { what });
         }
         for (parameter, (moments, master)) in self.parameters.iter_mut().zip(restored) {
-            (parameter.moments, parameter.master) = (moments, master);
+            // The copy of a parameter that had half precision then, and has not now, is not needed.
+            let is_half = wide_dtype(&parameter.var) != parameter.var.dtype();
+            (parameter.moments, parameter.master) = (moments, master.filter(|_| is_half));
         }
         Ok(())
     }
@@ -266,8 +268,7 @@ impl Parameter {
         if second.lt(0f64)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()? > 0. {
             return Err(Error::State { what: format!("a negative mean of squares for {name}") });
         }
-        let is_half = wide_dtype(&self.var) != self.var.dtype();
-        let master = get("master").filter(|_| is_half).map(own).transpose()?;
+        let master = get("master").map(own).transpose()?;
         let step = step.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
         let step = match step[..] {
             [step] if (1. ..1e15).contains(&step) && step.fract() == 0. => step as i64,
@@ -333,6 +334,9 @@ mod tests {
         let mut restored = AdamW::new(&vars, options)?;
         restored.restore(&state)?;
         assert!((steps(&mut restored, 399)? - 1.96).abs() < 0.005);
+        // Also with parameters of another dtype.
+        let (vars, _) = one(DType::F32)?;
+        AdamW::new(&vars, options)?.restore(&state)?;
         Ok(())
     }
 

@@ -25,6 +25,13 @@ pub enum Error {
         got: Vec<usize>,
     },
 
+    /// A sum of gradients and a mean of gradients were to be added.
+    #[error(
+        "accumulate adds losses and accumulate_mean takes their mean, so both cannot be used before \
+         one step; add the losses, or clear the gradients"
+    )]
+    SumAndMean,
+
     /// No parameter has a gradient.
     #[error(
         "the loss depends on none of the {parameters} parameters that are trained; compute it from \

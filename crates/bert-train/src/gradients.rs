@@ -29,8 +29,11 @@ impl Gradients {
     ///
     /// # Errors
     /// [`Error::LossShape`] when it is not a single number, [`Error::NoGradients`] when it depends on
-    /// no parameter.
+    /// no parameter, [`Error::SumAndMean`] after [`Gradients::accumulate_mean`].
     pub fn accumulate(&mut self, loss: &Tensor) -> Result<()> {
+        if self.items > 0 {
+            return Err(Error::SumAndMean);
+        }
         self.add(loss, 1., 1.)
     }
 
@@ -39,7 +42,7 @@ impl Gradients {
     /// items weigh more. Hugging Face: `num_items_in_batch` of the `Trainer`.
     ///
     /// # Errors
-    /// As [`Gradients::accumulate`]; [`Error::Setting`] for 0 items.
+    /// As [`Gradients::accumulate`], and [`Error::SumAndMean`] after it; [`Error::Setting`] for 0 items.
     pub fn accumulate_mean(&mut self, loss: &Tensor, items: usize) -> Result<()> {
         check(
             "items",
@@ -47,6 +50,9 @@ impl Gradients {
             |items| items > 0.,
             "the number of items of the mean, at least 1",
         )?;
+        if self.items == 0 && !self.sums.is_empty() {
+            return Err(Error::SumAndMean);
+        }
         let all = self.items + items;
         self.add(loss, self.items as f64 / all as f64, items as f64 / all as f64)?;
         self.items = all;
@@ -199,6 +205,11 @@ mod tests {
         assert_eq!(gradients.get("b").unwrap().to_vec2::<f32>()?, [[2.]]);
         let text = gradients.accumulate_mean(&a.sum_all()?, 0).unwrap_err().to_string();
         assert!(text.contains("items is 0"), "{text}");
+        // A sum is not added to a mean, nor a mean to a sum.
+        assert!(matches!(gradients.accumulate(&a.sum_all()?), Err(Error::SumAndMean)));
+        gradients.clear();
+        gradients.accumulate(&a.sum_all()?)?;
+        assert!(matches!(gradients.accumulate_mean(&a.sum_all()?, 1), Err(Error::SumAndMean)));
         // After a step, everything begins anew.
         gradients.clear();
         gradients.accumulate_mean(&a.sum_all()?, 5)?;

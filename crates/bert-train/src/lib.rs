@@ -25,7 +25,7 @@
 //! ```
 //!
 //! Split a batch that does not fit into memory: with [`Gradients::accumulate_mean`], its parts have the
-//! gradients of the whole. There is no gradient checkpointing (recomputing activations in the backward pass): Candle's
+//! gradients of the whole, if the loss is one mean. There is no gradient checkpointing (recomputing activations in the backward pass): Candle's
 //! backward pass needs the full forward graph, and a custom operation can return gradients of at most
 //! three arguments and not of parameters inside of it, so it cannot recompute a layer.
 
