@@ -100,7 +100,7 @@ pub fn encode(bytes: &[u8]) {
     let [few, ideograph, uncut] = TOKENIZERS.get_or_init(|| {
         let few = tokenizer_with(&["a<new>", "San"]);
         let ideograph = tokenizer_with(&["a<new>", "San", "\u{4eac}x"]);
-        [few, ideograph, tokenizer_with(&["a<new>", "San", "\u{4eac}x", "two words"])]
+        [few, ideograph, tokenizer_with(&["a<new>", "San", "\u{4eac}x", "qzqz qzqz"])]
     });
     let [length, flags, padding, text @ ..] = bytes else { return };
     let text = String::from_utf8_lossy(text);
@@ -116,7 +116,7 @@ pub fn encode(bytes: &[u8]) {
     let cut = shortened(tokenizer);
     let content = format!("{text:?}");
     let same_words = std::ptr::eq(tokenizer, ideograph) || !content.contains('\u{4eac}');
-    if same_words && !content.to_lowercase().contains("two") {
+    if same_words && !content.to_lowercase().contains("qzqz") {
         assert_eq!(cut, shortened(uncut));
     }
     for encoding in [Some(whole), cut.as_ref()].into_iter().flatten() {

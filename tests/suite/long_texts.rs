@@ -88,6 +88,30 @@ fn what_remains_of_a_long_text_is_what_remains_of_its_whole_encoding() {
 }
 
 #[test]
+fn words_that_a_normalizer_joins_are_not_cut_apart() {
+    for (content, pre_tokenizer) in [
+        ("", r#"{"type": "WhitespaceSplit"}"#),
+        ("\u{2581}", r#"{"type": "BertPreTokenizer"}"#),
+        ("\u{2581}", r#"{"type": "Metaspace", "replacement": "_", "prepend_scheme": "never"}"#),
+    ] {
+        let json = format!(
+            r#"{{"version": "1.0", "added_tokens": [], "model": {{"type": "WordPiece",
+            "unk_token": "u", "continuing_subword_prefix": "", "max_input_chars_per_word": 99,
+            "vocab": {{"u": 0, "a": 1, "aa": 2, "\u2581": 3}}}}, "normalizer": {{"type": "Replace",
+            "pattern": {{"Regex": " {{2,}}"}}, "content": "{content}"}},
+            "pre_tokenizer": {pre_tokenizer}}}"#
+        );
+        let tokenizer = BertTokenizer::from_bytes(json.as_bytes()).unwrap();
+        let text = "a a  a a  a  a    ".repeat(30);
+        for length in 1..30 {
+            let options = EncodeOptions::new().with_truncation(Truncation::to(length));
+            let encode = |tokenizer: &BertTokenizer| tokenizer.encode(&*text, &options).unwrap();
+            assert_eq!(encode(&tokenizer), encode(&uncut(&tokenizer)), "{content} {pre_tokenizer}");
+        }
+    }
+}
+
+#[test]
 #[ignore = "is measured by the next test"]
 fn sixteen_megabytes_are_cut_to_512_tokens() {
     if !is_alone() {

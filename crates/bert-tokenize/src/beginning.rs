@@ -13,6 +13,9 @@ use crate::text::Text;
 /// Bytes per token that are taken at first.
 const BYTES_PER_TOKEN: usize = 8;
 
+/// What SentencePiece writes for a space.
+const SIGN: &str = "\u{2581}";
+
 /// Where a text can be cut so that the tokens before are those of the whole text, all but the last.
 #[derive(Clone, Debug)]
 pub(crate) struct Cuts {
@@ -27,8 +30,9 @@ impl Cuts {
     /// none of whose added tokens reaches from one word into the next.
     pub(crate) fn of(tokenizer: &Tokenizer) -> Result<Option<Self>> {
         let normalizer = json(tokenizer.get_normalizer())?;
-        let Some(spaces) = spaces(&json(tokenizer.get_pre_tokenizer())?) else { return Ok(None) };
-        if !keeps_words_apart(&normalizer) {
+        let pre_tokenizer = json(tokenizer.get_pre_tokenizer())?;
+        let Some(spaces) = spaces(&pre_tokenizer) else { return Ok(None) };
+        if !keeps_words_apart(&normalizer, splits_at_its_sign(&pre_tokenizer)) {
             return Ok(None);
         }
         let mut ideographs = normalizer["type"] == "BertNormalizer"
@@ -116,19 +120,28 @@ pub(crate) fn encode_beginnings(
         }
     }
     let mut encodings = encode(sequences.iter().map(|it| it.beginning).collect())?;
-    if let Some((cuts, truncation)) = cuts {
-        for (i, mut sequence) in sequences.into_iter().enumerate() {
+    let Some((cuts, truncation)) = cuts else { return Ok(encodings) };
+    loop {
+        // The last token may be another one in the whole text.
+        let is_short = |(i, sequence): &(usize, &Sequence)| {
             let beside = sequence.beside.map_or(0, |other| encodings[other].len());
-            let needed = truncation.max_length.max(beside);
-            // The last token may be another one in the whole text.
-            while encodings[i].len() <= needed && sequence.beginning.len() < sequence.whole.len() {
-                let bytes = sequence.beginning.len().saturating_mul(4);
-                sequence.beginning = cuts.beginning(sequence.whole, bytes);
-                encodings[i] = encode(vec![sequence.beginning])?.remove(0);
-            }
+            encodings[*i].len() <= truncation.max_length.max(beside)
+                && sequence.beginning.len() < sequence.whole.len()
+        };
+        let short: Vec<usize> =
+            sequences.iter().enumerate().filter(is_short).map(|(i, _)| i).collect();
+        if short.is_empty() {
+            return Ok(encodings);
+        }
+        for &i in &short {
+            let Sequence { whole, beginning, .. } = sequences[i];
+            sequences[i].beginning = cuts.beginning(whole, beginning.len().saturating_mul(4));
+        }
+        let longer = encode(short.iter().map(|&i| sequences[i].beginning).collect())?;
+        for (i, encoding) in short.into_iter().zip(longer) {
+            encodings[i] = encoding;
         }
     }
-    Ok(encodings)
 }
 
 /// Whether what an added token is compared with has a space, although the token has none.
@@ -161,8 +174,15 @@ fn spaces(pre_tokenizer: &Value) -> Option<&'static [char]> {
     }
 }
 
+/// Whether a pre-tokenizer splits at the sign that Metaspace writes for a space.
+fn splits_at_its_sign(pre_tokenizer: &Value) -> bool {
+    let parts = pre_tokenizer["pretokenizers"].as_array();
+    pre_tokenizer["type"] == "Metaspace" && pre_tokenizer["replacement"] == SIGN
+        || parts.is_some_and(|parts| parts.iter().any(splits_at_its_sign))
+}
+
 /// Whether a normalizer changes no word for what comes after the space behind it, and keeps that space.
-fn keeps_words_apart(normalizer: &Value) -> bool {
+fn keeps_words_apart(normalizer: &Value, sign_splits: bool) -> bool {
     let Some(kind) = normalizer["type"].as_str() else { return normalizer.is_null() };
     match kind {
         "BertNormalizer" | "NFC" | "NFD" | "NFKC" | "NFKD" | "Lowercase" | "StripAccents"
@@ -170,12 +190,14 @@ fn keeps_words_apart(normalizer: &Value) -> bool {
         "Replace" => {
             let pattern = &normalizer["pattern"];
             let text = pattern["String"].as_str();
-            pattern["Regex"] == " {2,}"
+            let content = normalizer["content"].as_str();
+            let keeps = content == Some(" ") || sign_splits && content == Some(SIGN);
+            pattern["Regex"] == " {2,}" && keeps
                 || text.is_some_and(|text| !text.contains(char::is_whitespace))
         }
         "Sequence" => {
             let parts = normalizer["normalizers"].as_array();
-            parts.is_some_and(|parts| parts.iter().all(keeps_words_apart))
+            parts.is_some_and(|parts| parts.iter().all(|part| keeps_words_apart(part, sign_splits)))
         }
         _ => false,
     }
