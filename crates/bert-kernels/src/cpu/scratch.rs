@@ -68,9 +68,9 @@ mod tests {
                     });
                 }
             });
-            // Other tests may have put a large one there.
-            assert!(floats() <= MOST_SHARED.max(16 << 20), "{}", floats());
+            // Or a single one, of another test.
+            let single = SHARED.lock().unwrap().len() == 1;
+            assert!(single || floats() <= MOST_SHARED, "{}", floats());
         }
-        assert!(floats() > 1 << 20);
     }
 }
