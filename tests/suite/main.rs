@@ -7,6 +7,7 @@ mod api;
 mod batching;
 mod checksum;
 mod configs;
+mod corpora;
 mod corruption;
 mod decoder;
 mod files;
