@@ -27,6 +27,7 @@ mod memory;
 mod minilm;
 mod mutations;
 mod outside;
+mod packed_heads;
 mod packing;
 mod parity;
 mod server;

@@ -133,6 +133,12 @@ pub enum Error {
         past: usize,
     },
 
+    /// Choices are told apart by their rows.
+    #[error(
+        "multiple choice reads [B, C, S], and packed sequences do not say which belong together"
+    )]
+    PackedChoices,
+
     /// A sequence is longer than the position table.
     #[error(
         "input has {got} tokens per row{past}, but the checkpoint has {positions} positions \

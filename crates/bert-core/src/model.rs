@@ -12,10 +12,10 @@ use crate::init;
 use crate::named;
 use crate::outputs::{BaseModelOutputWithPoolingAndCrossAttentions, LayerOutputs, PooledOutput};
 use crate::pass::batch::{Arranged, Batch, EncoderStates};
-use crate::pass::input::{BertInput, PackedInput};
+use crate::pass::input::{BertInput, Input, PackedInput};
 use crate::pass::layout::Layout;
 use crate::pass::mask::AttentionMask;
-use crate::pass::options::{ForwardOptions, Layers, PaddingStates};
+use crate::pass::options::{ForwardOptions, PaddingStates};
 use crate::pass::plan::{Plan, Rows};
 use crate::pass::state::Recorded;
 use crate::pass::tokens::Words;
@@ -135,7 +135,7 @@ impl BertModel {
         input: &BertInput,
         options: &ForwardOptions,
     ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
-        self.states(input, options, false)
+        self.states(Input::Padded(input), options, false)
     }
 
     /// Sequences one after the other, T tokens in all → `last_hidden_state` `[T, H]`,
@@ -162,13 +162,7 @@ impl BertModel {
         input: &PackedInput,
         options: &ForwardOptions,
     ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
-        if let past @ 1.. = options.past() {
-            return Err(Error::PackedCache { past });
-        }
-        let sequences = input.sequences(self.config.max_position_embeddings)?;
-        let tokens = self.embeddings.check(&input.in_one_row(&sequences)?, 0)?;
-        let batch = Batch::packed(tokens, sequences, self.config.is_decoder);
-        with_thread_team(|| self.run(batch, options, Rows::All, false)?.into_output(self, false))
+        self.states(Input::Packed(input), options, false)
     }
 
     /// The pooled output alone: `[B, H]`, with the numbers of [`BertModel::forward`]. The last layer
@@ -177,15 +171,35 @@ impl BertModel {
     /// # Errors
     /// As [`BertModel::forward`]; [`Error::NoPooler`] without a pooler.
     pub fn pooled(&self, input: &BertInput) -> Result<Tensor> {
-        let options =
-            ForwardOptions::new().with_hidden_states(Layers::None).with_attentions(Layers::None);
-        Ok(self.pooled_with(input, &options)?.pooler_output)
+        Ok(self.pooled_with(Input::Padded(input), &ForwardOptions::result_only())?.pooler_output)
+    }
+
+    /// [`BertModel::pooled`] of packed sequences.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward_packed`]; [`Error::NoPooler`] without a pooler.
+    pub fn pooled_packed(&self, input: &PackedInput) -> Result<Tensor> {
+        Ok(self.pooled_with(Input::Packed(input), &ForwardOptions::result_only())?.pooler_output)
+    }
+
+    /// The last hidden states of the sequences' first tokens alone: `[B, H]`. As with
+    /// [`BertModel::pooled`], the last layer is computed for these only.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward_packed`].
+    pub fn first_tokens_packed(&self, input: &PackedInput) -> Result<Tensor> {
+        let options = ForwardOptions::result_only();
+        let batch = self.batch(Input::Packed(input), &options)?;
+        with_thread_team(|| {
+            let first = self.run(batch, &options, Rows::First, false)?.first_tokens()?;
+            Ok(first.squeeze(1)?)
+        })
     }
 
     /// The pooled output, and the hidden states and attentions that the options ask for.
     pub(crate) fn pooled_with(
         &self,
-        input: &BertInput,
+        input: Input,
         options: &ForwardOptions,
     ) -> Result<PooledOutput> {
         let pooler = self.pooler.as_ref().ok_or(Error::NoPooler)?;
@@ -203,10 +217,11 @@ impl BertModel {
     /// states of padding: `last_hidden_state` then has them as they were computed.
     pub(crate) fn states(
         &self,
-        input: &BertInput,
+        input: Input,
         options: &ForwardOptions,
         reads_padding: bool,
     ) -> Result<BaseModelOutputWithPoolingAndCrossAttentions> {
+        let reads_padding = reads_padding && matches!(input, Input::Padded(_));
         let batch = self.batch(input, options)?;
         with_thread_team(|| {
             self.run(batch, options, Rows::All, reads_padding)?.into_output(self, reads_padding)
@@ -239,7 +254,23 @@ impl BertModel {
     }
 
     /// The batch of an input, after checking it.
-    fn batch(&self, input: &BertInput, options: &ForwardOptions) -> Result<Batch> {
+    fn batch(&self, input: Input, options: &ForwardOptions) -> Result<Batch> {
+        match input {
+            Input::Padded(input) => self.padded_batch(input, options),
+            Input::Packed(input) => self.packed_batch(input, options),
+        }
+    }
+
+    fn packed_batch(&self, input: &PackedInput, options: &ForwardOptions) -> Result<Batch> {
+        if let past @ 1.. = options.past() {
+            return Err(Error::PackedCache { past });
+        }
+        let sequences = input.sequences(self.config.max_position_embeddings)?;
+        let tokens = self.embeddings.check(&input.in_one_row(&sequences)?, 0)?;
+        Ok(Batch::packed(tokens, sequences, self.config.is_decoder))
+    }
+
+    fn padded_batch(&self, input: &BertInput, options: &ForwardOptions) -> Result<Batch> {
         if let Some(cache) = &options.cache {
             cache.check_dtype_and_device(self.dtype(), self.device())?;
         }

@@ -300,6 +300,11 @@ impl BertConfig {
         self.label2id = labels::ids_of(&self.id2label);
     }
 
+    /// The name of a class: `LABEL_` and its id if the config has none.
+    pub fn label(&self, id: usize) -> String {
+        self.id2label.get(&(id as i64)).cloned().unwrap_or_else(|| format!("LABEL_{id}"))
+    }
+
     /// The id of the class with this name.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use candle_core::Tensor;
 use crate::error::Result;
 use crate::model::BertModel;
 use crate::outputs::{BaseModelOutputWithPoolingAndCrossAttentions, PooledOutput};
-use crate::pass::input::BertInput;
+use crate::pass::input::{BertInput, Input, PackedInput};
 use crate::pass::options::ForwardOptions;
 use crate::surgery::Model;
 
@@ -43,7 +43,30 @@ pub trait Head: Model {
     /// # Errors
     /// As [`BertModel::forward_with`].
     fn forward_with(&self, input: &BertInput, options: &ForwardOptions) -> Result<Self::Output> {
-        self.scores(&HeadPass { input, options, reads_padding: false })
+        self.scores(&HeadPass::new(Input::Padded(input), options))
+    }
+
+    /// B sequences one after the other, T tokens in all → [`Head::forward`]'s output, where scores of
+    /// tokens have the shape `[T, …]` instead of `[B, S, …]`. No padding is computed where
+    /// [`BertModel::forward_packed`] computes none.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward_packed`];
+    /// [`Error::PackedChoices`](crate::Error::PackedChoices) for multiple choice.
+    fn forward_packed(&self, input: &PackedInput) -> Result<Self::Output> {
+        self.forward_packed_with(input, &ForwardOptions::new())
+    }
+
+    /// [`Head::forward_packed`] with options.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward_packed_with`].
+    fn forward_packed_with(
+        &self,
+        input: &PackedInput,
+        options: &ForwardOptions,
+    ) -> Result<Self::Output> {
+        self.scores(&HeadPass::new(Input::Packed(input), options))
     }
 
     /// The loss that the model's documentation describes, a scalar, and the output of
@@ -63,7 +86,8 @@ pub trait Head: Model {
         labels: &Self::Labels,
         options: &ForwardOptions,
     ) -> Result<(Tensor, Self::Output)> {
-        let output = self.scores(&HeadPass { input, options, reads_padding: true })?;
+        let pass = HeadPass::new(Input::Padded(input), options).reading_padding();
+        let output = self.scores(&pass)?;
         Ok((self.loss(&output, labels)?, output))
     }
 }
@@ -71,20 +95,27 @@ pub trait Head: Model {
 /// A pass of a model below its head.
 #[derive(Clone, Copy, Debug)]
 pub struct HeadPass<'a> {
-    pub(super) input: &'a BertInput,
-    pub(super) options: &'a ForwardOptions,
-    pub(super) reads_padding: bool,
+    input: Input<'a>,
+    options: &'a ForwardOptions,
+    reads_padding: bool,
 }
 
 impl<'a> HeadPass<'a> {
-    /// The model's input.
-    pub fn input(&self) -> &'a BertInput {
-        self.input
+    pub(crate) fn new(input: Input<'a>, options: &'a ForwardOptions) -> Self {
+        Self { input, options, reads_padding: false }
+    }
+
+    /// The model's input. `None` if its sequences are packed.
+    pub fn input(&self) -> Option<&'a BertInput> {
+        match self.input {
+            Input::Padded(input) => Some(input),
+            Input::Packed(_) => None,
+        }
     }
 
     /// The pass of another input.
     pub fn with_input(self, input: &'a BertInput) -> Self {
-        Self { input, ..self }
+        Self { input: Input::Padded(input), ..self }
     }
 
     /// The pass of a head whose scores depend on the states of padding even without labels.

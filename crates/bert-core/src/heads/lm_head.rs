@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::loss::{IGNORED, class_ids, cross_entropy};
 use crate::model::BertModel;
 use crate::outputs::CausalLMOutputWithCrossAttentions;
-use crate::pass::input::BertInput;
+use crate::pass::input::{BertInput, Input};
 use crate::pass::options::ForwardOptions;
 
 /// BERT with a score of each word as the next one at each position: `logits` `[B, S, V]`. It is a
@@ -49,16 +49,17 @@ impl BertLMHeadModel {
         positions: usize,
         options: &ForwardOptions,
     ) -> Result<CausalLMOutputWithCrossAttentions> {
-        self.last(&HeadPass { input, options, reads_padding: false }, positions)
+        self.last(&HeadPass::new(Input::Padded(input), options), positions)
     }
 
     /// The scores of the last `positions` of a pass.
     fn last(&self, pass: &HeadPass, positions: usize) -> Result<CausalLMOutputWithCrossAttentions> {
         let output = pass.states(&self.bert)?;
         let states = &output.last_hidden_state;
-        let s = states.dim(1)?;
+        let axis = states.rank() - 2;
+        let s = states.dim(axis)?;
         let positions = positions.min(s);
-        let last = states.narrow(1, s - positions, positions)?;
+        let last = states.narrow(axis, s - positions, positions)?;
         Ok(CausalLMOutputWithCrossAttentions {
             logits: self.predictions.forward(&last, self.bert.embeddings.word_embeddings())?,
             past_key_values: output.past_key_values,

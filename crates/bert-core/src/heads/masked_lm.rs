@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::loss::classification;
 use crate::model::BertModel;
 use crate::outputs::MaskedLMOutput;
-use crate::pass::input::BertInput;
+use crate::pass::input::{BertInput, PackedInput};
 
 /// BERT with a score of each word of the vocabulary at each position: `logits` `[B, S, V]`.
 ///
@@ -47,13 +47,34 @@ impl BertForMaskedLM {
         if let Some(got) = positions.iter().find(|(row, token)| *row >= b || *token >= s) {
             return Err(Error::NoSuchPosition { got: *got, rows: b, tokens: s });
         }
-        // CUDA refuses to compute no rows: without positions one is computed and left out.
-        let spare = positions.is_empty().then_some(0);
-        let rows = positions.iter().map(|(row, token)| (row * s + token) as u32).chain(spare);
-        let rows = Tensor::new(rows.collect::<Vec<_>>(), states.device())?;
-        let states = states.flatten(0, 1)?.index_select(&rows, 0)?;
+        let rows = positions.iter().map(|(row, token)| (row * s + token) as u32);
+        self.scores_of(&states.flatten(0, 1)?, rows)
+    }
+
+    /// [`BertForMaskedLM::scores_at`] for packed sequences: `positions` are M of the T tokens.
+    ///
+    /// # Errors
+    /// As [`BertModel::forward_packed`]; [`Error::NoSuchPosition`] for a position of T or more.
+    pub fn scores_at_packed(&self, input: &PackedInput, positions: &[usize]) -> Result<Tensor> {
+        let states = self.bert.forward_packed(input)?.last_hidden_state;
+        let tokens = states.dim(0)?;
+        if let Some(got) = positions.iter().find(|token| **token >= tokens) {
+            return Err(Error::NoSuchPosition { got: (0, *got), rows: 1, tokens });
+        }
+        self.scores_of(&states, positions.iter().map(|token| *token as u32))
+    }
+
+    /// The scores of some rows of hidden states, `[T, H]`.
+    fn scores_of(&self, states: &Tensor, rows: impl Iterator<Item = u32>) -> Result<Tensor> {
+        let mut rows: Vec<u32> = rows.collect();
+        let count = rows.len();
+        if rows.is_empty() {
+            // CUDA refuses to compute no rows: one is computed and left out.
+            rows.push(0);
+        }
+        let states = states.index_select(&Tensor::new(rows, states.device())?, 0)?;
         let scores = self.predictions.forward(&states, self.bert.embeddings.word_embeddings())?;
-        Ok(scores.narrow(0, 0, positions.len())?)
+        Ok(scores.narrow(0, 0, count)?)
     }
 }
 

@@ -6,7 +6,7 @@ use candle_nn::VarBuilder;
 use super::classifier::Classifier;
 use super::head::{Head, HeadPass, model_with_head};
 use crate::config::BertConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::loss::classification;
 use crate::model::BertModel;
 use crate::outputs::{MultipleChoiceModelOutput, PooledOutput};
@@ -43,7 +43,7 @@ impl Head for BertForMultipleChoice {
     type Output = MultipleChoiceModelOutput;
 
     fn scores(&self, pass: &HeadPass) -> Result<MultipleChoiceModelOutput> {
-        let (b, c, flat) = pass.input().flatten_choices()?;
+        let (b, c, flat) = pass.input().ok_or(Error::PackedChoices)?.flatten_choices()?;
         let pass = pass.with_input(&flat);
         let PooledOutput { pooler_output, hidden_states, attentions } = pass.pooled(&self.bert)?;
         let logits = self.classifier.forward(&pooler_output, &pass)?.reshape((b, c))?;

@@ -148,6 +148,13 @@ pub struct PackedInput {
     pub position_ids: Option<Tensor>,
 }
 
+/// One of the two inputs.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Input<'a> {
+    Padded(&'a BertInput),
+    Packed(&'a PackedInput),
+}
+
 impl PackedInput {
     /// Ids, `[T]`, and the starts of their sequences followed by T.
     pub fn new(input_ids: Tensor, cumulative_lengths: Vec<usize>) -> Self {

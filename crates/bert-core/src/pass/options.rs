@@ -63,6 +63,11 @@ impl ForwardOptions {
         Self::default()
     }
 
+    /// Only the result, whatever the config says.
+    pub(crate) fn result_only() -> Self {
+        Self::new().with_hidden_states(Layers::None).with_attentions(Layers::None)
+    }
+
     /// Training: dropout with the config's probabilities, drawn from a generator with this seed. Each
     /// pass draws new numbers. Clones share the generator.
     pub fn training(seed: u64) -> Self {
