@@ -104,7 +104,9 @@ def main():
     (OUT / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     # Long words are cut before WordPiece, which no BertTokenizer does.
     names = {f"{name}_token": f"[{name.upper()}]" for name in ("pad", "unk", "cls", "sep", "mask")}
-    text = json.dumps({"tokenizer_class": "PreTrainedTokenizerFast", **names}, indent=2)
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", **names, "model_input_names": inputs}
+    text = json.dumps(settings, indent=2)
     (OUT / "tokenizer_config.json").write_text(text + "\n")
     tokenizer(vocab).save(str(OUT / "tokenizer.json"), pretty=False)
     save_file(parameters(len(vocab)), OUT / "model.safetensors", metadata={"format": "pt"})

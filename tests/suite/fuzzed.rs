@@ -94,7 +94,7 @@ fn tokenizer_with(words: &[&str]) -> BertTokenizer {
     tokenizer
 }
 
-/// Three bytes of options, then a text or, with a line break, a pair.
+/// Three bytes of options, then a text or, with a line break, a pair; as words if the options say so.
 pub fn encode(bytes: &[u8]) {
     static TOKENIZERS: OnceLock<[BertTokenizer; 3]> = OnceLock::new();
     let [few, ideograph, uncut] = TOKENIZERS.get_or_init(|| {
@@ -103,36 +103,48 @@ pub fn encode(bytes: &[u8]) {
         [few, ideograph, tokenizer_with(&["a<new>", "San", "\u{4eac}x", "qzqz qzqz"])]
     });
     let [length, flags, padding, text @ ..] = bytes else { return };
-    let text = String::from_utf8_lossy(text);
-    let text: Text = match text.split_once('\n') {
-        Some((first, second)) if flags & 1 != 0 => (first, second).into(),
-        _ => (&*text).into(),
+    let content = String::from_utf8_lossy(text);
+    let parts: Vec<&str> = match content.split_once('\n') {
+        Some((first, second)) if flags & 1 != 0 => vec![first, second],
+        _ => vec![&content],
+    };
+    let words: Vec<Vec<&str>> = parts.iter().map(|part| part.split(' ').collect()).collect();
+    let text = match (&parts[..], &words[..]) {
+        (_, [words]) if flags & 16 != 0 => Words::from(words).into(),
+        (_, [first, second]) if flags & 16 != 0 => Text::WordPair(first.into(), second.into()),
+        ([first, second], _) => (*first, *second).into(),
+        _ => parts[0].into(),
     };
     let tokenizer = if flags & 8 != 0 { few } else { ideograph };
     let units = if flags & 2 != 0 { OffsetUnit::Bytes } else { OffsetUnit::Characters };
-    let options = EncodeOptions::new().with_offsets(units);
-    let whole = &tokenizer.encode(text, &options).unwrap().encodings[0];
+    let mut options = EncodeOptions::new().with_offsets(units);
+    options.split_special_tokens = Some(flags & 64 != 0);
+    let whole = tokenizer.encode(text, &options).unwrap();
     let shortened = |it: &BertTokenizer| cut(it, text, &options, *length, *flags, *padding);
     let cut = shortened(tokenizer);
-    let content = format!("{text:?}");
     let same_words = std::ptr::eq(tokenizer, ideograph) || !content.contains('\u{4eac}');
     if same_words && !content.to_lowercase().contains("qzqz") {
         assert_eq!(cut, shortened(uncut));
     }
-    for encoding in [Some(whole), cut.as_ref()].into_iter().flatten() {
+    for encoding in cut.iter().flat_map(|it| &it.encodings).chain(&whole.encodings) {
         let lengths = [encoding.tokens.len(), encoding.type_ids.len(), encoding.offsets.len()];
         assert_eq!(lengths, [encoding.ids.len(); 3]);
-        assert_eq!(encoding.attention_mask.len(), encoding.ids.len());
-        let texts = match text {
-            Text::Single(text) => [text, ""],
-            Text::Pair(first, second) => [first, second],
-        };
-        let characters = texts.map(|text| text.chars().count());
-        for (&(start, end), &which) in encoding.offsets.iter().zip(&encoding.type_ids) {
+        let lengths = [&encoding.attention_mask, &encoding.special_tokens_mask].map(Vec::len);
+        assert_eq!(lengths, [encoding.ids.len(); 2]);
+        let sources = encoding.sequence_ids.iter().zip(&encoding.word_ids);
+        for (&(start, end), (sequence, word)) in encoding.offsets.iter().zip(sources) {
+            let Some(sequence) = *sequence else {
+                assert_eq!((start, end, *word), (0, 0, None));
+                continue;
+            };
+            let part = match word {
+                Some(word) if flags & 16 != 0 => words[sequence][*word as usize],
+                _ => parts[sequence],
+            };
             assert!(start <= end);
             match units {
-                OffsetUnit::Bytes => assert!(texts[which as usize].get(start..end).is_some()),
-                OffsetUnit::Characters => assert!(end <= characters[which as usize]),
+                OffsetUnit::Bytes => assert!(part.get(start..end).is_some()),
+                OffsetUnit::Characters => assert!(end <= part.chars().count()),
             }
         }
         tokenizer.decode(&encoding.ids).unwrap();
@@ -147,10 +159,11 @@ fn cut(
     length: u8,
     flags: u8,
     padding: u8,
-) -> Option<Encoding> {
+) -> Option<BatchEncoding> {
     let side = if flags & 4 != 0 { Side::Left } else { Side::Right };
-    let truncation = Truncation::to(length.into()).with_side(side);
+    let mut truncation = Truncation::to(length.into()).with_side(side);
+    truncation.overflow = (flags & 32 != 0).then_some(usize::from(padding % 16));
     let options = options.clone().with_truncation(truncation);
     let options = options.with_padding(Padding::Length(padding.into()));
-    Some(tokenizer.encode(text, &options).ok()?.encodings.remove(0))
+    tokenizer.encode(text, &options).ok()
 }

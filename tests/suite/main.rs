@@ -33,6 +33,7 @@ mod parity;
 mod server;
 mod support;
 mod surgery;
+mod tokenizer_calls;
 mod tokenizer_files;
 mod tokenizing;
 mod training;

@@ -67,7 +67,9 @@ fn every_class_in_every_layout_of_files_tokenizes_as_transformers_does() {
                 let got = (&encoding.ids, &encoding.type_ids, &encoding.offsets);
                 let texts = [
                     tokenizer.decode(ids).unwrap(),
-                    tokenizer.decode_without_special_tokens(ids).unwrap(),
+                    tokenizer
+                        .decode_with(ids, &DecodeOptions::new().without_special_tokens())
+                        .unwrap(),
                 ];
                 if got != (ids, types, offsets) || texts != [decoded.clone(), plain.clone()] {
                     wrong.push(format!(
@@ -203,7 +205,12 @@ fn every_named_special_token_is_protected_and_left_out() {
     .unwrap();
     assert_eq!(ids_of(&tokenizer, "[BOS] hello [EOS]"), [2, 5, 7, 6, 3]);
     assert_eq!(ids_of(&tokenizer, "[IMG]hello[X]"), [2, 8, 7, 9, 3]);
-    assert_eq!(tokenizer.decode_without_special_tokens(&[5, 7, 8, 9, 6]).unwrap(), "hello");
+    assert_eq!(
+        tokenizer
+            .decode_with(&[5, 7, 8, 9, 6], &DecodeOptions::new().without_special_tokens())
+            .unwrap(),
+        "hello"
+    );
     assert_eq!((tokenizer.bos_token(), tokenizer.eos_token_id()), (Some("[BOS]"), Some(6)));
     assert_eq!(tokenizer.special_token("image_token"), Some("[IMG]"));
     assert_eq!(tokenizer.special_token("own"), Some("[X]"));
@@ -309,11 +316,17 @@ fn a_named_token_is_special_and_otherwise_as_its_file_says() {
     // Special, so not looked for in lower case, unless the file says so.
     let tokenizer = with(&mask(json!({"lstrip": true})));
     assert_eq!(ids_of(&tokenizer, "[mask]"), [2, 11, 1, 12, 3]);
-    assert_eq!(tokenizer.decode_without_special_tokens(&[5, 4]).unwrap(), "hello");
+    assert_eq!(
+        tokenizer.decode_with(&[5, 4], &DecodeOptions::new().without_special_tokens()).unwrap(),
+        "hello"
+    );
     let tokenizer = with(&mask(json!({"special": false, "normalized": true})));
     assert_eq!(ids_of(&tokenizer, "[mask]"), [2, 4, 3]);
     let tokenizer = with(&mask(json!({"special": false, "normalized": false})));
-    assert_eq!(tokenizer.decode_without_special_tokens(&[5, 4]).unwrap(), "hello");
+    assert_eq!(
+        tokenizer.decode_with(&[5, 4], &DecodeOptions::new().without_special_tokens()).unwrap(),
+        "hello"
+    );
     // A token of another class's tokenizer.json becomes special too.
     let words: Vec<&str> = WORDS.lines().collect();
     let token = json!({"id": 4, "content": "[MASK]", "single_word": false, "lstrip": false,
@@ -321,7 +334,10 @@ fn a_named_token_is_special_and_otherwise_as_its_file_says() {
     let file = tokenizer_json(&words, json!({"added_tokens": [token]}));
     let config = r#"{"tokenizer_class": "PreTrainedTokenizerFast", "mask_token": "[MASK]"}"#;
     let tokenizer = load(&[("tokenizer.json", &file), ("tokenizer_config.json", config)]).unwrap();
-    assert_eq!(tokenizer.decode_without_special_tokens(&[5, 4]).unwrap(), "hello");
+    assert_eq!(
+        tokenizer.decode_with(&[5, 4], &DecodeOptions::new().without_special_tokens()).unwrap(),
+        "hello"
+    );
     // The last of two names says how the token is matched.
     let config =
         r#"{"foo_token": {"__type": "AddedToken", "content": "[MASK]", "single_word": true}}"#;

@@ -165,10 +165,117 @@ fn ids_decode_to_text() {
     let batch = tokenizer.encode("Hello, my dogs", &EncodeOptions::new()).unwrap();
     let ids = &batch.encodings[0].ids;
     assert_eq!(tokenizer.decode(ids).unwrap(), "[CLS] hello, my dogs [SEP]");
-    assert_eq!(tokenizer.decode_without_special_tokens(ids).unwrap(), "hello, my dogs");
+    assert_eq!(
+        tokenizer.decode_with(ids, &DecodeOptions::new().without_special_tokens()).unwrap(),
+        "hello, my dogs"
+    );
     assert_eq!(tokenizer.token_to_id("[CLS]"), Some(2));
     assert_eq!(tokenizer.id_to_token(3).as_deref(), Some("[SEP]"));
     assert_eq!(tokenizer.token_to_id("no such token"), None);
+}
+
+#[test]
+fn spaces_before_marks_are_removed_when_asked() {
+    let tokenizer = tokenizer();
+    let ids = ["my", "dog", "is", "cute"].map(|token| tokenizer.token_to_id(token).unwrap());
+    let dot = tokenizer.token_to_id(".").unwrap();
+    let ids = [&ids[..], &[dot]].concat();
+    let with =
+        |clean_up| tokenizer.decode_with(&ids, &DecodeOptions::new().with_clean_up(clean_up));
+    assert_eq!(with(true).unwrap(), "my dog is cute.");
+    let string = tokenizer.convert_tokens_to_string(["my", "dog", "##s"]).unwrap();
+    assert_eq!(string, "my dogs");
+    assert_eq!(tokenizer.convert_tokens_to_string([""; 0]).unwrap(), "");
+}
+
+#[test]
+fn words_have_indices() {
+    let words = ["EU", "rejects", "", "German"];
+    let batch = tokenizer().encode(Words::from(&words[..]), &EncodeOptions::new()).unwrap();
+    let encoding = &batch.encodings[0];
+    let first = encoding.word_ids.iter().position(|word| *word == Some(1)).unwrap();
+    assert_eq!(encoding.offsets[first].0, 0, "offsets count from the word's start");
+    assert_eq!((encoding.word_ids[0], encoding.sequence_ids[0]), (None, None));
+    let given: Vec<u32> = encoding.word_ids.iter().flatten().copied().collect();
+    assert!(given.is_sorted() && given.contains(&3) && !given.contains(&2), "{given:?}");
+    assert!(encoding.sequence_ids[1..encoding.len() - 1].iter().all(|it| *it == Some(0)));
+    let strings = words.map(str::to_owned).to_vec();
+    let pair = Text::WordPair(Words::Borrowed(&words), Words::Owned(&strings));
+    let pair = tokenizer().encode(pair, &EncodeOptions::new()).unwrap().encodings.remove(0);
+    let second = pair.sequence_ids.iter().filter(|it| **it == Some(1)).count();
+    assert_eq!(second, given.len());
+}
+
+#[test]
+fn the_rest_of_a_long_text_makes_further_pieces() {
+    let tokenizer = tokenizer();
+    let options = EncodeOptions::new().with_truncation(Truncation::to(5).with_overflow(1));
+    let batch = tokenizer.encode_batch(["one two three four five", "my"], &options).unwrap();
+    let expected = ["[CLS] one two three [SEP]", "[CLS] three four five [SEP]", "[CLS] my [SEP]"];
+    assert_eq!(tokens(&batch), expected);
+    assert_eq!(batch.overflow_to_sample_mapping, [0, 0, 1]);
+}
+
+#[test]
+fn pieces_that_would_not_advance_are_an_error() {
+    let tokenizer = tokenizer();
+    let error = |text: Text, truncation: Truncation| {
+        let options = EncodeOptions::new().with_truncation(truncation);
+        tokenizer.encode_batch([text], &options).unwrap_err()
+    };
+    let one = error("my dog is cute".into(), Truncation::to(5).with_overflow(3));
+    assert!(matches!(one, TextError::Stride { row: 0, got: 3, room: 3 }), "{one}");
+    // Where nothing is cut, nothing is in the way.
+    let options = EncodeOptions::new().with_truncation(Truncation::to(5).with_overflow(3));
+    assert_eq!(tokenizer.encode("my dog", &options).unwrap().encodings.len(), 1);
+    let pair = ("one two three", "four five six").into();
+    let both = error(pair, Truncation::to(7).with_overflow(2));
+    assert!(matches!(both, TextError::Stride { got: 2, room: 2, .. }), "{both}");
+    let second = Truncation::to(8).with_strategy(TruncationStrategy::OnlySecond);
+    let second = error(pair, second.with_overflow(4));
+    assert_says(&second, &["pieces of 2", "stride of 4", "longer max_length"]);
+}
+
+#[test]
+fn special_tokens_that_a_user_typed_can_be_split() {
+    let mut tokenizer = tokenizer();
+    let run = |tokenizer: &BertTokenizer, split| {
+        let options = EncodeOptions::new().with_split_special_tokens(split);
+        tokens(&tokenizer.encode("my [SEP] dog<new>", &options).unwrap()).remove(0)
+    };
+    let split = run(&tokenizer, true);
+    assert!(split.starts_with("[CLS] my [ ") && split.matches("[SEP]").count() == 1, "{split}");
+    assert!(run(&tokenizer, false).contains("my [SEP] dog"));
+    tokenizer.add_tokens(["<new>"]).unwrap();
+    for split in [true, false] {
+        assert!(
+            run(&tokenizer, split).contains("dog <new> [SEP]"),
+            "added words are no special ones"
+        );
+    }
+}
+
+#[test]
+fn the_config_says_how_long_a_text_may_be() {
+    for (value, expected) in [
+        ("512", Some(512)),
+        ("1000000000000000019884624838656", None),
+        ("1e30", None),
+        ("64.0", Some(64)),
+        ("0", None),
+        ("null", None),
+        ("\"long\"", None),
+    ] {
+        let config = format!("{{\"model_max_length\": {value}}}");
+        let tokenizer = std::fs::read(root().join("crates/bert/built-in/tokenizer.json")).unwrap();
+        let files = TokenizerFiles {
+            tokenizer: Some(&tokenizer),
+            tokenizer_config: Some(config.as_bytes()),
+            ..TokenizerFiles::default()
+        };
+        let length = BertTokenizer::from_files(&files).unwrap().model_max_length();
+        assert_eq!(length, expected, "{value}");
+    }
 }
 
 #[test]

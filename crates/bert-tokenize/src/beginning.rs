@@ -7,8 +7,8 @@ use tokenizers::{
 
 use crate::checks::{guarded, json};
 use crate::error::{Error, Result};
-use crate::options::{Side, Truncation, TruncationStrategy};
-use crate::text::Text;
+use crate::options::{Truncation, TruncationStrategy};
+use crate::text::{Sequence, Text, Words};
 
 /// Bytes per token that are taken at first.
 const BYTES_PER_TOKEN: usize = 8;
@@ -23,6 +23,8 @@ pub(crate) struct Cuts {
     spaces: &'static [char],
     /// Whether it can be cut after an ideograph too.
     ideographs: bool,
+    /// The marks after which it can be cut too.
+    marks: String,
 }
 
 impl Cuts {
@@ -35,16 +37,22 @@ impl Cuts {
         if !keeps_words_apart(&normalizer, splits_at_its_sign(&pre_tokenizer)) {
             return Ok(None);
         }
-        let mut ideographs = normalizer["type"] == "BertNormalizer"
-            && normalizer["handle_chinese_chars"] == true
-            && spaces.len() > 1;
+        let bert = bert_normalizer(&normalizer);
+        let mut ideographs =
+            bert.is_some_and(|it| it["handle_chinese_chars"] == true) && spaces.len() > 1;
+        let first = pre_tokenizer["pretokenizers"].get(0).unwrap_or(&pre_tokenizer);
+        let mut marks = match bert.is_some() && first["type"] == "BertPreTokenizer" {
+            true => ('!'..='~').filter(char::is_ascii_punctuation).collect(),
+            false => String::new(),
+        };
         for token in tokenizer.get_added_tokens_decoder().into_values() {
             if token.content.contains(char::is_whitespace) || has_space(tokenizer, &token)? {
                 return Ok(None);
             }
             ideographs &= !token.content.contains(is_ideograph);
+            marks.retain(|mark| !token.content.contains(mark));
         }
-        Ok(Some(Self { spaces, ideographs }))
+        Ok(Some(Self { spaces, ideographs, marks }))
     }
 
     /// The shortest beginning of at least this many bytes.
@@ -54,6 +62,7 @@ impl Cuts {
             let can_be_cut = |before: char| {
                 self.spaces.contains(&next) && !before.is_whitespace()
                     || self.ideographs && is_ideograph(before)
+                    || self.marks.contains(before)
             };
             if at >= bytes && before.is_some_and(can_be_cut) {
                 return &text[..at];
@@ -64,83 +73,59 @@ impl Cuts {
     }
 }
 
-/// A text of its own, or one of a pair.
-struct Sequence<'a> {
-    whole: &'a str,
-    /// What of it is encoded.
-    beginning: &'a str,
-    /// The index of the other text of a pair of which the longer one is cut first: this one must be known
-    /// to be longer.
-    beside: Option<usize>,
-    can_be_cut: bool,
-}
-
-impl<'a> Sequence<'a> {
-    fn of(texts: &[Text<'a>], truncation: Option<Truncation>) -> Vec<Self> {
-        let longest_first =
-            truncation.is_some_and(|it| it.strategy == TruncationStrategy::LongestFirst);
-        let mut sequences: Vec<Self> = Vec::with_capacity(texts.len());
-        for text in texts {
-            let at = sequences.len();
-            let mut add = |whole, can_be_cut, beside| {
-                sequences.push(Self { whole, beginning: whole, beside, can_be_cut });
-            };
-            match *text {
-                Text::Single(text) => add(text, true, None),
-                Text::Pair(first, second) if longest_first => {
-                    let first_is_longer = first.len() >= second.len();
-                    add(first, first_is_longer, Some(at + 1));
-                    add(second, !first_is_longer, Some(at));
-                }
-                Text::Pair(first, second) => {
-                    add(first, true, None);
-                    add(second, true, None);
-                }
-            }
-        }
-        sequences
-    }
-}
-
-/// The tokens of each text, and of both texts of a pair. Of a text that is much longer than what remains
-/// of it, only the beginning is encoded.
-pub(crate) fn encode_beginnings(
-    texts: &[Text],
-    cuts: Option<(&Cuts, Truncation)>,
-    encode: impl Fn(Vec<&str>) -> Result<Vec<Encoding>>,
-) -> Result<Vec<Encoding>> {
-    let mut sequences = Sequence::of(texts, cuts.map(|(_, truncation)| truncation));
-    let cuts = cuts.filter(|(_, truncation)| truncation.side == Side::Right);
-    if let Some((cuts, truncation)) = cuts {
-        let bytes = truncation.max_length.saturating_add(8).saturating_mul(BYTES_PER_TOKEN);
-        for sequence in &mut sequences {
-            if sequence.can_be_cut && sequence.whole.len() / 2 > bytes {
-                sequence.beginning = cuts.beginning(sequence.whole, bytes);
-            }
-        }
-    }
-    let mut encodings = encode(sequences.iter().map(|it| it.beginning).collect())?;
-    let Some((cuts, truncation)) = cuts else { return Ok(encodings) };
-    loop {
-        // The last token may be another one in the whole text.
-        let is_short = |(i, sequence): &(usize, &Sequence)| {
-            let beside = sequence.beside.map_or(0, |other| encodings[other].len());
-            encodings[*i].len() <= truncation.max_length.max(beside)
-                && sequence.beginning.len() < sequence.whole.len()
+/// The tokens of a text, or of both texts of a pair. Of a text that is much longer than what remains of
+/// it, only the beginning is encoded: `truncation` cuts its end.
+pub(crate) fn encode_beginnings<'a>(
+    text: Text<'a>,
+    cuts: Option<&Cuts>,
+    truncation: Truncation,
+    encode: impl Fn(Sequence<'a>) -> Result<Encoding>,
+) -> Result<(Encoding, Option<Encoding>)> {
+    let (first, second) = text.sequences();
+    // More tokens than `beside`, so that it is known which of two texts is longer.
+    let beginning = |whole: Sequence<'a>, beside: usize| -> Result<Encoding> {
+        let tokens = truncation.max_length.max(beside);
+        let mut size = match whole {
+            Sequence::Text(_) => tokens.saturating_add(8).saturating_mul(BYTES_PER_TOKEN),
+            Sequence::Words(_) => tokens.saturating_add(8),
         };
-        let short: Vec<usize> =
-            sequences.iter().enumerate().filter(is_short).map(|(i, _)| i).collect();
-        if short.is_empty() {
-            return Ok(encodings);
+        loop {
+            let part = if whole.size() / 2 > size { first_of(whole, size, cuts) } else { whole };
+            let encoding = encode(part)?;
+            // The last token may be another one in the whole text.
+            if encoding.len() > tokens || part.size() == whole.size() {
+                return Ok(encoding);
+            }
+            size = size.saturating_mul(4);
         }
-        for &i in &short {
-            let Sequence { whole, beginning, .. } = sequences[i];
-            sequences[i].beginning = cuts.beginning(whole, beginning.len().saturating_mul(4));
+    };
+    match second {
+        None => Ok((beginning(first, 0)?, None)),
+        Some(second) if truncation.strategy != TruncationStrategy::LongestFirst => {
+            Ok((beginning(first, 0)?, Some(beginning(second, 0)?)))
         }
-        let longer = encode(short.iter().map(|&i| sequences[i].beginning).collect())?;
-        for (i, encoding) in short.into_iter().zip(longer) {
-            encodings[i] = encoding;
+        Some(second) if first.size() >= second.size() => {
+            let second = encode(second)?;
+            Ok((beginning(first, second.len())?, Some(second)))
         }
+        Some(second) => {
+            let first = encode(first)?;
+            let second = beginning(second, first.len())?;
+            Ok((first, Some(second)))
+        }
+    }
+}
+
+/// The shortest beginning of at least this size that can be cut off.
+fn first_of<'a>(whole: Sequence<'a>, size: usize, cuts: Option<&Cuts>) -> Sequence<'a> {
+    match (whole, cuts) {
+        (Sequence::Text(text), Some(cuts)) => Sequence::Text(cuts.beginning(text, size)),
+        (Sequence::Text(_), None) => whole,
+        // Words are encoded one by one.
+        (Sequence::Words(Words::Borrowed(words)), _) => {
+            Sequence::Words(Words::Borrowed(&words[..size]))
+        }
+        (Sequence::Words(Words::Owned(words)), _) => Sequence::Words(Words::Owned(&words[..size])),
     }
 }
 
@@ -155,6 +140,16 @@ fn has_space(tokenizer: &Tokenizer, token: &AddedToken) -> Result<bool> {
     let is_bert = matches!(normalizer, NormalizerWrapper::BertNormalizer(_));
     Ok(text.get().contains(char::is_whitespace)
         && !(is_bert && token.content.contains(is_ideograph)))
+}
+
+/// BERT's normalizer, also if texts are put into small letters before.
+fn bert_normalizer(normalizer: &Value) -> Option<&Value> {
+    let is_bert = |it: &Value| it["type"] == "BertNormalizer";
+    match normalizer["normalizers"].as_array().map(Vec::as_slice) {
+        None => Some(normalizer).filter(|it| is_bert(it)),
+        Some([first, last]) => Some(last).filter(|it| first["type"] == "Lowercase" && is_bert(it)),
+        Some(_) => None,
+    }
 }
 
 /// The spaces at which a pre-tokenizer splits for certain.

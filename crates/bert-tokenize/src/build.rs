@@ -24,6 +24,8 @@ pub(crate) struct Built {
     pub(crate) config: Map<String, Value>,
     /// Whether transformers makes the same of `tokenizer_config.json` and the vocabulary alone.
     pub(crate) is_bert: bool,
+    /// Whether the tokenizer's models read which text of a pair a token is from.
+    pub(crate) has_types: bool,
 }
 
 impl Built {
@@ -60,6 +62,7 @@ impl Built {
             let template = template(&tokenizer, cls, sep)?;
             tokenizer.with_post_processor(Some(PostProcessorWrapper::Template(template)));
         }
+        let has_types = settings.has_types();
         let named = settings.specials.named.into_iter().map(|(name, token)| (name, token.content));
         let unnamed = settings.specials.unnamed.into_iter().map(|token| token.content);
         Ok(Built {
@@ -68,6 +71,7 @@ impl Built {
             unnamed: unnamed.collect(),
             config: settings.config,
             is_bert,
+            has_types,
         })
     }
 }

@@ -82,6 +82,20 @@ pub enum Error {
         reason: &'static str,
     },
 
+    /// Pieces of a text would not advance.
+    #[error(
+        "text {row} is cut into pieces of {room} of its tokens, so a stride of {got} cannot be; expected \
+         less than {room}, or a longer max_length"
+    )]
+    Stride {
+        /// The text's index in the batch.
+        row: usize,
+        /// The stride asked for.
+        got: usize,
+        /// Tokens of a piece, without special tokens and the other text.
+        room: usize,
+    },
+
     /// Padding is asked for, but the vocabulary has no padding token.
     #[error("padding is asked for, but the tokenizer has no [PAD] token")]
     NoPadToken,

@@ -15,21 +15,26 @@
 mod beginning;
 mod build;
 mod checks;
+mod decode;
+mod encode;
 mod encoding;
 mod error;
 mod files;
+mod named;
 mod options;
 mod settings;
 mod special;
+mod template;
 mod text;
 mod tokenizer;
 mod vocabulary;
 
+pub use decode::DecodeOptions;
 pub use encoding::{BatchEncoding, Encoding};
 pub use error::{Error, Result};
 pub use files::TokenizerFiles;
 pub use options::{EncodeOptions, OffsetUnit, Padding, Side, Truncation, TruncationStrategy};
-pub use text::Text;
+pub use text::{Text, Words};
 pub use tokenizer::BertTokenizer;
 
 /// Compiles the README's program as a test.

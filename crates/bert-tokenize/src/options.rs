@@ -17,14 +17,17 @@ pub struct EncodeOptions {
     pub add_special_tokens: bool,
     /// How short texts are padded. Default: not at all.
     pub padding: Padding,
-    /// The side of the padding. Default: right.
-    pub padding_side: Side,
+    /// The side of the padding. Default: the one that `tokenizer_config.json` names, or else right.
+    pub padding_side: Option<Side>,
     /// Padded lengths are rounded up to a multiple of this many tokens. Default: 1.
     pub pad_to_multiple_of: usize,
     /// How long texts are truncated. Default: not at all.
     pub truncation: Option<Truncation>,
     /// The unit of offsets. Default: characters.
     pub offsets: OffsetUnit,
+    /// Whether special tokens in the texts, like a `[SEP]` that a user typed, are split like other words.
+    /// Default: as `tokenizer_config.json` says, or else no.
+    pub split_special_tokens: Option<bool>,
 }
 
 /// The length to which texts are padded.
@@ -47,8 +50,13 @@ pub struct Truncation {
     pub max_length: usize,
     /// The text of a pair that is truncated.
     pub strategy: TruncationStrategy,
-    /// The end at which it is truncated.
-    pub side: Side,
+    /// The end at which it is truncated. Default: the one that `tokenizer_config.json` names, or else the
+    /// right one.
+    pub side: Option<Side>,
+    /// Whether the rest of a truncated text makes further encodings, and how many tokens each of them
+    /// repeats of the one before it. Default: the rest is dropped. Hugging Face:
+    /// `return_overflowing_tokens` and `stride`.
+    pub overflow: Option<usize>,
 }
 
 /// The text of a pair that is truncated.
@@ -88,10 +96,11 @@ impl Default for EncodeOptions {
         Self {
             add_special_tokens: true,
             padding: Padding::None,
-            padding_side: Side::Right,
+            padding_side: None,
             pad_to_multiple_of: 1,
             truncation: None,
             offsets: OffsetUnit::Characters,
+            split_special_tokens: None,
         }
     }
 }
@@ -114,7 +123,7 @@ impl EncodeOptions {
 
     /// Sets [`EncodeOptions::padding_side`].
     pub fn with_padding_side(self, side: Side) -> Self {
-        Self { padding_side: side, ..self }
+        Self { padding_side: Some(side), ..self }
     }
 
     /// Sets [`EncodeOptions::pad_to_multiple_of`].
@@ -131,12 +140,17 @@ impl EncodeOptions {
     pub fn with_offsets(self, unit: OffsetUnit) -> Self {
         Self { offsets: unit, ..self }
     }
+
+    /// Sets [`EncodeOptions::split_special_tokens`].
+    pub fn with_split_special_tokens(self, split: bool) -> Self {
+        Self { split_special_tokens: Some(split), ..self }
+    }
 }
 
 impl Truncation {
     /// At most `max_length` tokens. The longer text of a pair is truncated first, at its end.
     pub fn to(max_length: usize) -> Self {
-        Self { max_length, strategy: TruncationStrategy::LongestFirst, side: Side::Right }
+        Self { max_length, strategy: TruncationStrategy::LongestFirst, side: None, overflow: None }
     }
 
     /// Sets [`Truncation::strategy`].
@@ -146,6 +160,13 @@ impl Truncation {
 
     /// Sets [`Truncation::side`].
     pub fn with_side(self, side: Side) -> Self {
-        Self { side, ..self }
+        Self { side: Some(side), ..self }
+    }
+
+    /// The rest of a truncated text makes further encodings. Each of them repeats the last `stride` tokens
+    /// of the one before it. If both texts of a pair are truncated, every piece of one is combined with
+    /// every piece of the other. Sets [`Truncation::overflow`].
+    pub fn with_overflow(self, stride: usize) -> Self {
+        Self { overflow: Some(stride), ..self }
     }
 }

@@ -119,6 +119,19 @@ impl Settings {
         Ok(Self { class, config, specials, added, has_decoder })
     }
 
+    /// Whether models read types: what `model_input_names` says or, without it, what is usual for the class
+    /// in transformers 5.
+    pub(crate) fn has_types(&self) -> bool {
+        match (self.config.get("model_input_names").and_then(Value::as_array), &self.class) {
+            (Some(names), _) => names.iter().any(|name| name == "token_type_ids"),
+            (None, Class::Other(_)) => false,
+            (None, _) => {
+                let class = self.config.get("tokenizer_class").and_then(Value::as_str);
+                class.is_none_or(|class| plain(class) != "DistilBertTokenizer")
+            }
+        }
+    }
+
     /// The error for a class that there is no `tokenizer.json` of.
     pub(crate) fn needs_a_program(&self, class: &str) -> Error {
         let segmenter = self.config.get("word_tokenizer_type").and_then(Value::as_str);

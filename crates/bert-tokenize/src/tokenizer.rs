@@ -1,29 +1,22 @@
-//! The tokenizer: tokens of each text, then truncation, special tokens and padding.
+//! The tokenizer: its parts, and what it says of itself.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
-use tokenizers::tokenizer::{PaddingDirection, PaddingParams, PaddingStrategy, PostProcessor};
-use tokenizers::utils::padding::pad_encodings;
-use tokenizers::utils::truncation::{
-    TruncationDirection, TruncationParams, TruncationStrategy as Strategy, truncate_encodings,
-};
+use tokenizers::normalizers::{Lowercase, Sequence};
 use tokenizers::{
-    AddedToken, Encoding, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper,
+    AddedToken, ModelWrapper, NormalizedString, Normalizer, NormalizerWrapper,
     PostProcessorWrapper, Tokenizer,
 };
 
-use crate::beginning::{Cuts, encode_beginnings};
+use crate::beginning::Cuts;
 use crate::build::Built;
 use crate::checks::guarded;
-use crate::encoding::BatchEncoding;
 use crate::error::{Error, Result};
 use crate::files::TokenizerFiles;
-use crate::options::{EncodeOptions, OffsetUnit, Padding, Side, Truncation, TruncationStrategy};
-use crate::text::Text;
-
-/// The most tokens that a text can be padded to: far more than the positions of any BERT.
-const MOST_PADDED: usize = 1 << 20;
+use crate::options::Side;
+use crate::template::Template;
 
 /// Texts to token ids and back. Hugging Face: `BertTokenizer`.
 ///
@@ -32,20 +25,26 @@ const MOST_PADDED: usize = 1 << 20;
 #[derive(Clone, Debug)]
 pub struct BertTokenizer {
     /// Normalizer, pre-tokenizer, vocabulary and decoder only.
-    tokens: Tokenizer,
-    special_tokens: Option<PostProcessorWrapper>,
+    pub(crate) tokens: Tokenizer,
+    /// The same, but special tokens in texts are split if there they are not, and the other way around.
+    pub(crate) with_other_splits: OnceLock<Tokenizer>,
+    pub(crate) special_tokens: Option<PostProcessorWrapper>,
+    /// `special_tokens`, if it is a template.
+    pub(crate) template: Option<Template>,
     /// The special tokens that have a name: the name, then the token.
     named: Vec<(String, String)>,
     /// The special tokens that have none.
     unnamed: Vec<String>,
     /// Added tokens that normalization makes equal to one with a lower id: both ids.
-    twins: HashMap<u32, u32>,
+    pub(crate) twins: HashMap<u32, u32>,
     /// Where a long text can be cut.
-    cuts: Option<Cuts>,
+    pub(crate) cuts: Option<Cuts>,
     /// `tokenizer_config.json`, to be saved again.
-    config: Map<String, Value>,
+    pub(crate) config: Map<String, Value>,
     /// Whether transformers makes the same of that file and the vocabulary alone.
     is_bert: bool,
+    /// Whether the tokenizer's models read which text of a pair a token is from.
+    pub(crate) has_types: bool,
 }
 
 impl BertTokenizer {
@@ -63,122 +62,25 @@ impl BertTokenizer {
     /// [`Error::NoVocabulary`] without `tokenizer.json` and `vocab.txt`; [`Error::Syntax`],
     /// [`Error::File`] and [`Error::AddedToken`] when files are broken or contradict each other.
     pub fn from_files(files: &TokenizerFiles) -> Result<Self> {
-        let Built { tokenizer: mut tokens, named, unnamed, config, is_bert } =
+        let Built { tokenizer: mut tokens, named, unnamed, config, is_bert, has_types } =
             Built::from_files(files)?;
         let special_tokens = tokens.get_post_processor().cloned();
         tokens.with_padding(None);
         tokens.with_post_processor(None::<PostProcessorWrapper>);
         tokens.with_truncation(None).map_err(Error::Syntax)?;
-        let (twins, cuts) = (twins(&tokens)?, Cuts::of(&tokens)?);
-        Ok(Self { tokens, special_tokens, named, unnamed, twins, cuts, config, is_bert })
-    }
-
-    /// Encodes one text or pair.
-    ///
-    /// # Errors
-    /// As [`BertTokenizer::encode_batch`].
-    pub fn encode<'a>(
-        &self,
-        text: impl Into<Text<'a>>,
-        options: &EncodeOptions,
-    ) -> Result<BatchEncoding> {
-        self.encode_batch([text], options)
-    }
-
-    /// Encodes texts or pairs in parallel. Without texts the batch is empty.
-    ///
-    /// `texts` may be `&[&str]`, `&Vec<String>`, arrays, or iterators of texts, pairs or [`Text`]s.
-    ///
-    /// # Errors
-    /// [`Error::MaxLength`] and [`Error::Truncation`] when a text cannot be cut as asked,
-    /// [`Error::NoPadToken`] when padding is asked for and there is no padding token,
-    /// [`Error::PaddingLength`] for an absurd length.
-    pub fn encode_batch<'a, T: Into<Text<'a>>>(
-        &self,
-        texts: impl IntoIterator<Item = T>,
-        options: &EncodeOptions,
-    ) -> Result<BatchEncoding> {
-        let texts: Vec<Text> = texts.into_iter().map(Into::into).collect();
-        let encode = |texts: Vec<&str>| self.encode_all(texts, options.offsets);
-        let cuts = self.cuts.as_ref().zip(options.truncation);
-        let mut sequences = encode_beginnings(&texts, cuts, encode)?.into_iter();
-
-        let mut encodings = Vec::with_capacity(texts.len());
-        for (row, text) in texts.iter().enumerate() {
-            let Some(first) = sequences.next() else { break };
-            let is_pair = matches!(text, Text::Pair(..));
-            let mut second = if is_pair { sequences.next() } else { None };
-            if let Some(second) = &mut second {
-                second.set_type_ids(vec![1; second.len()]);
-            }
-            let (first, second) = self.truncate(row, first, second, options)?;
-            encodings.push(match &self.special_tokens {
-                Some(processor) => {
-                    guarded(|| processor.process(first, second, options.add_special_tokens))
-                        .map_err(Error::Tokenizer)?
-                }
-                None => Encoding::merge(std::iter::once(first).chain(second), false),
-            });
-        }
-        self.pad(&mut encodings, options)?;
-        let encodings = encodings.into_iter().map(|encoding| self.without_twins(encoding.into()));
-        Ok(BatchEncoding { encodings: encodings.collect(), pad_token_id: self.pad_token_id() })
-    }
-
-    /// The tokens of each text, without special tokens.
-    fn encode_all(&self, texts: Vec<&str>, unit: OffsetUnit) -> Result<Vec<Encoding>> {
-        let one = |text| match unit {
-            OffsetUnit::Characters => self.tokens.encode_char_offsets(text, false),
-            OffsetUnit::Bytes => self.tokens.encode(text, false),
-        };
-        let all = || match unit {
-            // A thread of the pool may be busy for a while.
-            _ if texts.len() <= 2 => texts.into_iter().map(one).collect(),
-            OffsetUnit::Characters => self.tokens.encode_batch_char_offsets(texts, false),
-            OffsetUnit::Bytes => self.tokens.encode_batch(texts, false),
-        };
-        guarded(all).map_err(Error::Tokenizer)
-    }
-
-    /// The encoding with the lowest id in place of each one that means the same.
-    fn without_twins(&self, mut encoding: crate::Encoding) -> crate::Encoding {
-        if !self.twins.is_empty() {
-            for (id, token) in encoding.ids.iter_mut().zip(&mut encoding.tokens) {
-                if let Some(first) = self.twins.get(id) {
-                    *id = *first;
-                    *token = self.id_to_token(*first).unwrap_or_default();
-                }
-            }
-        }
-        encoding
-    }
-
-    /// The text of `ids`, as far as the vocabulary tells.
-    ///
-    /// # Errors
-    /// [`Error::Tokenizer`] when the decoder fails. Ids outside the vocabulary are skipped.
-    pub fn decode(&self, ids: &[u32]) -> Result<String> {
-        self.text(ids, false)
-    }
-
-    /// [`BertTokenizer::decode`] without `[CLS]`, `[SEP]` and the like.
-    ///
-    /// # Errors
-    /// As [`BertTokenizer::decode`].
-    pub fn decode_without_special_tokens(&self, ids: &[u32]) -> Result<String> {
-        self.text(ids, true)
-    }
-
-    fn text(&self, ids: &[u32], skip_special_tokens: bool) -> Result<String> {
-        // Some decoders fail without a token.
-        if ids.is_empty() {
-            return Ok(String::new());
-        }
-        let text =
-            guarded(|| self.tokens.decode(ids, skip_special_tokens)).map_err(Error::Tokenizer)?;
-        let is_bpe = matches!(self.tokens.get_model(), ModelWrapper::BPE(_));
-        let cleans = self.config.get("clean_up_tokenization_spaces").and_then(Value::as_bool);
-        Ok(if cleans == Some(true) && !is_bpe { clean_up_tokenization(text) } else { text })
+        Ok(Self {
+            twins: twins(&tokens)?,
+            cuts: Cuts::of(&tokens)?,
+            tokens,
+            with_other_splits: OnceLock::new(),
+            template: Template::of(special_tokens.as_ref()),
+            special_tokens,
+            named,
+            unnamed,
+            config,
+            is_bert,
+            has_types,
+        })
     }
 
     /// The id of a token, if the vocabulary has it.
@@ -202,13 +104,67 @@ impl BertTokenizer {
         tokens: impl IntoIterator<Item = T>,
     ) -> Result<usize> {
         let tokens = tokens.into_iter().map(|token| AddedToken::from(token, false));
+        self.add(|tokenizer| tokenizer.add_tokens(tokens))
+    }
+
+    /// [`BertTokenizer::add_tokens`] for tokens like `[CLS]`, which are found before a text is normalized
+    /// and left out by [`DecodeOptions::without_special_tokens`](crate::DecodeOptions). Words of the
+    /// vocabulary become such tokens. Hugging Face: `add_special_tokens`.
+    ///
+    /// # Errors
+    /// As [`BertTokenizer::add_tokens`].
+    pub fn add_special_tokens<T: Into<String>>(
+        &mut self,
+        tokens: impl IntoIterator<Item = T>,
+    ) -> Result<usize> {
+        let tokens: Vec<String> = tokens.into_iter().map(Into::into).collect();
+        let special = tokens.iter().map(|token| AddedToken::from(token.as_str(), true));
+        let added = self.add(|tokenizer| tokenizer.add_special_tokens(special))?;
+        let named = self.named.iter().map(|(_, token)| token);
+        let known: HashSet<String> = named.chain(&self.unnamed).cloned().collect();
+        self.unnamed.extend(tokens.into_iter().filter(|token| !known.contains(token)));
+        Ok(added)
+    }
+
+    fn add(
+        &mut self,
+        add: impl FnOnce(&mut Tokenizer) -> tokenizers::Result<usize>,
+    ) -> Result<usize> {
         let before = self.vocab_size();
         // An error may come after some tokens were added.
         let mut grown = self.tokens.clone();
-        guarded(|| grown.add_tokens(tokens)).map_err(Error::Tokenizer)?;
-        (self.twins, self.cuts) = (twins(&grown)?, Cuts::of(&grown)?);
-        self.tokens = grown;
+        guarded(|| add(&mut grown)).map_err(Error::Tokenizer)?;
+        self.replace(grown)?;
         Ok(self.vocab_size() - before)
+    }
+
+    /// The tokenizer with texts in small letters, whatever else it does to them. sentence-transformers:
+    /// `do_lower_case`.
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the tokenizer refuses it.
+    pub fn with_lowercase(mut self) -> Result<Self> {
+        let mut tokens = self.tokens.clone();
+        let (lowercase, old) = (NormalizerWrapper::Lowercase(Lowercase), tokens.get_normalizer());
+        let is_there = |it: &NormalizerWrapper| matches!(it, NormalizerWrapper::Lowercase(_));
+        let normalizer = match old {
+            None => lowercase,
+            Some(NormalizerWrapper::Sequence(all)) if all.as_ref().iter().any(is_there) => {
+                return Ok(self);
+            }
+            Some(old) if is_there(old) => return Ok(self),
+            Some(old) => NormalizerWrapper::Sequence(Sequence::new(vec![lowercase, old.clone()])),
+        };
+        guarded(|| tokens.with_normalizer(Some(normalizer)).map(drop)).map_err(Error::Tokenizer)?;
+        self.replace(tokens)?;
+        Ok(self)
+    }
+
+    fn replace(&mut self, tokens: Tokenizer) -> Result<()> {
+        (self.twins, self.cuts) = (twins(&tokens)?, Cuts::of(&tokens)?);
+        self.tokens = tokens;
+        self.with_other_splits = OnceLock::new();
+        Ok(())
     }
 
     /// The names and contents of `tokenizer.json` and `tokenizer_config.json`, from which
@@ -237,6 +193,9 @@ impl BertTokenizer {
                 drop(config.insert("tokenizer_class".to_owned(), "PreTrainedTokenizerFast".into()))
             }
         }
+        let mut inputs = vec!["input_ids", "token_type_ids", "attention_mask"];
+        inputs.retain(|name| self.has_types || *name != "token_type_ids");
+        config.insert("model_input_names".to_owned(), inputs.into());
         for (name, token) in &self.named {
             config.insert(name.clone(), token.clone().into());
         }
@@ -259,81 +218,40 @@ impl BertTokenizer {
         self.tokens.get_vocab_size(true)
     }
 
-    fn truncate(
-        &self,
-        row: usize,
-        first: Encoding,
-        second: Option<Encoding>,
-        options: &EncodeOptions,
-    ) -> Result<(Encoding, Option<Encoding>)> {
-        let Some(truncation) = options.truncation else { return Ok((first, second)) };
-        let Truncation { max_length, strategy, side } = truncation;
-        let processor = self.special_tokens.as_ref().filter(|_| options.add_special_tokens);
-        let special = processor.map_or(0, |processor| processor.added_tokens(second.is_some()));
-        let room =
-            max_length.checked_sub(special).ok_or(Error::MaxLength { got: max_length, special })?;
-        let second_length = second.as_ref().map(|second| second.len());
-        let excess = (first.len() + second_length.unwrap_or(0)).saturating_sub(room);
-        // The text that alone is shortened, and its length.
-        let (strategy, only) = match strategy {
-            TruncationStrategy::LongestFirst => (Strategy::LongestFirst, None),
-            TruncationStrategy::OnlyFirst => {
-                (Strategy::OnlyFirst, Some(("first", Some(first.len()))))
-            }
-            TruncationStrategy::OnlySecond => {
-                (Strategy::OnlySecond, Some(("second", second_length)))
-            }
-        };
-        if let Some((which, length)) = only
-            && excess > 0
-            && length.is_none_or(|length| length <= excess)
-        {
-            let reason = if length.is_none() { "there is none" } else { "it is too short" };
-            return Err(Error::Truncation { row, max_length, which, reason });
-        }
-        let params = TruncationParams {
-            max_length: room,
-            stride: 0,
-            direction: match side {
-                Side::Left => TruncationDirection::Left,
-                Side::Right => TruncationDirection::Right,
-            },
-            strategy,
-        };
-        let (mut first, mut second) =
-            truncate_encodings(first, second, &params).map_err(Error::Tokenizer)?;
-        // The rest would otherwise be combined: each piece of one text with each piece of the other.
-        drop(first.take_overflowing());
-        drop(second.as_mut().map(|second| second.take_overflowing()));
-        Ok((first, second))
+    /// The most tokens that the tokenizer's model reads, if `tokenizer_config.json` says. A call truncates
+    /// only if it is told to.
+    pub fn model_max_length(&self) -> Option<usize> {
+        let length = self.config.get("model_max_length")?;
+        // transformers writes 10^30 for none.
+        let length = length.as_u64().or_else(|| length.as_f64().map(|length| length as u64))?;
+        usize::try_from(length).ok().filter(|length| (1..1 << 32).contains(length))
     }
 
-    fn pad(&self, encodings: &mut [Encoding], options: &EncodeOptions) -> Result<()> {
-        let (strategy, length) = match options.padding {
-            Padding::None => return Ok(()),
-            Padding::Longest => (PaddingStrategy::BatchLongest, 0),
-            Padding::Length(tokens) => (PaddingStrategy::Fixed(tokens), tokens),
-        };
-        for got in [options.pad_to_multiple_of, length] {
-            if got > MOST_PADDED {
-                return Err(Error::PaddingLength { got, most: MOST_PADDED });
-            }
+    /// The side of padding if a call does not say.
+    pub fn padding_side(&self) -> Side {
+        self.side("padding_side")
+    }
+
+    /// The side at which texts are truncated if a call does not say.
+    pub fn truncation_side(&self) -> Side {
+        self.side("truncation_side")
+    }
+
+    fn side(&self, key: &str) -> Side {
+        match self.config.get(key).and_then(Value::as_str) {
+            Some("left") => Side::Left,
+            _ => Side::Right,
         }
-        let (Some(pad_token), Some(pad_id)) = (self.pad_token(), self.pad_token_id()) else {
-            return Err(Error::NoPadToken);
-        };
-        let params = PaddingParams {
-            strategy,
-            direction: match options.padding_side {
-                Side::Left => PaddingDirection::Left,
-                Side::Right => PaddingDirection::Right,
-            },
-            pad_to_multiple_of: Some(options.pad_to_multiple_of),
-            pad_id,
-            pad_type_id: 0,
-            pad_token: pad_token.to_owned(),
-        };
-        pad_encodings(encodings, &params).map_err(Error::Tokenizer)
+    }
+
+    /// What the vocabulary writes before a token that continues a word, like `##`. `None` if it does not
+    /// tell them apart.
+    pub fn continuing_subword_prefix(&self) -> Option<&str> {
+        match self.tokens.get_model() {
+            ModelWrapper::WordPiece(model) => Some(&model.continuing_subword_prefix),
+            ModelWrapper::BPE(model) => model.continuing_subword_prefix.as_deref(),
+            ModelWrapper::WordLevel(_) | ModelWrapper::Unigram(_) => None,
+        }
     }
 }
 
@@ -353,46 +271,4 @@ fn twins(tokenizer: &Tokenizer) -> Result<HashMap<u32, u32>> {
         }
     }
     Ok(twins)
-}
-
-/// Removes spaces that tokens had put before marks. transformers: `clean_up_tokenization`.
-fn clean_up_tokenization(text: String) -> String {
-    let spaces = [" .", " ?", " !", " ,", " ' ", " n't", " 'm", " 's", " 've", " 're"];
-    spaces.iter().fold(text, |text, found| text.replace(found, found.trim()))
-}
-
-/// The special tokens that have a name, and their ids.
-macro_rules! special_tokens {
-    ($($(#[$doc:meta])* $token:ident, $id:ident;)*) => {
-        impl BertTokenizer {
-            $(
-                $(#[$doc])*
-                pub fn $token(&self) -> Option<&str> {
-                    self.special_token(stringify!($token))
-                }
-
-                #[doc = concat!("The id of [`BertTokenizer::", stringify!($token), "`].")]
-                pub fn $id(&self) -> Option<u32> {
-                    self.token_to_id(self.$token()?)
-                }
-            )*
-        }
-    };
-}
-
-special_tokens! {
-    /// The token that begins a sequence, usually `[CLS]`. `None` if the tokenizer has none.
-    cls_token, cls_token_id;
-    /// The token that ends a text, usually `[SEP]`. `None` if the tokenizer has none.
-    sep_token, sep_token_id;
-    /// The token in place of a masked word, usually `[MASK]`. `None` if the tokenizer has none.
-    mask_token, mask_token_id;
-    /// The token for padding, usually `[PAD]`. `None` if the tokenizer has none.
-    pad_token, pad_token_id;
-    /// The token in place of an unknown word, usually `[UNK]`. `None` if the tokenizer has none.
-    unk_token, unk_token_id;
-    /// The token that begins a generated text. `None` if the tokenizer has none.
-    bos_token, bos_token_id;
-    /// The token that ends a generated text. `None` if the tokenizer has none.
-    eos_token, eos_token_id;
 }

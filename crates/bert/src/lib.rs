@@ -73,8 +73,8 @@ pub use bert_core::{
     TokenClassifierOutput, TokenIds, Visit, WeightForm, counted_labels, named,
 };
 pub use bert_tokenize::{
-    BatchEncoding, BertTokenizer, EncodeOptions, Encoding, OffsetUnit, Padding, Side, Text,
-    TokenizerFiles, Truncation, TruncationStrategy,
+    BatchEncoding, BertTokenizer, DecodeOptions, EncodeOptions, Encoding, OffsetUnit, Padding,
+    Side, Text, TokenizerFiles, Truncation, TruncationStrategy, Words,
 };
 pub use bert_train::{AdamW, AdamWOptions, Gradients, ParameterGroup, Schedule};
 pub use candle_core::{DType, Device, Tensor};
