@@ -86,3 +86,28 @@ fn minilm_embeddings_equal_transformers_alone_and_padded() {
         check(i, &output, i, *length);
     }
 }
+
+#[test]
+#[ignore = "needs scripts/fetch-minilm"]
+fn minilm_vectors_equal_sentence_transformers_alone_and_in_batches() {
+    let model = SentenceTransformer::from_pretrained(folder(), &load_options()).unwrap();
+    let texts = std::fs::read(fixture("minilm_vectors.json")).unwrap();
+    let texts: Vec<String> = serde_json::from_slice(&texts).unwrap();
+    assert!(texts.len() >= 200);
+    let expected: Vec<Vec<f32>> =
+        tensors(&fixture("minilm_vectors.safetensors"))["vectors"].to_vec2().unwrap();
+    let options = SentenceOptions::new();
+    let together: Vec<Vec<f32>> =
+        model.encode_all(&texts, &options).collect::<Result<_>>().unwrap();
+    for ((text, expected), vector) in texts.iter().zip(&expected).zip(&together) {
+        for vector in [vector, &model.encode(text, &options).unwrap()] {
+            let cosine = |a: &[f32], b: &[f32]| -> f64 {
+                let dot = |a: &[f32], b: &[f32]| -> f64 {
+                    a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+                };
+                dot(a, b) / (dot(a, a) * dot(b, b)).sqrt()
+            };
+            assert!(cosine(vector, expected) >= 0.999_999, "{text:?}");
+        }
+    }
+}

@@ -34,6 +34,8 @@ use crate::hub::options::{DownloadProgress, HubOptions};
 #[derive(Clone, Debug)]
 pub struct Checkpoint {
     source: Source,
+    /// The folder in it that has the files, like `0_Transformer/`. Empty for the checkpoint itself.
+    subfolder: String,
     /// An option of the hub that was set although this is not on the hub.
     unused_option: Option<&'static str>,
 }
@@ -107,7 +109,7 @@ impl Checkpoint {
     }
 
     fn new(source: Source) -> Self {
-        Self { source, unused_option: None }
+        Self { source, subfolder: String::new(), unused_option: None }
     }
 
     /// Chooses another branch, tag or commit of a repository.
@@ -159,6 +161,21 @@ impl Checkpoint {
         self
     }
 
+    /// Whether looking for a file costs nothing.
+    pub(crate) fn is_folder(&self) -> bool {
+        !matches!(self.source, Source::Hub(_))
+    }
+
+    /// The files of a folder in the checkpoint, like `0_Transformer`.
+    ///
+    /// # Errors
+    /// [`Error::FileName`] for a folder outside the checkpoint.
+    pub fn with_subfolder(&self, folder: &str) -> Result<Self> {
+        let folder = folder.trim_end_matches('/');
+        check_name(folder)?;
+        Ok(Self { subfolder: format!("{}{folder}/", self.subfolder), ..self.clone() })
+    }
+
     /// The folder or repository `name`.
     ///
     /// # Errors
@@ -175,10 +192,7 @@ impl Checkpoint {
     /// without effect, and [`Error::HubUnreachable`], [`Error::Hub`] or [`Error::Io`] when the file
     /// cannot be read.
     pub fn read(&self, name: &str) -> Result<Option<Vec<u8>>> {
-        let is_plain = |part: &str| !["", ".", ".."].contains(&part);
-        if name.contains('\\') || !name.split('/').all(is_plain) {
-            return Err(Error::FileName { got: name.to_owned() });
-        }
+        check_name(name)?;
         self.find(&[name])?.map(|(_, file)| Ok(file.read()?.into_owned())).transpose()
     }
 
@@ -258,7 +272,7 @@ impl Checkpoint {
     /// A file that need not exist. If the hub cannot be reached, the file counts as absent when the
     /// caller wants no network or when there is a `tokenizer.json`. With a `vocab.txt` alone that is
     /// an error: lower-casing would be a guess.
-    fn optional(&self, name: &str, is_json: bool) -> Result<Option<Vec<u8>>> {
+    pub(crate) fn optional(&self, name: &str, is_json: bool) -> Result<Option<Vec<u8>>> {
         match self.read(name) {
             Err(Error::HubUnreachable { offline, .. }) if offline || is_json => Ok(None),
             result => result,
@@ -279,13 +293,16 @@ impl Checkpoint {
         if let Some(option) = self.unused_option {
             return Err(Error::NotOnHub { option, checkpoint: self.to_string() });
         }
+        let names: Vec<String> =
+            names.iter().map(|name| format!("{}{name}", self.subfolder)).collect();
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
         let mut names_in_order = names.iter().enumerate();
         Ok(match &self.source {
             Source::Dir(folder) => names_in_order.find_map(|(i, name)| {
                 let path = current(folder, name);
                 path.is_file().then_some((i, File::OnDisk(path)))
             }),
-            Source::Hub(repo) => repo.find(names)?.map(|(i, path)| (i, File::OnDisk(path))),
+            Source::Hub(repo) => repo.find(&names)?.map(|(i, path)| (i, File::OnDisk(path))),
             Source::Memory(title, files) => names_in_order.find_map(|(i, name)| {
                 let bytes = files.get(*name)?.clone();
                 Some((i, File::InMemory(Path::new(title).join(name), bytes)))
@@ -295,11 +312,22 @@ impl Checkpoint {
 
     /// The files, if they are known.
     fn listing(&self) -> Option<Vec<String>> {
-        match &self.source {
-            Source::Dir(folder) => Some(names_in(folder)),
-            Source::Hub(repo) => repo.listing(),
-            Source::Memory(_, files) => Some(files.keys().cloned().collect()),
-        }
+        let all = match &self.source {
+            Source::Dir(folder) => return Some(names_in(&folder.join(&self.subfolder))),
+            Source::Hub(repo) => repo.listing()?,
+            Source::Memory(_, files) => files.keys().cloned().collect(),
+        };
+        let inside = all.iter().filter_map(|name| name.strip_prefix(&self.subfolder));
+        Some(inside.map(str::to_owned).collect())
+    }
+}
+
+/// Refuses names of files outside the checkpoint.
+fn check_name(name: &str) -> Result<()> {
+    let is_plain = |part: &str| !["", ".", ".."].contains(&part);
+    match !name.contains('\\') && name.split('/').all(is_plain) {
+        true => Ok(()),
+        false => Err(Error::FileName { got: name.to_owned() }),
     }
 }
 
@@ -355,6 +383,10 @@ impl std::fmt::Display for Checkpoint {
             Source::Dir(path) => write!(f, "{}", path.display()),
             Source::Hub(repo) => f.write_str(&repo.id),
             Source::Memory(name, _) => f.write_str(name),
+        }?;
+        match self.subfolder.trim_end_matches('/') {
+            "" => Ok(()),
+            folder => write!(f, "/{folder}"),
         }
     }
 }

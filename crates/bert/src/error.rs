@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use candle_core::{DType, DeviceLocation};
 
 use crate::load::report::{Mismatch, listing};
+use crate::task_error::TaskError;
 
 /// The result of this crate's functions.
 pub type Result<T> = std::result::Result<T, Error>;
@@ -293,6 +294,10 @@ pub enum Error {
         reason: String,
     },
 
+    /// A pipeline or an encoder of texts cannot do what it is asked to.
+    #[error(transparent)]
+    Task(#[from] TaskError),
+
     /// The model refused a config or an input.
     #[error(transparent)]
     Model(#[from] bert_core::Error),
@@ -308,6 +313,17 @@ pub enum Error {
     /// An operation failed in Candle.
     #[error(transparent)]
     Candle(#[from] candle_core::Error),
+}
+
+impl Error {
+    /// The text that an error is about.
+    pub(crate) fn row(&self) -> Option<usize> {
+        match self {
+            Self::Task(error) => error.row(),
+            Self::Text(bert_tokenize::Error::NoTokens { row }) => Some(*row),
+            _ => None,
+        }
+    }
 }
 
 impl From<std::convert::Infallible> for Error {

@@ -16,6 +16,11 @@
 //! # }
 //! ```
 //!
+//! From text to answer there are pipelines ([`FillMaskPipeline`], [`TextClassificationPipeline`],
+//! [`TokenClassificationPipeline`], [`QuestionAnsweringPipeline`], [`ZeroShotClassificationPipeline`],
+//! [`NextSentencePipeline`], [`FeatureExtractionPipeline`]) and encoders of texts ([`SentenceTransformer`],
+//! [`CrossEncoder`], [`SparseEncoder`], [`MultiVectorEncoder`]). Below them are the models:
+//!
 //! | task | class | Auto class |
 //! |---|---|---|
 //! | embeddings of tokens and texts | [`BertModel`] | [`AutoModel`] |
@@ -44,13 +49,18 @@
 compile_error!("weights are stored in little-endian order, and Candle reads them in the machine's");
 
 mod auto;
+mod batches;
 mod checkpoint;
 mod device;
 mod error;
 mod files;
 mod hub;
 mod load;
+mod pipelines;
 mod save;
+mod scores;
+mod sentence;
+mod task_error;
 mod tensor_files;
 
 pub use auto::{
@@ -86,14 +96,29 @@ pub use hub::options::DownloadProgress;
 pub use load::options::LoadOptions;
 pub use load::pretrained::PreTrainedModel;
 pub use load::report::{Conversion, LoadReport, Mismatch};
+pub use pipelines::{
+    AggregationStrategy, Answer, Classification, Entity, FeatureExtractionOptions,
+    FeatureExtractionPipeline, FillMaskOptions, FillMaskPipeline, FilledMask, FunctionToApply,
+    NextSentence, NextSentenceOptions, NextSentencePipeline, QuestionAnsweringOptions,
+    QuestionAnsweringPipeline, TextClassificationOptions, TextClassificationPipeline,
+    TokenClassificationOptions, TokenClassificationPipeline, ZeroShotClassification,
+    ZeroShotClassificationOptions, ZeroShotClassificationPipeline,
+};
 pub use save::{PreTrainedTokenizer, SaveOptions};
+pub use sentence::{
+    CrossEncoder, CrossEncoderOptions, EmbeddingPrecision, Hit, MultiVectorEncoder, PoolingMode,
+    QuantizedEmbeddings, Ranked, SentenceOptions, SentenceTransformer, SimilarityFunction,
+    SparseEncoder, SparseVector, max_sim, quantize_embeddings, semantic_search, value_ranges,
+};
 pub use tensor_files::{load_tensors, save_tensors};
 
-/// The errors in [`Error::Model`], [`Error::Text`] and [`Error::Training`].
+/// The errors in [`Error::Model`], [`Error::Text`], [`Error::Training`] and [`Error::Task`].
 pub mod errors {
     pub use bert_core::Error as ModelError;
     pub use bert_tokenize::Error as TextError;
     pub use bert_train::Error as TrainingError;
+
+    pub use crate::task_error::TaskError;
 }
 
 /// Compiles the READMEs' programs as tests.

@@ -1,0 +1,241 @@
+//! Scores of pairs of texts.
+
+use std::borrow::Cow;
+
+use bert_core::{BertForSequenceClassification, Head};
+use bert_tokenize::{BertTokenizer, EncodeOptions, Encoding, Text, Truncation};
+use candle_core::D;
+use serde::Serialize;
+
+use super::activation::Activation;
+use super::files::SentenceFiles;
+use super::options::Task;
+use super::texts::Prompts;
+use crate::batches::{in_batches, in_windows_ahead};
+use crate::checkpoint::Checkpoint;
+use crate::error::{Error, Result};
+use crate::load::options::LoadOptions;
+use crate::load::pretrained::PreTrainedModel;
+use crate::scores::{largest, rows};
+use crate::task_error::TaskError;
+
+/// Scores of pairs of texts, for example how well a document answers a query. sentence-transformers:
+/// `CrossEncoder`.
+///
+/// ```
+/// use bert::{Checkpoint, CrossEncoder, CrossEncoderOptions, LoadOptions};
+///
+/// # fn main() -> bert::Result<()> {
+/// // The built-in checkpoint has no head for scores: a new one knows nothing.
+/// let options = LoadOptions::new().with_labels(["score"]).with_missing_initialized(0);
+/// let model = CrossEncoder::from_pretrained(Checkpoint::built_in(), &options)?;
+/// let texts = ["the dog is small", "it is raining"];
+/// let ranked = model.rank("how is the dog?", &texts, &CrossEncoderOptions::new())?;
+/// println!("{:.2} {}", ranked[0].score, ranked[0].text);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Of pairs that are longer than the model reads, the longer text is cut at its end, as in
+/// sentence-transformers.
+#[derive(Clone, Debug)]
+pub struct CrossEncoder {
+    /// The model.
+    pub model: BertForSequenceClassification,
+    /// Its tokenizer.
+    pub tokenizer: BertTokenizer,
+    prompts: Prompts,
+    activation: Activation,
+    max_length: usize,
+}
+
+/// A document with its score.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Ranked {
+    /// The document's index.
+    pub corpus_id: usize,
+    /// Its score.
+    pub score: f32,
+    /// The document.
+    pub text: String,
+}
+
+/// The options of [`CrossEncoder`].
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct CrossEncoderOptions {
+    /// Whether scores of several labels become probabilities. Default: no.
+    pub apply_softmax: bool,
+    /// The text before the first text of each pair. Default: the prompt of
+    /// [`CrossEncoderOptions::prompt_name`].
+    pub prompt: Option<String>,
+    /// The name of a prompt of the checkpoint. Default: the checkpoint's default prompt, if it has one.
+    pub prompt_name: Option<String>,
+    /// The documents that [`CrossEncoder::rank`] returns. Default: all.
+    pub top_k: Option<usize>,
+}
+
+impl CrossEncoderOptions {
+    /// The defaults.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes probabilities of the scores of several labels, after the checkpoint's own function.
+    pub fn with_softmax(self) -> Self {
+        Self { apply_softmax: true, ..self }
+    }
+
+    /// Sets [`CrossEncoderOptions::prompt`].
+    pub fn with_prompt(self, prompt: impl Into<String>) -> Self {
+        Self { prompt: Some(prompt.into()), ..self }
+    }
+
+    /// Sets [`CrossEncoderOptions::prompt_name`].
+    pub fn with_prompt_name(self, name: impl Into<String>) -> Self {
+        Self { prompt_name: Some(name.into()), ..self }
+    }
+
+    /// Sets [`CrossEncoderOptions::top_k`].
+    pub fn with_top_k(self, documents: usize) -> Self {
+        Self { top_k: Some(documents), ..self }
+    }
+}
+
+impl CrossEncoder {
+    /// Loads a [`Checkpoint`], a folder's path or a hub id.
+    ///
+    /// # Errors
+    /// As [`PreTrainedModel::from_pretrained`] and [`Checkpoint::tokenizer`]; [`TaskError::Module`] for files
+    /// that cannot be used.
+    pub fn from_pretrained(
+        checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
+        options: &LoadOptions,
+    ) -> Result<Self> {
+        let checkpoint = checkpoint.try_into().map_err(Into::into)?;
+        let files = SentenceFiles::read(&checkpoint, "CrossEncoder")?;
+        if let Some(module) = files.modules.iter().flatten().next() {
+            let got = module.class.clone();
+            return Err(TaskError::UnknownModule { got, known: "a Transformer alone" }.into());
+        }
+        let model = BertForSequenceClassification::from_pretrained(&files.transformer, options)?;
+        let tokenizer = files.transformer.tokenizer()?;
+        let tokenizer = match files.transformer_config.do_lower_case {
+            Some(true) => tokenizer.with_lowercase()?,
+            _ => tokenizer,
+        };
+        let config = model.bert.config();
+        let named = [
+            files.config.activation_fn.as_deref(),
+            config.other.get("sentence_transformers").and_then(|it| it["activation_fn"].as_str()),
+            config.other.get("sbert_ce_default_activation_function").and_then(|it| it.as_str()),
+        ];
+        // A function of another package is ignored there, too.
+        let named = named.into_iter().flatten().next().filter(|name| name.starts_with("torch."));
+        let activation = match named {
+            Some(name) => Activation::of_class(name).map_err(|reason| TaskError::Module {
+                path: checkpoint.to_string().into(),
+                reason,
+            })?,
+            None if config.num_labels() == 1 => Activation::Sigmoid,
+            None => Activation::Identity,
+        };
+        let positions = config.max_position_embeddings;
+        let told = files.transformer_config.max_length().or(tokenizer.model_max_length());
+        let max_length = told.unwrap_or(positions).min(positions);
+        let prompts =
+            Prompts::new(files.config.prompts(), files.config.default_prompt_name.clone())?;
+        Ok(Self { model, tokenizer, prompts, activation, max_length })
+    }
+
+    /// The most tokens of a pair, with special tokens. Longer pairs are cut.
+    pub fn max_length(&self) -> usize {
+        self.max_length
+    }
+
+    /// The scores of one pair: one for each label.
+    ///
+    /// # Errors
+    /// [`TaskError::NoSuchPrompt`] for a prompt that the checkpoint does not have.
+    pub fn predict(&self, pair: (&str, &str), options: &CrossEncoderOptions) -> Result<Vec<f32>> {
+        Ok(self.scores(&self.encode(&[pair], options)?, options)?.remove(0))
+    }
+
+    /// The scores of pairs, in their order. A few hundred pairs are read and computed at a time, when the
+    /// iterator gets to them; it ends after the first error.
+    pub fn predict_all<'s, A, B, I: IntoIterator<Item = (A, B)>>(
+        &'s self,
+        pairs: I,
+        options: &CrossEncoderOptions,
+    ) -> impl Iterator<Item = Result<Vec<f32>>> + use<'s, A, B, I>
+    where
+        A: AsRef<str> + Send + Sync,
+        B: AsRef<str> + Send + Sync,
+    {
+        let (options, its_options) = (options.clone(), options.clone());
+        let size = |(a, b): &(A, B)| a.as_ref().len() + b.as_ref().len();
+        let encode = move |pairs: &[(A, B)]| self.encode(pairs, &its_options);
+        in_windows_ahead(pairs, size, encode, move |encodings, _| self.scores(encodings, &options))
+    }
+
+    /// Documents by their score with a query, the best first.
+    ///
+    /// # Errors
+    /// [`TaskError::Option`] for a model with several labels, and as [`CrossEncoder::predict`].
+    pub fn rank<T: AsRef<str>>(
+        &self,
+        query: &str,
+        documents: &[T],
+        options: &CrossEncoderOptions,
+    ) -> Result<Vec<Ranked>> {
+        let labels = self.model.bert.config().num_labels();
+        if labels != 1 {
+            let expected = "1 to rank documents; use CrossEncoder::predict";
+            return Err(TaskError::option("number of the model's labels", labels, expected).into());
+        }
+        let pairs = documents.iter().map(|document| (query, document.as_ref()));
+        let scores = self.predict_all(pairs, options).collect::<Result<Vec<_>>>()?.concat();
+        let best = largest(&scores, options.top_k.unwrap_or(usize::MAX)).into_iter();
+        let ranked = best.map(|corpus_id| Ranked {
+            corpus_id,
+            score: scores[corpus_id],
+            text: documents[corpus_id].as_ref().to_owned(),
+        });
+        Ok(ranked.collect())
+    }
+
+    fn encode<A: AsRef<str>, B: AsRef<str>>(
+        &self,
+        pairs: &[(A, B)],
+        options: &CrossEncoderOptions,
+    ) -> Result<Vec<Encoding>> {
+        let prompt = self.prompts.of(&options.prompt, &options.prompt_name, Task::None)?;
+        let first: Vec<Cow<str>> = pairs
+            .iter()
+            .map(|(first, _)| match prompt {
+                "" => Cow::Borrowed(first.as_ref()),
+                prompt => Cow::Owned(format!("{prompt}{}", first.as_ref())),
+            })
+            .collect();
+        let texts = first.iter().zip(pairs);
+        let texts = texts.map(|(first, (_, second))| Text::Pair(first, second.as_ref()));
+        let options = EncodeOptions::new().with_truncation(Truncation::to(self.max_length));
+        Ok(self.tokenizer.encode_batch(texts, &options)?.encodings)
+    }
+
+    fn scores(
+        &self,
+        encodings: &[Encoding],
+        options: &CrossEncoderOptions,
+    ) -> Result<Vec<Vec<f32>>> {
+        in_batches(encodings, self.model.bert.device(), Encoding::len, |input, _| {
+            let scores = self.activation.apply(&self.model.forward_packed(input)?.logits)?;
+            let several = scores.dim(1)? > 1;
+            match options.apply_softmax && several {
+                true => rows(&candle_nn::ops::softmax(&scores, D::Minus1)?),
+                false => rows(&scores),
+            }
+        })
+    }
+}

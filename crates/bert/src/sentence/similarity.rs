@@ -1,0 +1,135 @@
+//! How similar vectors are, and the most similar ones.
+
+use serde::Serialize;
+
+use crate::error::Result;
+use crate::scores::largest;
+use crate::task_error::TaskError;
+
+/// A measure of how similar two vectors are: the larger the number, the more similar.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum SimilarityFunction {
+    /// The cosine of the angle between them; 0 for a vector of zeros.
+    Cosine,
+    /// The dot product.
+    Dot,
+    /// The negative Euclidean distance.
+    Euclidean,
+    /// The negative Manhattan distance.
+    Manhattan,
+}
+
+/// A similar vector.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Hit {
+    /// Its index.
+    pub corpus_id: usize,
+    /// How similar it is.
+    pub score: f32,
+}
+
+impl SimilarityFunction {
+    /// The function that a checkpoint names, like `cosine`.
+    pub fn from_name(name: &str) -> Option<Self> {
+        match name {
+            "cosine" => Some(Self::Cosine),
+            "dot" => Some(Self::Dot),
+            "euclidean" => Some(Self::Euclidean),
+            "manhattan" => Some(Self::Manhattan),
+            _ => None,
+        }
+    }
+
+    /// How similar two vectors are.
+    ///
+    /// # Errors
+    /// [`TaskError::Option`] for vectors of different widths.
+    pub fn between(self, a: &[f32], b: &[f32]) -> Result<f32> {
+        if a.len() != b.len() {
+            return Err(
+                TaskError::option("width of a vector", b.len(), format!("{}", a.len())).into()
+            );
+        }
+        Ok(match self {
+            Self::Dot => sum(a, b, |x, y| x * y),
+            Self::Cosine => {
+                // The lengths of both may be very large or very small.
+                let (a_length, b_length) = (length(a), length(b));
+                match a_length > 0. && b_length > 0. {
+                    true => sum(a, b, |x, y| (x / a_length) * (y / b_length)),
+                    false => 0.,
+                }
+            }
+            Self::Euclidean => -sum(a, b, |x, y| (x - y) * (x - y)).sqrt(),
+            Self::Manhattan => -sum(a, b, |x, y| (x - y).abs()),
+        })
+    }
+
+    /// How similar each of `a` is to each of `b`.
+    ///
+    /// # Errors
+    /// As [`SimilarityFunction::between`].
+    pub fn matrix<V: AsRef<[f32]>, W: AsRef<[f32]>>(
+        self,
+        a: &[V],
+        b: &[W],
+    ) -> Result<Vec<Vec<f32>>> {
+        let row = |a: &V| b.iter().map(|b| self.between(a.as_ref(), b.as_ref())).collect();
+        a.iter().map(row).collect()
+    }
+
+    /// How similar each of `a` is to the one of `b` in the same place.
+    ///
+    /// # Errors
+    /// As [`SimilarityFunction::between`]; [`TaskError::Option`] for different numbers of vectors.
+    pub fn pairwise<V: AsRef<[f32]>>(self, a: &[V], b: &[V]) -> Result<Vec<f32>> {
+        if a.len() != b.len() {
+            return Err(
+                TaskError::option("number of vectors", b.len(), format!("{}", a.len())).into()
+            );
+        }
+        a.iter().zip(b).map(|(a, b)| self.between(a.as_ref(), b.as_ref())).collect()
+    }
+}
+
+/// The `top_k` vectors of a corpus that are most similar to each query, the most similar first.
+/// sentence-transformers: `util.semantic_search`.
+///
+/// # Errors
+/// [`TaskError::Option`] for vectors of different widths.
+pub fn semantic_search<V: AsRef<[f32]>, W: AsRef<[f32]>>(
+    queries: &[V],
+    corpus: &[W],
+    top_k: usize,
+    function: SimilarityFunction,
+) -> Result<Vec<Vec<Hit>>> {
+    let hits = queries.iter().map(|query| {
+        let scores: Result<Vec<f32>> =
+            corpus.iter().map(|other| function.between(query.as_ref(), other.as_ref())).collect();
+        let scores = scores?;
+        let best = largest(&scores, top_k).into_iter();
+        Ok(best.map(|corpus_id| Hit { corpus_id, score: scores[corpus_id] }).collect())
+    });
+    hits.collect()
+}
+
+/// The sum of `term` over both vectors: in eight parts, so that the compiler can use vector instructions.
+fn sum(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
+    const PARTS: usize = 8;
+    let mut parts = [0.; PARTS];
+    let (a_blocks, b_blocks) = (a.chunks_exact(PARTS), b.chunks_exact(PARTS));
+    let (a_rest, b_rest) = (a_blocks.remainder(), b_blocks.remainder());
+    for (a, b) in a_blocks.zip(b_blocks) {
+        for i in 0..PARTS {
+            parts[i] += term(a[i], b[i]);
+        }
+    }
+    let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| term(*a, *b)).sum();
+    parts.iter().sum::<f32>() + rest
+}
+
+fn length(a: &[f32]) -> f32 {
+    sum(a, a, |x, y| x * y).sqrt()
+}
