@@ -1,0 +1,41 @@
+//! How similar texts are.
+//!
+//!     scripts/fetch-minilm
+//!     cargo run --release --example similarity -- "A cat sleeps." "A kitten naps." "Stocks fell."
+
+mod common;
+
+use anyhow::Result;
+use bert::*;
+use clap::Parser;
+
+/// Prints how similar each text is to each other one.
+#[derive(Parser)]
+struct Args {
+    /// Hub id or folder [default: target/minilm if it is there, or a small untrained checkpoint]
+    #[arg(long)]
+    model: Option<String>,
+    /// Texts
+    #[arg(default_values = ["A cat is asleep.", "The kitten naps.", "Stock prices fell again."])]
+    texts: Vec<String>,
+}
+
+fn main() -> Result<()> {
+    let args = Args::parse();
+    let advice =
+        "Run scripts/fetch-minilm, or pass --model sentence-transformers/all-MiniLM-L6-v2.";
+    let checkpoint = common::checkpoint(args.model.as_deref(), &["target/minilm"], advice)?;
+    let options = LoadOptions::new().with_device(best_device());
+    let model = SentenceTransformer::from_pretrained(&checkpoint, &options)?;
+    if let Some(note) = model.note() {
+        println!("Note: {note}.\n");
+    }
+    let options = SentenceOptions::new();
+    let vectors: Vec<Vec<f32>> =
+        model.encode_all(&args.texts, &options).collect::<bert::Result<_>>()?;
+    for (text, row) in args.texts.iter().zip(model.similarity(&vectors, &vectors)?) {
+        let row: Vec<String> = row.iter().map(|similarity| format!("{similarity:6.3}")).collect();
+        println!("{}  {text}", row.join(" "));
+    }
+    Ok(())
+}
