@@ -5,11 +5,13 @@
 //! and candle-transformers; `peak` prints the limits of the machine.
 
 mod compare;
+mod embed;
 mod gpu;
 mod peak;
 mod plot;
 mod random;
 mod statistics;
+mod tokenize;
 mod worker;
 
 use std::path::{Path, PathBuf};
@@ -89,6 +91,14 @@ enum What {
     },
     /// Runs an engine as peers.py does: commands on standard input, answers on standard output
     Worker { engine: String, folder: PathBuf },
+    /// Our tokenizer beside the tokenizers crate
+    Tokenize {
+        folder: PathBuf,
+        #[arg(long, default_value_t = 21)]
+        turns: usize,
+    },
+    /// Texts to vectors, as embed.py asks for them
+    Embed { folder: PathBuf },
     /// One engine (ours, pretraining or candle-transformers), in this process: prints seconds, peak
     /// bytes and a sum over the output
     One { engine: String, folder: PathBuf },
@@ -125,6 +135,8 @@ fn main() -> Result<()> {
         }
         What::Plot { record, model, threads, picture } => plot(&record, &model, threads, &picture),
         What::Worker { engine, folder } => serve(&engine, &folder),
+        What::Tokenize { folder, turns } => tokenize::compare(&folder, turns),
+        What::Embed { folder } => embed::serve(&folder),
         What::One { engine, folder } => one(&engine, &folder),
     }
 }
