@@ -32,7 +32,8 @@ pub fn serve(folder: &Path) -> Result<()> {
                 writeln!(out, "{}", start.elapsed().as_secs_f64())?;
             }
             ["write", path] => {
-                let bytes: Vec<u8> = vectors.concat().iter().flat_map(|x| x.to_le_bytes()).collect();
+                let bytes: Vec<u8> =
+                    vectors.concat().iter().flat_map(|x| x.to_le_bytes()).collect();
                 std::fs::write(path, bytes)?;
                 writeln!(out, "ok")?;
             }

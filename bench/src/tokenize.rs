@@ -59,7 +59,18 @@ pub fn compare(folder: &Path, turns: usize) -> Result<()> {
 
 /// Texts of 5 to 60 words.
 fn texts(count: usize) -> Vec<String> {
-    let words = ["the", "weather", "in", "Berlin", "is", "unbelievably", "caf\u{e9}", "nice,", "42", "\u{4eac}"];
+    let words = [
+        "the",
+        "weather",
+        "in",
+        "Berlin",
+        "is",
+        "unbelievably",
+        "caf\u{e9}",
+        "nice,",
+        "42",
+        "\u{4eac}",
+    ];
     let mut random = Random(7);
     let mut text = || {
         let length = 5 + random.below(28) + random.below(28);

@@ -39,8 +39,9 @@ fn main() -> Result<()> {
     let (layer, weights) = attentions.iter().next().context("the layer was not computed")?;
     let heads: Vec<Vec<Vec<f32>>> = weights.squeeze(0)?.to_vec3()?;
     let title = format!("{checkpoint}, layer {} of {}", layer + 1, attentions.len());
-    let drawing = drawing::draw(&title, &batch.encodings[0].tokens, &heads)?;
-    std::fs::write(&args.output, drawing)
+    let mut svg = String::new();
+    drawing::draw(&mut svg, &title, &batch.encodings[0].tokens, &heads)?;
+    std::fs::write(&args.output, svg)
         .with_context(|| format!("cannot write {}", args.output.display()))?;
     println!("{title}: drawn in {}", args.output.display());
     Ok(())
