@@ -120,12 +120,8 @@ impl CrossEncoder {
             return Err(TaskError::UnknownModule { got, known: "a Transformer alone" }.into());
         }
         let model = BertForSequenceClassification::from_pretrained(&files.transformer, options)?;
-        let tokenizer = files.transformer.tokenizer()?;
-        let tokenizer = match files.transformer_config.do_lower_case {
-            Some(true) => tokenizer.with_lowercase()?,
-            _ => tokenizer,
-        };
         let config = model.bert.config();
+        let (tokenizer, max_length) = files.tokenizer(config)?;
         let named = [
             files.config.activation_fn.as_deref(),
             config.other.get("sentence_transformers").and_then(|it| it["activation_fn"].as_str()),
@@ -141,9 +137,6 @@ impl CrossEncoder {
             None if config.num_labels() == 1 => Activation::Sigmoid,
             None => Activation::Identity,
         };
-        let positions = config.max_position_embeddings;
-        let told = files.transformer_config.max_length().or(tokenizer.model_max_length());
-        let max_length = told.unwrap_or(positions).min(positions);
         let prompts =
             Prompts::new(files.config.prompts(), files.config.default_prompt_name.clone())?;
         Ok(Self { model, tokenizer, prompts, activation, max_length })

@@ -2,10 +2,13 @@
 
 use std::collections::BTreeMap;
 
+use bert_core::BertConfig;
+use bert_tokenize::BertTokenizer;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::batches::max_length;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::task_error::TaskError;
@@ -138,7 +141,7 @@ impl Config {
 #[serde(default)]
 pub(super) struct TransformerConfig {
     max_seq_length: Option<usize>,
-    pub(super) do_lower_case: Option<bool>,
+    do_lower_case: Option<bool>,
     #[serde(alias = "tokenizer_args", alias = "tokenizer_kwargs")]
     processor_kwargs: Value,
     processing_kwargs: Value,
@@ -210,7 +213,7 @@ impl TransformerConfig {
     }
 
     /// The most tokens of a text, if the file says.
-    pub(super) fn max_length(&self) -> Option<usize> {
+    fn max_length(&self) -> Option<usize> {
         let told = self.processor_kwargs["model_max_length"].as_u64();
         told.map(|length| length as usize).or(self.max_seq_length)
     }
@@ -291,5 +294,19 @@ impl SentenceFiles {
         let transformer = modules.remove(0).files;
         let transformer_config = TransformerConfig::read(&transformer)?;
         Ok(Self { transformer, modules: Some(modules), config, transformer_config })
+    }
+
+    /// The tokenizer, and the most tokens of a text that a model with this config reads.
+    pub(super) fn tokenizer(&self, config: &BertConfig) -> Result<(BertTokenizer, usize)> {
+        let tokenizer = self.transformer.tokenizer()?;
+        let tokenizer = match self.transformer_config.do_lower_case {
+            Some(true) => tokenizer.with_lowercase()?,
+            _ => tokenizer,
+        };
+        let longest = match self.transformer_config.max_length() {
+            Some(told) => told.min(config.max_position_embeddings),
+            None => max_length(&tokenizer, config),
+        };
+        Ok((tokenizer, longest))
     }
 }

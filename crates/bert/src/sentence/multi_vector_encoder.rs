@@ -1,6 +1,6 @@
 //! A vector of each token, for late interaction.
 
-use bert_core::{BertModel, ForwardOptions};
+use bert_core::{BertModel, PackedInput};
 use bert_tokenize::{BatchEncoding, BertTokenizer, Encoding};
 use candle_core::Tensor;
 use serde::Deserialize;
@@ -10,8 +10,7 @@ use super::files::{Expansion, ExpansionStrategy, ModuleFiles, SentenceFiles, rea
 use super::modules::{Dense, Module, Weights, normalize};
 use super::options::{SentenceOptions, Task};
 use super::texts::TextEncoder;
-use crate::auto::AutoModel;
-use crate::batches::{in_batches, in_windows_ahead};
+use crate::batches::in_batches;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::load::options::LoadOptions;
@@ -91,7 +90,8 @@ impl MultiVectorEncoder {
     /// Loads a [`Checkpoint`], a folder's path or a hub id.
     ///
     /// # Errors
-    /// As [`AutoModel::from_pretrained`] and [`Checkpoint::tokenizer`]; [`TaskError::Module`] for files of
+    /// As [`AutoModel::from_pretrained`](crate::AutoModel::from_pretrained) and
+    /// [`Checkpoint::tokenizer`]; [`TaskError::Module`] for files of
     /// modules that cannot be used or are absent, and [`TaskError::UnknownModule`] for a module that is not
     /// known.
     pub fn from_pretrained(
@@ -100,11 +100,7 @@ impl MultiVectorEncoder {
     ) -> Result<Self> {
         let checkpoint = checkpoint.try_into().map_err(Into::into)?;
         let files = SentenceFiles::read(&checkpoint, "MultiVectorEncoder")?;
-        let model = AutoModel::from_pretrained(
-            &files.transformer,
-            &options.clone().without_pooling_layer(),
-        )?;
-        let texts = TextEncoder::new(&files, files.transformer.tokenizer()?, model.config())?;
+        let (model, texts) = TextEncoder::with_model(&files, options)?;
         let named = files.config.similarity_fn_name.as_deref();
         let mean = named.is_some_and(|name| name.eq_ignore_ascii_case("meanmaxsim"));
         let mut encoder = Self { model, texts, modules: Vec::new(), mask: None, mean };
@@ -138,20 +134,16 @@ impl MultiVectorEncoder {
     }
 
     /// The vectors of texts, in their order. A few hundred texts are read and computed at a time, when the
-    /// iterator gets to them; it ends after the first error.
+    /// iterator gets to them.
+    ///
+    /// # Errors
+    /// The iterator ends after its first error, which is one of [`MultiVectorEncoder::encode`].
     pub fn encode_all<'s, T: AsRef<str> + Send + Sync, I: IntoIterator<Item = T>>(
         &'s self,
         texts: I,
         options: &SentenceOptions,
     ) -> impl Iterator<Item = Result<Vec<Vec<f32>>>> + use<'s, T, I> {
-        let (options, its_options) = (options.clone(), options.clone());
-        let size = |text: &T| text.as_ref().len();
-        let encode = move |texts: &[T]| self.texts.encode(texts, &its_options);
-        in_windows_ahead(texts, size, encode, move |encodings, done| {
-            let vectors = self.vectors(encodings, &options)?;
-            options.tell(done);
-            Ok(vectors)
-        })
+        self.texts.run_all(texts, options, |encodings, options| self.vectors(encodings, options))
     }
 
     /// How similar each document is to each query: [`max_sim`], or its mean over the query's vectors if the
@@ -287,8 +279,8 @@ impl MultiVectorEncoder {
         options: &SentenceOptions,
     ) -> Result<Vec<Vec<Vec<f32>>>> {
         options.refuse(&["truncate_dim", "max_active_dims"], "MultiVectorEncoder")?;
-        in_batches(encodings, self.model.device(), Encoding::len, |_, encodings| {
-            let tokens = self.states(encodings)?;
+        in_batches(encodings, self.model.device(), Encoding::len, |input, encodings| {
+            let tokens = self.states(input, encodings)?;
             let mut starts = vec![0];
             for encoding in encodings {
                 starts.push(starts[starts.len() - 1] + encoding.len());
@@ -319,27 +311,25 @@ impl MultiVectorEncoder {
     }
 
     /// The hidden states of all tokens, also of those that no token attends to: `[T, H]`.
-    fn states(&self, encodings: &[&Encoding]) -> Result<Tensor> {
-        let device = self.model.device();
-        if encodings.iter().all(|it| it.attention_mask.iter().all(|seen| *seen != 0)) {
-            let input = BatchEncoding::pack(encodings.iter().copied(), device)?;
-            return Ok(self.model.forward_packed(&input)?.last_hidden_state);
+    /// `packed` has those to which tokens attend.
+    fn states(&self, packed: &PackedInput, encodings: &[&Encoding]) -> Result<Tensor> {
+        let all: usize = encodings.iter().map(|it| it.len()).sum();
+        if packed.cumulative_lengths.last() == Some(&all) {
+            return Ok(self.model.forward_packed(packed)?.last_hidden_state);
         }
         let longest = encodings.iter().map(|it| it.len()).max().unwrap_or(0);
-        let matrix = |list: fn(&Encoding) -> &[u32], padding: u32| -> Result<Tensor> {
-            let row = |it: &&Encoding| {
-                let missing = longest - it.len();
-                list(it).iter().copied().chain(std::iter::repeat_n(padding, missing)).collect()
-            };
-            let rows: Vec<Vec<u32>> = encodings.iter().map(row).collect();
-            Ok(Tensor::from_vec(rows.concat(), (encodings.len(), longest), device)?)
-        };
-        let pad = self.texts.tokenizer.pad_token_id().unwrap_or(0);
-        let mut input = bert_core::BertInput::from_ids(matrix(|it| &it.ids, pad)?)
-            .with_token_type_ids(matrix(|it| &it.type_ids, 0)?)
-            .with_attention_mask(matrix(|it| &it.attention_mask, 0)?);
-        input.pad_token_id = Some(pad);
-        let states = self.model.forward_with(&input, &ForwardOptions::new())?.last_hidden_state;
+        let tokenizer = &self.texts.tokenizer;
+        let (pad, token) = (tokenizer.pad_token_id(), tokenizer.pad_token());
+        let mut batch = BatchEncoding::default();
+        batch.pad_token_id = Some(pad.unwrap_or(0));
+        batch.encodings = encodings.iter().copied().cloned().collect();
+        for encoding in &mut batch.encodings {
+            for _ in encoding.len()..longest {
+                encoding.push_special(pad.unwrap_or(0), token.unwrap_or_default(), 0, 0);
+            }
+        }
+        let input = batch.to_input(self.model.device())?;
+        let states = self.model.forward(&input)?.last_hidden_state;
         let rows = encodings
             .iter()
             .enumerate()

@@ -11,8 +11,7 @@ use super::options::SentenceOptions;
 use super::pooling::{Pooling, PoolingMode};
 use super::similarity::SimilarityFunction;
 use super::texts::TextEncoder;
-use crate::auto::AutoModel;
-use crate::batches::{in_batches, in_windows_ahead};
+use crate::batches::in_batches;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::load::options::LoadOptions;
@@ -58,7 +57,8 @@ impl SentenceTransformer {
     /// Loads a [`Checkpoint`], a folder's path or a hub id.
     ///
     /// # Errors
-    /// As [`AutoModel::from_pretrained`] and [`Checkpoint::tokenizer`]; [`TaskError::Module`] for files of
+    /// As [`AutoModel::from_pretrained`](crate::AutoModel::from_pretrained) and
+    /// [`Checkpoint::tokenizer`]; [`TaskError::Module`] for files of
     /// modules that cannot be used and [`TaskError::UnknownModule`] for a module that is not known.
     pub fn from_pretrained(
         checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
@@ -66,11 +66,7 @@ impl SentenceTransformer {
     ) -> Result<Self> {
         let checkpoint = checkpoint.try_into().map_err(Into::into)?;
         let files = SentenceFiles::read(&checkpoint, "SentenceTransformer")?;
-        let model = AutoModel::from_pretrained(
-            &files.transformer,
-            &options.clone().without_pooling_layer(),
-        )?;
-        let texts = TextEncoder::new(&files, files.transformer.tokenizer()?, model.config())?;
+        let (model, texts) = TextEncoder::with_model(&files, options)?;
         let at = (model.device(), model.dtype());
         let (modules, note) = match &files.modules {
             Some(modules) => {
@@ -171,20 +167,16 @@ impl SentenceTransformer {
     }
 
     /// The vectors of texts, in their order. A few hundred texts are read and computed at a time, when the
-    /// iterator gets to them; it ends after the first error.
+    /// iterator gets to them.
+    ///
+    /// # Errors
+    /// The iterator ends after its first error, which is one of [`SentenceTransformer::encode`].
     pub fn encode_all<'s, T: AsRef<str> + Send + Sync, I: IntoIterator<Item = T>>(
         &'s self,
         texts: I,
         options: &SentenceOptions,
     ) -> impl Iterator<Item = Result<Vec<f32>>> + use<'s, T, I> {
-        let (options, its_options) = (options.clone(), options.clone());
-        let size = |text: &T| text.as_ref().len();
-        let encode = move |texts: &[T]| self.texts.encode(texts, &its_options);
-        in_windows_ahead(texts, size, encode, move |encodings, done| {
-            let vectors = self.vectors(encodings, &options)?;
-            options.tell(done);
-            Ok(vectors)
-        })
+        self.texts.run_all(texts, options, |encodings, options| self.vectors(encodings, options))
     }
 
     /// The vectors of a text's tokens, `[S][D]`, with those of the prompt and of special tokens.
@@ -194,7 +186,7 @@ impl SentenceTransformer {
     pub fn encode_tokens(&self, text: &str, options: &SentenceOptions) -> Result<Vec<Vec<f32>>> {
         let encodings = self.texts.encode(&[text], options)?;
         let run = |input: &PackedInput, _: &[&Encoding]| {
-            Ok(vec![rows(&self.features(input, options, false)?.tokens)?])
+            Ok(vec![rows(&self.features(input, 0, false)?.tokens)?])
         };
         Ok(in_batches(&encodings, self.model.device(), Encoding::len, run)?.remove(0))
     }
@@ -222,32 +214,36 @@ impl SentenceTransformer {
 
     fn vectors(&self, encodings: &[Encoding], options: &SentenceOptions) -> Result<Vec<Vec<f32>>> {
         options.refuse(&["max_active_dims"], "SentenceTransformer")?;
+        let excluded = self.excluded_tokens(options)?;
         in_batches(encodings, self.model.device(), Encoding::len, |input, _| {
-            let features = self.features(input, options, true)?;
+            let features = self.features(input, excluded, true)?;
             let vectors = features.sentence.ok_or(TaskError::NotPooled)?;
             rows(&self.finished(vectors, options)?)
         })
     }
 
-    /// What the model and the modules make of packed texts. `vectors_only` says that nobody reads the
-    /// vectors of tokens.
+    /// The tokens of a call's prompt, if a pooling leaves them out.
+    fn excluded_tokens(&self, options: &SentenceOptions) -> Result<usize> {
+        let excludes = |it: &Module| matches!(it, Module::Pooling(it) if !it.include_prompt);
+        match self.modules.iter().any(excludes) {
+            true => self.texts.prompt_length(self.texts.prompt(options)?),
+            false => Ok(0),
+        }
+    }
+
+    /// What the model and the modules make of packed texts, which begin with a prompt of some tokens.
+    /// `vectors_only` says that nobody reads the vectors of tokens.
     fn features(
         &self,
         input: &PackedInput,
-        options: &SentenceOptions,
+        prompt_length: usize,
         vectors_only: bool,
     ) -> Result<Features> {
         let starts = input.cumulative_lengths.clone();
-        let excludes = |it: &Module| matches!(it, Module::Pooling(it) if !it.include_prompt);
-        let prompt_length = match self.modules.iter().any(excludes) {
-            true => self.texts.prompt_length(self.texts.prompt(options)?)?,
-            false => 0,
-        };
         if vectors_only
             && prompt_length == 0
             && let Some((Module::Pooling(Pooling { modes, .. }), rest)) = self.modules.split_first()
             && modes[..] == [PoolingMode::Cls]
-            && !rest.iter().any(|module| matches!(module, Module::Pooling(_)))
             && !rest.iter().any(|module| matches!(module, Module::Pooling(_)))
         {
             // The last layer computes the first tokens only.
@@ -310,11 +306,12 @@ mod tests {
             }
             let input = bert_tokenize::BatchEncoding::pack(&encodings, &candle_core::Device::Cpu);
             let input = input.unwrap();
+            let excluded = model.excluded_tokens(&options).unwrap();
             for count in 1..expected.len() {
                 let mut model = model.clone();
                 model.modules.truncate(count);
                 for vectors_only in [true, false] {
-                    let features = model.features(&input, &options, vectors_only).unwrap();
+                    let features = model.features(&input, excluded, vectors_only).unwrap();
                     let got = rows(&features.sentence.unwrap()).unwrap();
                     let expected: Vec<Vec<f64>> =
                         serde_json::from_value(expected[count]["sentence_embedding"].clone())

@@ -9,7 +9,7 @@ use super::files::{ModuleFiles, SentenceFiles, read};
 use super::options::SentenceOptions;
 use super::similarity::SimilarityFunction;
 use super::texts::TextEncoder;
-use crate::batches::{in_batches, in_windows_ahead};
+use crate::batches::in_batches;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
 use crate::load::options::LoadOptions;
@@ -169,8 +169,7 @@ impl SparseEncoder {
         let checkpoint = checkpoint.try_into().map_err(Into::into)?;
         let files = SentenceFiles::read(&checkpoint, "SparseEncoder")?;
         let model = BertForMaskedLM::from_pretrained(&files.transformer, options)?;
-        let tokenizer = files.transformer.tokenizer()?;
-        let texts = TextEncoder::new(&files, tokenizer, model.bert.config())?;
+        let texts = TextEncoder::new(&files, model.bert.config())?;
         let pooling = match files.modules.as_deref() {
             None => SpladePooling::default(),
             Some([ModuleFiles { class, files }]) if class == "SpladePooling" => {
@@ -214,20 +213,16 @@ impl SparseEncoder {
     }
 
     /// The vectors of texts, in their order. A few hundred texts are read and computed at a time, when the
-    /// iterator gets to them; it ends after the first error.
+    /// iterator gets to them.
+    ///
+    /// # Errors
+    /// The iterator ends after its first error, which is one of [`SparseEncoder::encode`].
     pub fn encode_all<'s, T: AsRef<str> + Send + Sync, I: IntoIterator<Item = T>>(
         &'s self,
         texts: I,
         options: &SentenceOptions,
     ) -> impl Iterator<Item = Result<SparseVector>> + use<'s, T, I> {
-        let (options, its_options) = (options.clone(), options.clone());
-        let size = |text: &T| text.as_ref().len();
-        let encode = move |texts: &[T]| self.texts.encode(texts, &its_options);
-        in_windows_ahead(texts, size, encode, move |encodings, done| {
-            let vectors = self.vectors(encodings, &options)?;
-            options.tell(done);
-            Ok(vectors)
-        })
+        self.texts.run_all(texts, options, |encodings, options| self.vectors(encodings, options))
     }
 
     /// The `top_k` words with the largest weights.

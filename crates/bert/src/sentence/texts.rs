@@ -2,12 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use bert_core::BertConfig;
+use bert_core::{BertConfig, BertModel};
 use bert_tokenize::{BertTokenizer, EncodeOptions, Encoding, Truncation};
 
 use super::files::{Expansion, ExpansionStrategy, SentenceFiles};
 use super::options::{SentenceOptions, Task};
+use crate::auto::AutoModel;
+use crate::batches::in_windows_ahead;
 use crate::error::Result;
+use crate::load::options::LoadOptions;
 use crate::task_error::TaskError;
 
 /// The prompts of a checkpoint.
@@ -70,18 +73,20 @@ pub(super) struct TextEncoder {
 }
 
 impl TextEncoder {
-    pub(super) fn new(
+    /// A model without a pooler, and what makes its encodings.
+    pub(super) fn with_model(
         files: &SentenceFiles,
-        tokenizer: BertTokenizer,
-        config: &BertConfig,
-    ) -> Result<Self> {
+        options: &LoadOptions,
+    ) -> Result<(BertModel, Self)> {
+        let options = options.clone().without_pooling_layer();
+        let model = AutoModel::from_pretrained(&files.transformer, &options)?;
+        let texts = Self::new(files, model.config())?;
+        Ok((model, texts))
+    }
+
+    pub(super) fn new(files: &SentenceFiles, config: &BertConfig) -> Result<Self> {
         let settings = &files.transformer_config;
-        let tokenizer = match settings.do_lower_case {
-            Some(true) => tokenizer.with_lowercase()?,
-            _ => tokenizer,
-        };
-        let positions = config.max_position_embeddings;
-        let longest = settings.max_length().or(tokenizer.model_max_length()).unwrap_or(positions);
+        let (tokenizer, max_seq_length) = files.tokenizer(config)?;
         let mut prompts = files.config.prompts();
         for name in ["query", "document"] {
             prompts.entry(name.to_owned()).or_default();
@@ -90,11 +95,33 @@ impl TextEncoder {
         Ok(Self {
             tokenizer,
             prompts,
-            max_seq_length: longest.min(positions),
+            max_seq_length,
             query_length: settings.query_length,
             document_length: settings.document_length,
             expansion: settings.query_expansion.clone(),
-            positions,
+            positions: config.max_position_embeddings,
+        })
+    }
+
+    /// The results of texts, in their order, of which the next ones are encoded while `run` computes.
+    pub(super) fn run_all<'s, T, I, R, F>(
+        &'s self,
+        texts: I,
+        options: &SentenceOptions,
+        run: F,
+    ) -> impl Iterator<Item = Result<R>> + use<'s, T, I, R, F>
+    where
+        T: AsRef<str> + Send + Sync,
+        I: IntoIterator<Item = T>,
+        F: Fn(&[Encoding], &SentenceOptions) -> Result<Vec<R>>,
+    {
+        let (options, its_options) = (options.clone(), options.clone());
+        let size = |text: &T| text.as_ref().len();
+        let encode = move |texts: &[T]| self.encode(texts, &its_options);
+        in_windows_ahead(texts, size, encode, move |encodings, done| {
+            let results = run(encodings, &options)?;
+            options.tell(done);
+            Ok(results)
         })
     }
 
