@@ -32,6 +32,9 @@ fn a_pair_is_told_apart_by_its_types() {
     let batch = tokenizer().encode(("my dog", "is"), &EncodeOptions::new()).unwrap();
     assert_eq!(tokens(&batch), ["[CLS] my dog [SEP] is [SEP]"]);
     assert_eq!(batch.encodings[0].type_ids, [0, 0, 0, 0, 1, 1]);
+    let batch = tokenizer().encode(("my dog", ""), &EncodeOptions::new()).unwrap();
+    assert_eq!(tokens(&batch), ["[CLS] my dog [SEP] [SEP]"]);
+    assert_eq!(batch.encodings[0].type_ids, [0, 0, 0, 0, 1]);
 }
 
 #[test]
