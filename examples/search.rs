@@ -29,11 +29,7 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let advice =
-        "Run scripts/fetch-minilm, or pass --model sentence-transformers/all-MiniLM-L6-v2.";
-    let checkpoint = common::checkpoint(args.model.as_deref(), &["target/minilm"], advice)?;
-    let options = LoadOptions::new().with_device(best_device());
-    let model = SentenceTransformer::from_pretrained(&checkpoint, &options)?;
+    let model = common::sentence_transformer(args.model.as_deref())?;
 
     let bytes = std::fs::read(&args.file)
         .with_context(|| format!("cannot read {}", args.file.display()))?;

@@ -22,14 +22,7 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let advice =
-        "Run scripts/fetch-minilm, or pass --model sentence-transformers/all-MiniLM-L6-v2.";
-    let checkpoint = common::checkpoint(args.model.as_deref(), &["target/minilm"], advice)?;
-    let options = LoadOptions::new().with_device(best_device());
-    let model = SentenceTransformer::from_pretrained(&checkpoint, &options)?;
-    if let Some(note) = model.note() {
-        println!("Note: {note}.\n");
-    }
+    let model = common::sentence_transformer(args.model.as_deref())?;
     let options = SentenceOptions::new();
     let vectors: Vec<Vec<f32>> =
         model.encode_all(&args.texts, &options).collect::<bert::Result<_>>()?;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use bert::{Checkpoint, Result};
+use bert::{Checkpoint, LoadOptions, Result, SentenceTransformer, best_device};
 
 /// The named checkpoint. Without a name it is the first of `folders` that exists, or else the built-in
 /// checkpoint, which knows nothing.
@@ -17,4 +17,18 @@ pub fn checkpoint(name: Option<&str>, folders: &[&str], advice: &str) -> Result<
             Ok(Checkpoint::built_in())
         }
     }
+}
+
+/// The named encoder of texts, or without a name MiniLM if it was fetched, or else the built-in checkpoint.
+#[allow(dead_code)]
+pub fn sentence_transformer(name: Option<&str>) -> Result<SentenceTransformer> {
+    let advice =
+        "Run scripts/fetch-minilm, or pass --model sentence-transformers/all-MiniLM-L6-v2.";
+    let checkpoint = checkpoint(name, &["target/minilm"], advice)?;
+    let options = LoadOptions::new().with_device(best_device());
+    let model = SentenceTransformer::from_pretrained(checkpoint, &options)?;
+    if let Some(note) = model.note() {
+        println!("Note: {note}.\n");
+    }
+    Ok(model)
 }
