@@ -169,17 +169,17 @@ pub(crate) fn encode<T>(
     config: &BertConfig,
     texts: &[T],
     row: impl Fn(usize) -> usize,
-    options: &EncodeOptions,
+    truncation: Option<Truncation>,
     way_out: &'static str,
 ) -> Result<BatchEncoding>
 where
     for<'t> &'t T: Into<Text<'t>>,
 {
     let most = max_length(tokenizer, config);
-    let mut options = options.clone();
     // Of a text that is too long, no more is encoded than shows it.
-    let shown = Truncation::to(most.saturating_add(1)).with_side(Side::Right);
-    options.truncation = options.truncation.or(Some(shown));
+    let shown = || Truncation::to(most.saturating_add(1)).with_side(Side::Right);
+    let mut options = EncodeOptions::new();
+    options.truncation = Some(truncation.unwrap_or_else(shown));
     let batch = match tokenizer.encode_batch(texts, &options) {
         Err(TextError::Truncation { row: text, .. } | TextError::Stride { row: text, .. }) => {
             return Err(TaskError::NoRoom { row: row(text), way_out }.into());

@@ -1,7 +1,7 @@
 //! Hidden states as features.
 
 use bert_core::BertModel;
-use bert_tokenize::{EncodeOptions, Text, Truncation};
+use bert_tokenize::{Text, Truncation};
 
 use super::pipeline;
 use crate::AutoModel;
@@ -62,18 +62,11 @@ impl FeatureExtractionPipeline {
         for<'t> &'t T: Into<Text<'t>>,
     {
         let (model, tokenizer) = (&self.model, &self.tokenizer);
-        let mut encode_options = EncodeOptions::new();
-        encode_options.truncation =
+        let truncation =
             options.truncation.then(|| Truncation::to(max_length(tokenizer, model.config())));
         let way_out = "ask for FeatureExtractionOptions::with_truncation, or split it";
-        let batch = encode(
-            tokenizer,
-            model.config(),
-            texts,
-            |row| first_row + row,
-            &encode_options,
-            way_out,
-        )?;
+        let batch =
+            encode(tokenizer, model.config(), texts, |row| first_row + row, truncation, way_out)?;
         in_batches(
             &batch.encodings,
             model.device(),

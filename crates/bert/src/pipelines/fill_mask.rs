@@ -109,12 +109,9 @@ impl FillMaskPipeline {
             return Err(TaskError::option("top_k", 0, "1 or more").into());
         }
         let words = options.targets.as_deref().map(|words| self.ids_of(words)).transpose()?;
-        let mut encode_options = EncodeOptions::new();
-        encode_options.truncation =
-            options.truncation.then(|| Truncation::to(max_length(tokenizer, config)));
+        let truncation = options.truncation.then(|| Truncation::to(max_length(tokenizer, config)));
         let way_out = "ask for FillMaskOptions::with_truncation, or shorten it";
-        let batch =
-            encode(tokenizer, config, texts, |row| first_row + row, &encode_options, way_out)?;
+        let batch = encode(tokenizer, config, texts, |row| first_row + row, truncation, way_out)?;
         let masks = |it: &Encoding| it.ids.iter().filter(|id| **id == mask).count();
         if let Some(row) = batch.encodings.iter().position(|it| masks(it) == 0) {
             let token = tokenizer.mask_token().unwrap_or_default().to_owned();

@@ -1,7 +1,7 @@
 //! Does one text follow another?
 
 use bert_core::{BertForNextSentencePrediction, Head};
-use bert_tokenize::{EncodeOptions, Text, Truncation};
+use bert_tokenize::{Text, Truncation};
 use serde::Serialize;
 
 use super::pipeline;
@@ -81,12 +81,9 @@ impl NextSentencePipeline {
         }
         let (model, tokenizer) = (&self.model, &self.tokenizer);
         let config = model.bert.config();
-        let mut encode_options = EncodeOptions::new();
-        encode_options.truncation =
-            options.truncation.then(|| Truncation::to(max_length(tokenizer, config)));
+        let truncation = options.truncation.then(|| Truncation::to(max_length(tokenizer, config)));
         let way_out = "ask for NextSentenceOptions::with_truncation, or shorten it";
-        let batch =
-            encode(tokenizer, config, texts, |row| first_row + row, &encode_options, way_out)?;
+        let batch = encode(tokenizer, config, texts, |row| first_row + row, truncation, way_out)?;
         in_batches(
             &batch.encodings,
             model.bert.device(),

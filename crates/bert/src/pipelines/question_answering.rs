@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 
 use bert_core::{BertForQuestionAnswering, Head};
 use bert_tokenize::{
-    BatchEncoding, EncodeOptions, Encoding, OffsetUnit, Side, Text, Truncation, TruncationStrategy,
+    BatchEncoding, Encoding, OffsetUnit, Side, Text, Truncation, TruncationStrategy,
 };
 use serde::Serialize;
 
@@ -218,10 +218,9 @@ impl QuestionAnsweringPipeline {
             ),
         };
         let truncation = Truncation::to(length).with_strategy(strategy).with_overflow(stride);
-        let options = EncodeOptions::new().with_truncation(truncation);
         let row = |row| first_row + row;
         let way_out = "shorten the question, or give a larger max_seq_len or a smaller doc_stride";
-        encode::<Text>(tokenizer, config, &inputs, row, &options, way_out)
+        encode::<Text>(tokenizer, config, &inputs, row, Some(truncation), way_out)
     }
 
     /// The answers of each piece.

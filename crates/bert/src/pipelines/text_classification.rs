@@ -1,7 +1,7 @@
 //! Labels of texts.
 
 use bert_core::{BertForSequenceClassification, Head, ProblemType};
-use bert_tokenize::{EncodeOptions, Text, Truncation};
+use bert_tokenize::{Text, Truncation};
 use serde::Serialize;
 
 use super::pipeline;
@@ -124,12 +124,9 @@ impl TextClassificationPipeline {
             Some(function) => function,
             None => self.function(),
         };
-        let mut encode_options = EncodeOptions::new();
-        encode_options.truncation =
-            options.truncation.then(|| Truncation::to(max_length(tokenizer, config)));
+        let truncation = options.truncation.then(|| Truncation::to(max_length(tokenizer, config)));
         let way_out = "ask for TextClassificationOptions::with_truncation, or shorten it";
-        let batch =
-            encode(tokenizer, config, texts, |row| first_row + row, &encode_options, way_out)?;
+        let batch = encode(tokenizer, config, texts, |row| first_row + row, truncation, way_out)?;
         in_batches(
             &batch.encodings,
             model.bert.device(),

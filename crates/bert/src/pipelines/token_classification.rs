@@ -1,7 +1,7 @@
 //! Labels of words, as for named entities.
 
 use bert_core::{BertForTokenClassification, Head};
-use bert_tokenize::{EncodeOptions, Encoding, OffsetUnit, Text, Truncation, Words};
+use bert_tokenize::{Encoding, OffsetUnit, Text, Truncation, Words};
 
 use super::pipeline;
 use super::words::{AggregationStrategy, Entity, Token, aggregate, without_overlaps};
@@ -164,14 +164,12 @@ impl TokenClassificationPipeline {
             sentence.ok_or_else(|| TaskError::IsAPair { row: first_row + row }.into())
         });
         let sentences = sentences.collect::<Result<Vec<_>>>()?;
-        let mut encode_options = EncodeOptions::new();
-        encode_options.truncation = (options.stride.is_some() || options.truncation).then(|| {
+        let truncation = (options.stride.is_some() || options.truncation).then(|| {
             let whole = Truncation::to(max_length(tokenizer, config));
             options.stride.map_or(whole, |stride| whole.with_overflow(stride))
         });
         let way_out = "ask for TokenClassificationOptions::with_stride, with a smaller stride, or with_truncation";
-        let batch =
-            encode(tokenizer, config, texts, |row| first_row + row, &encode_options, way_out)?;
+        let batch = encode(tokenizer, config, texts, |row| first_row + row, truncation, way_out)?;
         let scores = in_batches(
             &batch.encodings,
             model.bert.device(),

@@ -1,7 +1,7 @@
 //! Labels that the model was not trained for.
 
 use bert_core::{BertForSequenceClassification, Head};
-use bert_tokenize::{BertTokenizer, EncodeOptions, Text, Truncation, TruncationStrategy};
+use bert_tokenize::{BertTokenizer, Text, Truncation, TruncationStrategy};
 use serde::Serialize;
 
 use crate::batches::{encode, in_batches, in_windows, max_length};
@@ -175,14 +175,13 @@ impl ZeroShotClassificationPipeline {
             .iter()
             .flat_map(|text| hypotheses.iter().map(|label| Text::Pair(text.as_ref(), label)))
             .collect();
-        let mut encode_options = EncodeOptions::new();
-        encode_options.truncation = options.truncation.then(|| {
+        let truncation = options.truncation.then(|| {
             Truncation::to(max_length(tokenizer, config))
                 .with_strategy(TruncationStrategy::OnlyFirst)
         });
         let way_out = "ask for ZeroShotClassificationOptions::with_truncation, or shorten the text or the label";
         let row = |pair| first_row + pair / labels.len();
-        let batch = encode(tokenizer, config, &pairs[..], row, &encode_options, way_out)?;
+        let batch = encode(tokenizer, config, &pairs[..], row, truncation, way_out)?;
         let logits = in_batches(
             &batch.encodings,
             model.bert.device(),
