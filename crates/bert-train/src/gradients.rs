@@ -31,10 +31,7 @@ impl Gradients {
     /// [`Error::LossShape`] when it is not a single number, [`Error::NoGradients`] when it depends on
     /// no parameter, [`Error::SumAndMean`] after [`Gradients::accumulate_mean`].
     pub fn accumulate(&mut self, loss: &Tensor) -> Result<()> {
-        if self.items > 0 {
-            return Err(Error::SumAndMean);
-        }
-        self.add(loss, 1., 1.)
+        self.merge(self.of(loss, 0)?)
     }
 
     /// Adds a part of a batch whose `loss` is a mean over `items`, like the labels that count. After all
@@ -50,44 +47,68 @@ impl Gradients {
             |items| items > 0.,
             "the number of items of the mean, at least 1",
         )?;
-        if self.items == 0 && !self.sums.is_empty() {
-            return Err(Error::SumAndMean);
-        }
-        let all = self.items + items;
-        self.add(loss, self.items as f64 / all as f64, items as f64 / all as f64)?;
-        self.items = all;
-        Ok(())
+        self.merge(self.of(loss, items)?)
     }
 
-    /// Replaces the sums by `kept` times themselves plus `share` times the gradients of `loss`.
-    fn add(&mut self, loss: &Tensor, kept: f64, share: f64) -> Result<()> {
+    /// The gradients of one loss: a mean over `items`, or a sum if there are none.
+    fn of(&self, loss: &Tensor, items: usize) -> Result<Self> {
         if loss.rank() != 0 {
             return Err(Error::LossShape { got: loss.dims().to_vec() });
         }
         let mut store = loss.backward()?;
-        let mut sums = self.sums.clone();
-        if kept != 1. {
-            for sum in sums.values_mut() {
-                *sum = (&*sum * kept)?;
+        let mut sums = BTreeMap::new();
+        for (name, var) in &self.vars {
+            if let Some(gradient) = store.remove(var) {
+                // Detached: what is kept must not keep the loss's graph.
+                sums.insert(name.clone(), gradient.detach().to_dtype(wide_dtype(var))?);
             }
         }
-        let mut found = false;
-        for (name, var) in &self.vars {
-            let Some(gradient) = store.remove(var) else { continue };
-            found = true;
-            // Detached: what is kept must not keep the loss's graph.
-            let gradient = gradient.detach().to_dtype(wide_dtype(var))?;
-            let gradient = if share == 1. { gradient } else { (gradient * share)? };
+        if sums.is_empty() {
+            return Err(Error::NoGradients { parameters: self.vars.len() });
+        }
+        Ok(Self { vars: self.vars.clone(), sums, items })
+    }
+
+    /// Adds what was accumulated elsewhere, for example by another thread, of other parts of the batch.
+    ///
+    /// # Errors
+    /// [`Error::SumAndMean`] when one has sums and the other has means, [`Error::OtherVariable`] when they
+    /// are the gradients of other variables.
+    pub fn merge(&mut self, other: Self) -> Result<()> {
+        let own: BTreeMap<_, _> = self.vars.iter().map(|(name, var)| (name, var.id())).collect();
+        for (name, var) in other.present() {
+            if own.get(&name.to_owned()) != Some(&var.id()) {
+                return Err(Error::OtherVariable { name: name.to_owned() });
+            }
+        }
+        if other.sums.is_empty() {
+            return Ok(());
+        }
+        if self.sums.is_empty() {
+            (self.sums, self.items) = (other.sums, other.items);
+            return Ok(());
+        }
+        if (self.items == 0) != (other.items == 0) {
+            return Err(Error::SumAndMean);
+        }
+        let all = self.items + other.items;
+        let weighed = |sum: &Tensor, items: usize| match all {
+            0 => Ok(sum.clone()),
+            _ => sum * (items as f64 / all as f64),
+        };
+        let mut sums = BTreeMap::new();
+        for (name, sum) in &self.sums {
+            sums.insert(name.clone(), weighed(sum, self.items)?);
+        }
+        for (name, gradient) in &other.sums {
+            let gradient = weighed(gradient, other.items)?;
             let sum = match sums.remove(name) {
                 Some(sum) => (sum + gradient)?,
                 None => gradient,
             };
             sums.insert(name.clone(), sum);
         }
-        if !found {
-            return Err(Error::NoGradients { parameters: self.vars.len() });
-        }
-        self.sums = sums;
+        (self.sums, self.items) = (sums, all);
         Ok(())
     }
 
@@ -214,6 +235,36 @@ mod tests {
         gradients.clear();
         gradients.accumulate_mean(&a.sum_all()?, 5)?;
         assert_eq!(gradients.get("a").unwrap().to_vec1::<f32>()?, [1.; 2]);
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_of_threads_are_merged_as_if_one_had_computed_them() -> Result<()> {
+        let (vars, a, b) = vars()?;
+        let part = |loss: &Tensor, items: usize| -> Result<Gradients> {
+            let mut gradients = Gradients::new(&vars);
+            match items {
+                0 => gradients.accumulate(loss)?,
+                _ => gradients.accumulate_mean(loss, items)?,
+            }
+            Ok(gradients)
+        };
+        let both = (a.sum_all()? + (b.sum_all()? * 3.)?)?;
+        let mut sums = part(&a.sum_all()?, 0)?;
+        sums.merge(Gradients::new(&vars))?;
+        sums.merge(part(&both, 0)?)?;
+        assert_eq!(sums.get("a").unwrap().to_vec1::<f32>()?, [2., 2.]);
+        assert_eq!(sums.get("b").unwrap().to_vec2::<f32>()?, [[3.]]);
+        let mut means = Gradients::new(&vars);
+        means.merge(part(&a.sum_all()?, 1)?)?;
+        means.merge(part(&both, 2)?)?;
+        assert_eq!(means.get("a").unwrap().to_vec1::<f32>()?, [1., 1.]);
+        assert_eq!(means.get("b").unwrap().to_vec2::<f32>()?, [[2.]]);
+        assert!(matches!(means.merge(sums), Err(Error::SumAndMean)));
+        let (others, c, _) = self::vars()?;
+        let mut other = Gradients::new(&others);
+        other.accumulate_mean(&c.sum_all()?, 1)?;
+        assert!(matches!(means.merge(other), Err(Error::OtherVariable { .. })));
         Ok(())
     }
 
