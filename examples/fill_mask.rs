@@ -1,7 +1,6 @@
 //! Fills in masked words.
 //!
-//!     cargo run --release --example fill_mask -- --model google-bert/bert-base-uncased \
-//!         "Paris is the [MASK] of France."
+//!     cargo run --release --example fill_mask -- "My [MASK] is barking." "Paris is in [MASK]."
 
 mod common;
 
@@ -12,7 +11,7 @@ use clap::Parser;
 /// Fills in masked words.
 #[derive(Parser)]
 struct Args {
-    /// Hub id or folder of a masked-language model [default: a small untrained checkpoint]
+    /// Hub id or folder of a masked-language model [default: the built-in checkpoint]
     #[arg(long)]
     model: Option<String>,
     /// How many words for each mask
@@ -22,18 +21,15 @@ struct Args {
     #[arg(long)]
     target: Vec<String>,
     /// Texts with [MASK]
-    #[arg(default_value = "my dog is [MASK].")]
+    #[arg(default_value = "My [MASK] is barking.")]
     texts: Vec<String>,
 }
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let advice = "Try --model google-bert/bert-base-uncased.";
+    let advice = "For other texts pass --model google-bert/bert-base-uncased.";
     let checkpoint = common::checkpoint(args.model.as_deref(), &[], advice)?;
-    let mut load = LoadOptions::new().with_device(best_device());
-    if args.model.is_none() {
-        load = load.with_missing_initialized(0);
-    }
+    let load = LoadOptions::new().with_device(best_device());
     let pipeline = FillMaskPipeline::from_pretrained(&checkpoint, &load)?;
     let mut options = FillMaskOptions::new().with_top_k(args.top_k);
     if !args.target.is_empty() {

@@ -7,7 +7,7 @@ use clap::{Parser, ValueEnum};
 /// Tokenizes texts, runs a BERT on them and prints the shapes of what comes out.
 #[derive(Parser)]
 struct Args {
-    /// Hub id or folder [default: google-bert/bert-base-uncased, or a built-in checkpoint offline]
+    /// Hub id or folder [default: google-bert/bert-base-uncased, or the built-in checkpoint offline]
     #[arg(long)]
     model: Option<String>,
     /// A text; repeat it for a batch
@@ -57,9 +57,9 @@ fn main() -> Result<()> {
         DTypeName::F16 => DType::F16,
         DTypeName::Bf16 => DType::BF16,
     };
-    let options = LoadOptions::new().with_device(device.clone()).with_dtype(dtype);
+    let load = LoadOptions::new().with_device(device.clone()).with_dtype(dtype);
 
-    let (model, tokenizer) = load(args.model.as_deref(), &options)?;
+    let (model, tokenizer, is_built_in) = load_named(args.model.as_deref(), &load)?;
     let encode = EncodeOptions::new().with_padding(Padding::Longest);
     let inputs = match &args.text_pair {
         Some(pair) => tokenizer.encode_batch(args.text.iter().map(|t| (&**t, &**pair)), &encode)?,
@@ -78,30 +78,42 @@ fn main() -> Result<()> {
     }
     let outputs = model.forward_with(&inputs.to_input(&device)?, &options)?;
     print!("\n{outputs}");
+    if is_built_in {
+        let fill_mask = FillMaskPipeline::from_pretrained(Checkpoint::built_in(), &load)?;
+        let masks =
+            fill_mask.run("My [MASK] is barking.", &FillMaskOptions::new().with_top_k(1))?;
+        let FilledMask { token_str, score, .. } = &masks[0][0];
+        println!("\nMy [MASK] is barking: {token_str} ({:.0} %)", 100. * score);
+    }
     Ok(())
 }
 
-/// The named checkpoint; without a name bert-base-uncased, or the built-in one offline.
-fn load(name: Option<&str>, options: &LoadOptions) -> Result<(BertModel, BertTokenizer)> {
+/// The named checkpoint; without a name bert-base-uncased, or the built-in one offline. Also whether it
+/// is the built-in one.
+fn load_named(
+    name: Option<&str>,
+    options: &LoadOptions,
+) -> Result<(BertModel, BertTokenizer, bool)> {
     let named = Checkpoint::from_name(name.unwrap_or("google-bert/bert-base-uncased"))?;
-    match load_from(&named, options) {
+    match load(&named, options) {
         Err(Error::HubUnreachable { reason, .. }) if name.is_none() => {
             println!("The hub cannot be reached ({reason}); running the built-in checkpoint.");
-            Ok(load_from(&Checkpoint::built_in(), options)?)
+            let (model, tokenizer) = load(&Checkpoint::built_in(), options)?;
+            Ok((model, tokenizer, true))
         }
-        loaded => loaded.with_context(|| format!("cannot load {named}")),
+        loaded => {
+            let (model, tokenizer) = loaded.with_context(|| format!("cannot load {named}"))?;
+            Ok((model, tokenizer, false))
+        }
     }
 }
 
-fn load_from(
+fn load(
     checkpoint: &Checkpoint,
     options: &LoadOptions,
 ) -> bert::Result<(BertModel, BertTokenizer)> {
     let (model, report) = AutoModel::from_pretrained_with_report(checkpoint, options)?;
     let tokenizer = AutoTokenizer::from_pretrained(checkpoint)?;
     println!("{checkpoint}\n{report}");
-    if model.config().other.contains_key("untrained") {
-        println!("This checkpoint is untrained: shapes are right, values mean nothing.");
-    }
     Ok((model, tokenizer))
 }

@@ -14,7 +14,7 @@ use clap::Parser;
 /// Finds the lines of a text file that are most like a question.
 #[derive(Parser)]
 struct Args {
-    /// Hub id or folder [default: target/minilm if it is there, or a small untrained checkpoint]
+    /// Hub id or folder [default: target/minilm if it is there, or the built-in checkpoint]
     #[arg(long)]
     model: Option<String>,
     /// How many lines

@@ -12,7 +12,7 @@ use clap::Parser;
 /// Prints how similar each text is to each other one.
 #[derive(Parser)]
 struct Args {
-    /// Hub id or folder [default: target/minilm if it is there, or a small untrained checkpoint]
+    /// Hub id or folder [default: target/minilm if it is there, or the built-in checkpoint]
     #[arg(long)]
     model: Option<String>,
     /// Texts

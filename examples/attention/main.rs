@@ -14,7 +14,7 @@ use clap::Parser;
 /// Draws which tokens each token attends to, head by head, as an SVG file.
 #[derive(Parser)]
 struct Args {
-    /// Hub id or folder [default: target/minilm if it is there, or a small untrained checkpoint]
+    /// Hub id or folder [default: target/minilm if it is there, or the built-in checkpoint]
     #[arg(long)]
     model: Option<String>,
     /// The layer; -1 is the last
@@ -29,7 +29,8 @@ struct Args {
 
 fn main() -> Result<()> {
     let args = Args::parse();
-    let advice = "Run scripts/fetch-minilm, or pass --model google-bert/bert-base-uncased.";
+    let advice =
+        "For other texts run scripts/fetch-minilm, or pass --model google-bert/bert-base-uncased.";
     let checkpoint = common::checkpoint(args.model.as_deref(), &["target/minilm"], advice)?;
     let model = AutoModel::from_pretrained(&checkpoint, &LoadOptions::new())?;
     let batch = checkpoint.tokenizer()?.encode(&args.text, &EncodeOptions::new())?;

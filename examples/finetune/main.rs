@@ -18,7 +18,7 @@ use data::Example;
 /// Trains a BERT to classify texts and saves the best checkpoint.
 #[derive(Parser)]
 struct Args {
-    /// Hub id or folder to start from [default: a small untrained checkpoint that is built in]
+    /// Hub id or folder to start from [default: the built-in checkpoint]
     #[arg(long)]
     model: Option<String>,
     /// .tsv or .jsonl with text, label and perhaps text_pair [default: made-up sentences]

@@ -32,6 +32,7 @@ mod packed_heads;
 mod packing;
 mod parity;
 mod pipelines;
+mod pretrain;
 mod sentences;
 mod server;
 mod support;

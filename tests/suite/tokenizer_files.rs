@@ -489,15 +489,12 @@ fn tokenizer_config_counts_more_than_tokenizer_json() {
         };
         let options = EncodeOptions::new().without_special_tokens();
         let batch =
-            BertTokenizer::from_files(&files).unwrap().encode("My dog café", &options).unwrap();
+            BertTokenizer::from_files(&files).unwrap().encode("My dog é", &options).unwrap();
         tokens(&batch).remove(0)
     };
-    assert_eq!(run("{}"), "my dog c ##a ##f ##e");
+    assert_eq!(run("{}"), "my dog e");
     assert_eq!(run(r#"{"do_lower_case": false}"#), "[UNK] dog [UNK]");
-    assert_eq!(
-        run(r#"{"do_lower_case": false, "strip_accents": true}"#),
-        "[UNK] dog c ##a ##f ##e"
-    );
+    assert_eq!(run(r#"{"do_lower_case": false, "strip_accents": true}"#), "[UNK] dog e");
     assert_eq!(run(r#"{"strip_accents": false}"#), "my dog [UNK]");
 }
 

@@ -109,8 +109,6 @@ pub trait Parameters: Model {
     /// When there is no memory for the variables.
     fn set_trainable(&mut self, mut chosen: impl FnMut(&str) -> bool) -> Result<VarMap> {
         let vars = VarMap::new();
-        // The built-in checkpoint says that it is untrained.
-        self.bert_mut().config_mut().other.remove("untrained");
         convert_decoder(self, Some(WeightForm::Unpacked))?;
         self.convert(WeightForm::Unpacked)?;
         self.replace("", &mut |name, parameter| {

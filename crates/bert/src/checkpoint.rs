@@ -95,14 +95,22 @@ impl Checkpoint {
         Self::new(Source::Memory("a checkpoint in memory", files))
     }
 
-    /// The small English checkpoint that is part of this crate. It is untrained: everything runs, but
-    /// its numbers mean nothing.
+    /// The small checkpoint that is part of this crate: a [`BertForPreTraining`](crate::BertForPreTraining)
+    /// and [`SentenceTransformer`](crate::SentenceTransformer) of simple everyday English. Its file
+    /// `README.md` says what it has learned and what it cannot do.
     pub fn built_in() -> Self {
-        let files: [(&str, &[u8]); 4] = [
-            ("config.json", include_bytes!("../built-in/config.json")),
-            ("tokenizer.json", include_bytes!("../built-in/tokenizer.json")),
-            ("tokenizer_config.json", include_bytes!("../built-in/tokenizer_config.json")),
-            ("model.safetensors", include_bytes!("../built-in/model.safetensors")),
+        macro_rules! files {
+            ($($name:literal),*) => { [$(($name, include_bytes!(concat!("../built-in/", $name)))),*] };
+        }
+        let files: [(&str, &[u8]); 8] = files![
+            "README.md",
+            "config.json",
+            "tokenizer.json",
+            "tokenizer_config.json",
+            "vocab.txt",
+            "model.safetensors",
+            "modules.json",
+            "1_Pooling/config.json"
         ];
         let files = files.map(|(name, bytes)| (name.to_owned(), Bytes(Arc::new(bytes.into()))));
         Self::new(Source::Memory("the built-in checkpoint", files.into()))

@@ -22,15 +22,15 @@ use crate::task_error::TaskError;
 /// Scores of pairs of texts, for example how well a document answers a query. sentence-transformers:
 /// `CrossEncoder`.
 ///
-/// ```
-/// use bert::{Checkpoint, CrossEncoder, CrossEncoderOptions, LoadOptions};
+/// ```no_run
+/// use bert::{CrossEncoder, CrossEncoderOptions, LoadOptions};
 ///
 /// # fn main() -> bert::Result<()> {
-/// // The built-in checkpoint has no head for scores: a new one knows nothing.
-/// let options = LoadOptions::new().with_labels(["score"]).with_missing_initialized(0);
-/// let model = CrossEncoder::from_pretrained(Checkpoint::built_in(), &options)?;
-/// let texts = ["the dog is small", "it is raining"];
-/// let ranked = model.rank("how is the dog?", &texts, &CrossEncoderOptions::new())?;
+/// let id = "cross-encoder/ms-marco-MiniLM-L6-v2"; // or a folder
+/// let model = CrossEncoder::from_pretrained(id, &LoadOptions::new())?;
+/// let texts = ["Berlin has 3.8 million people.", "Berlin is green."];
+/// let query = "How many people live in Berlin?";
+/// let ranked = model.rank(query, &texts, &CrossEncoderOptions::new())?;
 /// println!("{:.2} {}", ranked[0].score, ranked[0].text);
 /// # Ok(())
 /// # }

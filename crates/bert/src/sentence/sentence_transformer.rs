@@ -28,11 +28,11 @@ use crate::task_error::TaskError;
 /// // "sentence-transformers/all-MiniLM-L6-v2", or a folder
 /// let model = SentenceTransformer::from_pretrained(Checkpoint::built_in(), &LoadOptions::new())?;
 /// let options = SentenceOptions::new();
-/// let query = model.encode("my dog is cute", &options)?;
-/// let texts = ["the dog is small", "it is raining"];
+/// let query = model.encode("A cat is asleep.", &options)?;
+/// let texts = ["The kitten naps.", "Stock prices fell again."];
 /// let vectors: Vec<Vec<f32>> = model.encode_all(texts, &options).collect::<bert::Result<_>>()?;
 /// let similarities = model.similarity(&[query], &vectors)?;
-/// assert_eq!((similarities.len(), similarities[0].len()), (1, 2));
+/// assert!(similarities[0][0] > similarities[0][1]);
 /// # Ok(())
 /// # }
 /// ```

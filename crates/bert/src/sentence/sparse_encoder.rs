@@ -23,13 +23,12 @@ const TOKEN_COST: usize = 8;
 /// A few weighed words for each text, as SPLADE makes them: most numbers of a vector are zero.
 /// sentence-transformers: `SparseEncoder`.
 ///
-/// ```
-/// use bert::{Checkpoint, LoadOptions, SentenceOptions, SparseEncoder};
+/// ```no_run
+/// use bert::{LoadOptions, SentenceOptions, SparseEncoder};
 ///
 /// # fn main() -> bert::Result<()> {
-/// // The built-in checkpoint has no head for words: a new one knows nothing.
-/// let options = LoadOptions::new().with_missing_initialized(0);
-/// let model = SparseEncoder::from_pretrained(Checkpoint::built_in(), &options)?;
+/// let id = "naver/splade-cocondenser-ensembledistil"; // or a folder
+/// let model = SparseEncoder::from_pretrained(id, &LoadOptions::new())?;
 /// let options = SentenceOptions::new().with_max_active_dims(8);
 /// let vector = model.encode("my dog is cute", &options)?;
 /// assert_eq!(vector.indices().len(), 8);
