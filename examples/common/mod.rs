@@ -21,7 +21,8 @@ pub fn checkpoint(name: Option<&str>, folders: &[&str], advice: &str) -> Result<
 /// The named encoder of texts, or without a name MiniLM if it was fetched, or else the built-in checkpoint.
 #[allow(dead_code)]
 pub fn sentence_transformer(name: Option<&str>) -> Result<SentenceTransformer> {
-    let advice = "For other texts run scripts/fetch-minilm, or pass --model sentence-transformers/all-MiniLM-L6-v2.";
+    let advice = "For other texts run scripts/fetch-minilm, or pass --model \
+                  sentence-transformers/all-MiniLM-L6-v2.";
     let checkpoint = checkpoint(name, &["target/minilm"], advice)?;
     let options = LoadOptions::new().with_device(best_device());
     let model = SentenceTransformer::from_pretrained(checkpoint, &options)?;

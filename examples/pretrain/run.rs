@@ -69,7 +69,7 @@ impl Run {
         let path = state.join("settings.json");
         let is_new = !path.exists();
         let tokenizer = if is_new {
-            // Between its vocabulary and its weights, a save could be interrupted.
+            // A save that is interrupted would leave the new vocabulary beside the old weights.
             ensure!(
                 !output.join("model.safetensors").exists(),
                 "{} has a checkpoint: choose another --output, or delete it",

@@ -103,7 +103,8 @@ impl TextEncoder {
         })
     }
 
-    /// The results of texts, in their order, of which the next ones are encoded while `run` computes.
+    /// Returns the results of texts in the order of the texts. While `run` computes some of them, the next
+    /// texts are encoded.
     pub(super) fn run_all<'s, T, I, R, F>(
         &'s self,
         texts: I,
