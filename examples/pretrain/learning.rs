@@ -103,7 +103,7 @@ impl Recipe {
             .with_truncation(Truncation::to(self.max_length))
             .with_split_special_tokens(true);
         let both = examples.iter().map(|example| match &example.second {
-            Some(second) => Text::Pair(&example.first, second),
+            Some((second, _)) => Text::Pair(&example.first, second),
             None => Text::Single(&example.first),
         });
         let mut batch = tokenizer.encode_batch(both, &encode)?;
@@ -114,7 +114,7 @@ impl Recipe {
                 words[0].push((row * length + at) as u32);
                 words[1].push(word);
             }
-            if let Some(follows) = example.follows {
+            if let Some((_, follows)) = example.second {
                 pairs[0].push(row as u32);
                 pairs[1].push(u32::from(!follows));
             }

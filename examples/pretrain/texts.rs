@@ -19,15 +19,14 @@ pub enum Texts {
 /// A text, perhaps with a second one, and whether that one follows it.
 pub struct Example {
     pub first: String,
-    pub second: Option<String>,
-    /// Whether the second text follows or is from elsewhere.
-    pub follows: Option<bool>,
+    /// The second text, and whether it follows or is from elsewhere.
+    pub second: Option<(String, bool)>,
 }
 
 impl Example {
     /// About how long it is.
     pub fn len(&self) -> usize {
-        self.first.len() + self.second.as_ref().map_or(0, String::len)
+        self.first.len() + self.second.as_ref().map_or(0, |(text, _)| text.len())
     }
 }
 
@@ -102,7 +101,7 @@ impl Texts {
         let document = self.document(random)?;
         if document.len() < 2 || random.random_bool(SINGLE) {
             let first = document.choose(random).context("no sentences")?.clone();
-            return Ok(Example { first, second: None, follows: None });
+            return Ok(Example { first, second: None });
         }
         let middle = random.random_range(1..document.len());
         let first =
@@ -118,7 +117,7 @@ impl Texts {
                 beginning(&other[random.random_range(0..other.len())..], random)
             }
         };
-        Ok(Example { first: first.join(" "), second: Some(second), follows: Some(follows) })
+        Ok(Example { first: first.join(" "), second: Some((second, follows)) })
     }
 
     /// Every sentence once, or those of many stories.
