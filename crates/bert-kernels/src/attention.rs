@@ -5,7 +5,7 @@ use std::ops::Range;
 use candle_core::{D, Result, Tensor};
 use candle_nn::ops::softmax;
 
-use crate::cpu;
+use crate::backend::kernels;
 use crate::precision::{matmul, widen};
 use crate::sequences::{Sequence, Sequences};
 
@@ -57,7 +57,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, args: AttentionArgs) -> Res
     }
     if weights_factor.is_none()
         && relative.is_none()
-        && let Some(context) = cpu::attention::attention(q, k, v, (heads, scale), mask, sequences)?
+        && let Some(context) = kernels(q).attention([q, k, v], (heads, scale), mask, sequences)?
     {
         return Ok(context);
     }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::cpu;
+use crate::backend::kernels;
 use crate::ids::Ids;
 use crate::layer_norm::layer_norm;
 use crate::weights::{EmbeddingWeights, LayerNormWeights};
@@ -17,6 +17,9 @@ pub fn gather_rows(x: &Tensor, rows: &Ids) -> Result<Tensor> {
     let ((r, h), (b, s)) = (x.dims2()?, rows.dims());
     if rows.bound() > r {
         candle_core::bail!("gather_rows: ids up to {}, but x has {r} rows", rows.bound());
+    }
+    if let Some(y) = kernels(x).gather_rows(x, rows)? {
+        return Ok(y);
     }
     // Candle takes the largest number of a dtype for a row of zeros.
     x.contiguous()?.index_select(&rows.tensor(x.device())?.flatten_all()?, 0)?.reshape((b, s, h))
@@ -58,7 +61,7 @@ pub fn embeddings_layer_norm(
     x.map(Tensor::dims3).transpose()?;
     let tables = lookups.iter().map(|it| (&it.table.weight, Some(it.ids)));
     let terms: Vec<_> = x.map(|x| (x, None)).into_iter().chain(tables).collect();
-    if let Some(y) = cpu::layer_norm::sum_layer_norm(&terms, norm)? {
+    if let Some(y) = kernels(&norm.gamma).sum_layer_norm(&terms, norm)? {
         return Ok(y);
     }
     let rows = lookups.iter().map(|it| embedding(it.table, it.ids));

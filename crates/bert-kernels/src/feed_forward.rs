@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use crate::activation::Activation;
-use crate::cpu;
+use crate::backend::kernels;
 use crate::linear::{linear, linear_activation};
 use crate::weights::LinearWeights;
 
@@ -19,7 +19,7 @@ pub fn feed_forward(
     activation: Activation,
     contract: &LinearWeights,
 ) -> Result<Tensor> {
-    let y = cpu::linear::feed_forward(x, expand, activation, contract)?;
+    let y = kernels(x).feed_forward(x, expand, activation, contract)?;
     y.map_or_else(|| linear(&linear_activation(x, expand, activation)?, contract), Ok)
 }
 

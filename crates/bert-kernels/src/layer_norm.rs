@@ -2,7 +2,7 @@
 
 use candle_core::{D, Result, Tensor};
 
-use crate::cpu;
+use crate::backend::kernels;
 use crate::precision::widen;
 use crate::weights::LayerNormWeights;
 
@@ -14,7 +14,7 @@ use crate::weights::LayerNormWeights;
 /// # Errors
 /// When `H` is not the size of γ and β, or dtypes or devices differ.
 pub fn layer_norm(x: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
-    let y = cpu::layer_norm::sum_layer_norm(&[(x, None)], weights)?;
+    let y = kernels(x).sum_layer_norm(&[(x, None)], weights)?;
     y.map_or_else(|| reference(x, weights), Ok)
 }
 
@@ -38,7 +38,7 @@ fn reference(x: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
 /// # Errors
 /// As [`layer_norm`], and when the two shapes differ.
 pub fn add_layer_norm(x: &Tensor, residual: &Tensor, weights: &LayerNormWeights) -> Result<Tensor> {
-    let y = cpu::layer_norm::sum_layer_norm(&[(x, None), (residual, None)], weights)?;
+    let y = kernels(x).sum_layer_norm(&[(x, None), (residual, None)], weights)?;
     y.map_or_else(|| reference(&x.add(residual)?, weights), Ok)
 }
 

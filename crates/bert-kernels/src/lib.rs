@@ -11,6 +11,7 @@
 //! | [`embedding`] | rows of a table | `[V, H]`, `[B, S]` → `[B, S, H]` |
 //! | [`embeddings_layer_norm`] | LayerNorm of a sum of embeddings | `[V, H]`, `[B, S]` → `[B, S, H]` |
 //! | [`gather_rows`] | rows in another order | `[R, H]`, `[B, S]` → `[B, S, H]` |
+//! | [`sum_rows`] | sums of ranges of rows | `[T, H]` → `[B, H]` |
 //! | [`linear`], [`linear_joined`] | `x Wᵀ + b`, for one or several `W` | `[…, I]` → `[…, O]` |
 //! | [`linear_activation`] | `activation(x Wᵀ + b)` | `[…, I]` → `[…, O]` |
 //! | [`feed_forward`] | `activation(x W₁ᵀ + b₁) W₂ᵀ + b₂` | `[…, H]` → `[…, H]` |
@@ -26,22 +27,29 @@
 //! compute in F32 and round their result; matrix multiplications accumulate as the backend does, and
 //! sums of two tensors are rounded to their dtype.
 
+mod activate;
 mod activation;
 mod attention;
+mod backend;
 mod cpu;
+#[cfg(feature = "cuda")]
+pub mod cuda;
 mod embedding;
 mod feed_forward;
 mod ids;
+mod kernels;
 mod layer_norm;
 mod linear;
 mod policy;
 mod precision;
 mod sequences;
+mod sum_rows;
 #[cfg(test)]
 mod testing;
 mod weights;
 
-pub use activation::{Activation, activate};
+pub use activate::activate;
+pub use activation::Activation;
 pub use attention::{AttentionArgs, MASKED, RelativePositions, attention, attention_with_weights};
 pub use cpu::team::with_thread_team;
 pub use embedding::{Lookup, embedding, embeddings_layer_norm, gather_rows};
@@ -52,6 +60,7 @@ pub use linear::{linear, linear_activation, linear_joined};
 pub use policy::PassPolicy;
 pub use precision::widen;
 pub use sequences::{Sequence, Sequences};
+pub use sum_rows::sum_rows;
 pub use weights::{EmbeddingWeights, LayerNormWeights, LinearWeights, WeightForm};
 
 /// Compiles the README's program as a test.

@@ -4,8 +4,9 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-use crate::activation::{Activation, activate};
-use crate::cpu;
+use crate::activate::activate;
+use crate::activation::Activation;
+use crate::backend::kernels;
 use crate::precision::matmul;
 use crate::weights::{LinearWeights, rows_of};
 
@@ -61,18 +62,30 @@ fn project(
     projections: Range<usize>,
     activation: Activation,
 ) -> Result<Vec<Tensor>> {
-    let outputs = cpu::linear::project(x, weights, projections.clone(), activation)?;
-    let output = |projection| activate(&reference(x, weights, projection)?, activation);
-    outputs.map_or_else(|| projections.map(output).collect(), Ok)
+    if let Some(outputs) = kernels(x).project(x, weights, projections.clone(), activation)? {
+        return Ok(outputs);
+    }
+    match activation {
+        Activation::Linear => match weights.joined(projections.clone())? {
+            Some([weight, bias]) => weights.split(&reference(x, &weight, &bias)?, projections),
+            None => {
+                let each = |i| reference(x, &weights.weight(i)?, &weights.bias(i)?);
+                projections.map(each).collect()
+            }
+        },
+        _ => {
+            let outputs = project(x, weights, projections, Activation::Linear)?;
+            outputs.iter().map(|y| activate(y, activation)).collect()
+        }
+    }
 }
 
 /// The definition, in differentiable operations.
-fn reference(x: &Tensor, weights: &LinearWeights, projection: usize) -> Result<Tensor> {
-    let (weight, bias) = (weights.weight(projection)?, weights.bias(projection)?);
+fn reference(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (o, i) = weight.dims2()?;
     let (leading, rows) = rows_of(x, [o, i])?;
     let y = matmul(&x.reshape((rows, i))?, &weight.t()?)?;
-    y.broadcast_add(&bias)?.reshape([leading, &[o]].concat())
+    y.broadcast_add(bias)?.reshape([leading, &[o]].concat())
 }
 
 #[cfg(test)]
@@ -106,8 +119,7 @@ mod tests {
     fn strided_inputs_and_weights_are_read_in_order() -> Result<()> {
         let (x, w) = (strided(&[2, 5, 6], 1.)?, strided(&[9, 6], 2.)?);
         let b = Tensor::zeros(9, DType::F32, &Device::Cpu)?;
-        let contiguous = LinearWeights::new(w.contiguous()?, b.clone());
-        let expected = reference(&x.contiguous()?, &contiguous, 0)?;
+        let expected = reference(&x.contiguous()?, &w.contiguous()?, &b)?;
         let mut weights = LinearWeights::new(w, b);
         for _ in 0..2 {
             assert_close(&linear(&x, &weights)?, &expected, 1e-6)?;

@@ -3,11 +3,13 @@
 //! A new form (another dtype, quantized, joined for a GPU) is a variant of [`WeightForm`] and of
 //! `Stored` here, and a kernel that multiplies it.
 
+use std::ops::Range;
 use std::sync::Arc;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 
 use crate::cpu::gemm::PackedMatrix;
+use crate::ids::Ids;
 
 /// Parameters of [`embedding`](crate::embedding).
 #[derive(Clone, Debug)]
@@ -29,14 +31,39 @@ pub struct LayerNormWeights {
     pub eps: f64,
 }
 
+impl LayerNormWeights {
+    /// The dimensions of a sum of tensors `[…, H]` and of rows of tables `[V, H]`; `None` if they do not fit
+    /// each other and γ and β, or if there is nothing to compute.
+    pub(crate) fn dims_of_sum(&self, terms: &[(&Tensor, Option<&Ids>)]) -> Option<Vec<usize>> {
+        let h = self.gamma.elem_count();
+        let dims = match terms {
+            [(x, None), ..] => x.dims().to_vec(),
+            [(_, Some(ids)), ..] => vec![ids.dims().0, ids.dims().1, h],
+            [] => return None,
+        };
+        let fits = |(term, ids): &(&Tensor, Option<&Ids>)| match (ids, &dims[..]) {
+            (None, _) => term.dims() == dims,
+            (Some(ids), &[b, s, _]) => {
+                let table_fits =
+                    matches!(*term.dims(), [v, width] if v >= ids.bound() && width == h);
+                table_fits && !ids.has_absent() && (ids.dims() == (b, s) || ids.dims() == (1, s))
+            }
+            _ => false,
+        };
+        let weights_fit = dims.last() == Some(&h) && self.beta.dims() == self.gamma.dims();
+        (weights_fit && !dims.contains(&0) && terms.iter().all(fits)).then_some(dims)
+    }
+}
+
 /// A form in which linear maps can store their weights.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum WeightForm {
     /// `W` `[O, I]` and `b` `[O]` as tensors, like PyTorch's `nn.Linear`.
     Unpacked,
-    /// In the order in which the CPU's matrix multiplication reads them, for inference in F32. Weights
-    /// on other devices, in other dtypes or with the feature `accelerate` stay unpacked.
+    /// As the backend's matrix multiplication reads them, for inference. On the CPU in F32, in the order of
+    /// its kernel; on CUDA and Metal, projections of one input in one matrix. Others stay unpacked, and
+    /// all with the feature `accelerate`.
     #[default]
     Packed,
 }
@@ -52,6 +79,11 @@ pub struct LinearWeights {
 enum Stored {
     /// `W`, `[O, I]`, and `b`, `[O]`, of each projection.
     Unpacked(Vec<[Tensor; 2]>),
+    /// `W`, `[ΣO, I]`, and `b`, `[ΣO]`, of all projections, and views of them for each.
+    Joined {
+        all: [Tensor; 2],
+        each: Vec<[Tensor; 2]>,
+    },
     Packed(Arc<PackedMatrix>),
 }
 
@@ -79,7 +111,7 @@ impl LinearWeights {
     /// The number of projections.
     pub fn projections(&self) -> usize {
         match &self.stored {
-            Stored::Unpacked(all) => all.len(),
+            Stored::Unpacked(each) | Stored::Joined { each, .. } => each.len(),
             Stored::Packed(matrix) => matrix.parts.len(),
         }
     }
@@ -90,8 +122,8 @@ impl LinearWeights {
     /// When there is no such projection: there are [`LinearWeights::projections`].
     pub fn dims(&self, projection: usize) -> [usize; 2] {
         match &self.stored {
-            Stored::Unpacked(all) => {
-                let dims = all[projection][0].dims();
+            Stored::Unpacked(each) | Stored::Joined { each, .. } => {
+                let dims = each[projection][0].dims();
                 [dims[0], dims[dims.len() - 1]]
             }
             Stored::Packed(matrix) => [matrix.parts[projection].n, matrix.k],
@@ -107,7 +139,7 @@ impl LinearWeights {
     pub fn form(&self) -> WeightForm {
         match &self.stored {
             Stored::Unpacked(_) => WeightForm::Unpacked,
-            Stored::Packed(_) => WeightForm::Packed,
+            Stored::Joined { .. } | Stored::Packed(_) => WeightForm::Packed,
         }
     }
 
@@ -120,7 +152,7 @@ impl LinearWeights {
     /// When there is no such projection, as [`LinearWeights::dims`].
     pub fn weight(&self, projection: usize) -> Result<Tensor> {
         match &self.stored {
-            Stored::Unpacked(all) => Ok(all[projection][0].clone()),
+            Stored::Unpacked(each) | Stored::Joined { each, .. } => Ok(each[projection][0].clone()),
             Stored::Packed(matrix) => {
                 let weight = matrix.unpack_weight(projection);
                 Tensor::from_vec(weight, &self.dims(projection), &Device::Cpu)
@@ -137,7 +169,7 @@ impl LinearWeights {
     /// When there is no such projection, as [`LinearWeights::dims`].
     pub fn bias(&self, projection: usize) -> Result<Tensor> {
         match &self.stored {
-            Stored::Unpacked(all) => Ok(all[projection][1].clone()),
+            Stored::Unpacked(each) | Stored::Joined { each, .. } => Ok(each[projection][1].clone()),
             Stored::Packed(matrix) => Tensor::new(matrix.bias(projection), &Device::Cpu),
         }
     }
@@ -145,7 +177,7 @@ impl LinearWeights {
     /// `W` and `b` of a projection if there is such a projection and they are stored as tensors.
     pub fn tensors(&self, projection: usize) -> Option<&[Tensor; 2]> {
         match &self.stored {
-            Stored::Unpacked(all) => all.get(projection),
+            Stored::Unpacked(each) | Stored::Joined { each, .. } => each.get(projection),
             Stored::Packed(_) => None,
         }
     }
@@ -155,14 +187,14 @@ impl LinearWeights {
     /// # Errors
     /// When they cannot be unpacked.
     pub fn unpack_mut(&mut self) -> Result<&mut [[Tensor; 2]]> {
-        if let Stored::Packed(_) = self.stored {
+        if !matches!(self.stored, Stored::Unpacked(_)) {
             let unpacked = |i| Ok([self.weight(i)?, self.bias(i)?]);
             let all = (0..self.projections()).map(unpacked).collect::<Result<_>>()?;
             self.stored = Stored::Unpacked(all);
         }
         match &mut self.stored {
             Stored::Unpacked(all) => Ok(all),
-            Stored::Packed(_) => candle_core::bail!("unpacked weights are packed"),
+            _ => candle_core::bail!("unpacked weights are packed"),
         }
     }
 
@@ -173,12 +205,37 @@ impl LinearWeights {
     pub fn convert(&mut self, form: WeightForm) -> Result<()> {
         if form == WeightForm::Unpacked {
             self.unpack_mut()?;
-        } else if let Stored::Unpacked(all) = &self.stored
-            && let Some(matrix) = PackedMatrix::pack(all)?
-        {
-            self.stored = Stored::Packed(Arc::new(matrix));
+        } else if let Stored::Unpacked(each) = &self.stored {
+            if let Some(matrix) = PackedMatrix::pack(each)? {
+                self.stored = Stored::Packed(Arc::new(matrix));
+            } else if each.len() > 1 && each.as_flattened().iter().all(multiplies_joined) {
+                self.stored = Stored::join(each)?;
+            }
         }
         Ok(())
+    }
+
+    /// `W` and `b` of some projections in one matrix, if they are joined.
+    ///
+    /// # Errors
+    /// When there are no such projections.
+    pub(crate) fn joined(&self, projections: Range<usize>) -> Result<Option<[Tensor; 2]>> {
+        let Stored::Joined { all: [weight, bias], .. } = &self.stored else { return Ok(None) };
+        let (start, count) = (self.outputs(0..projections.start), self.outputs(projections));
+        Ok(Some([weight.narrow(0, start, count)?, bias.narrow(0, start, count)?]))
+    }
+
+    /// The columns of each of the projections in `y`, the result of [`LinearWeights::joined`]: `[…, ΣO]` →
+    /// `[…, O]` each.
+    pub(crate) fn split(&self, y: &Tensor, projections: Range<usize>) -> Result<Vec<Tensor>> {
+        let start = projections.start;
+        let columns = |i: usize| y.narrow(D::Minus1, self.outputs(start..i), self.dims(i)[0]);
+        projections.map(columns).collect()
+    }
+
+    /// `ΣO` of some projections.
+    fn outputs(&self, projections: Range<usize>) -> usize {
+        projections.map(|i| self.dims(i)[0]).sum()
     }
 
     /// The packed matrix, if `x` can be multiplied by it.
@@ -187,6 +244,33 @@ impl LinearWeights {
             Stored::Packed(matrix) if x.dtype() == DType::F32 && !x.track_op() => Some(matrix),
             _ => None,
         }
+    }
+}
+
+/// Whether the backend multiplies by joined projections faster than by each.
+fn multiplies_joined(tensor: &Tensor) -> bool {
+    #[cfg(feature = "cuda")]
+    if tensor.device().is_cuda() {
+        use crate::cuda::confirmed::{LINEAR, is_used};
+        return is_used(LINEAR, tensor.dtype()) && !tensor.track_op();
+    }
+    tensor.device().is_metal() && !tensor.track_op()
+}
+
+impl Stored {
+    /// Projections `[O, I]` of one input, and their biases, in one matrix and one vector.
+    fn join(each: &[[Tensor; 2]]) -> Result<Self> {
+        let part = |which: usize| each.iter().map(move |it| &it[which]).collect::<Vec<_>>();
+        let all = [Tensor::cat(&part(0), 0)?, Tensor::cat(&part(1), 0)?];
+        let mut start = 0;
+        let views = each.iter().map(|[_, bias]| {
+            let count = bias.elem_count();
+            start += count;
+            let view = |all: &Tensor| all.narrow(0, start - count, count);
+            Ok([view(&all[0])?, view(&all[1])?])
+        });
+        let each = views.collect::<Result<_>>()?;
+        Ok(Self::Joined { all, each })
     }
 }
 

@@ -11,13 +11,31 @@ pub fn best_device() -> Device {
     cuda_device().or_else(|_| metal_device()).unwrap_or(Device::Cpu)
 }
 
-/// The first CUDA device. Every call gives the same one.
+/// The first CUDA device. Every call gives the same one, which threads may share: all of its work is in
+/// one stream. (`Device::new_cuda` gives each thread a stream of its own, which nothing orders.)
+///
+/// With `BERT_CUDA_KERNELS=all` in the environment, this library's kernels are used even if no record
+/// shows yet that they are right on a GPU; see DESIGN.md.
 ///
 /// # Errors
-/// [`Error::NoDevice`] when there is none, or the crate was built without the feature `cuda`.
+/// [`Error::NoDevice`] when there is none, when its driver or compute capability is too old, or the crate
+/// was built without the feature `cuda`.
 pub fn cuda_device() -> Result<Device> {
     static DEVICE: OnceLock<Device> = OnceLock::new();
-    once(&DEVICE, || Device::new_cuda(0).map_err(|error| no_device("cuda", &error)))
+    once(&DEVICE, new_cuda_device)
+}
+
+#[cfg(feature = "cuda")]
+fn new_cuda_device() -> Result<Device> {
+    if std::env::var("BERT_CUDA_KERNELS").is_ok_and(|kernels| kernels == "all") {
+        bert_kernels::cuda::use_unconfirmed_kernels();
+    }
+    bert_kernels::cuda::device(0).map_err(|reason| Error::NoDevice { name: "cuda", reason })
+}
+
+#[cfg(not(feature = "cuda"))]
+fn new_cuda_device() -> Result<Device> {
+    Device::new_cuda(0).map_err(|error| no_device("cuda", &error))
 }
 
 /// The first Metal device. Every call gives the same one.

@@ -26,9 +26,7 @@ const QUERIES: usize = 96;
 
 /// See [`attention`](crate::attention); `mask` is added to the scores.
 pub(crate) fn attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
+    [q, k, v]: [&Tensor; 3],
     (heads, scale): (usize, f64),
     mask: Option<&Tensor>,
     sequences: Option<&Sequences>,

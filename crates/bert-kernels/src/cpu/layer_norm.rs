@@ -15,33 +15,15 @@ use crate::weights::LayerNormWeights;
 /// The number of elements that one thread works on at a time: fewer are not worth a second thread.
 const CHUNK: usize = 1 << 14;
 
-/// LayerNorm of the sum of some terms: tensors `[…, H]`, and tables `[V, H]` with the ids of their rows.
-/// See [`layer_norm`](crate::layer_norm), [`add_layer_norm`](crate::add_layer_norm) and
-/// [`embeddings_layer_norm`](crate::embeddings_layer_norm).
-///
-/// `None` unless the sizes fit and all tensors are on the CPU in F32 and need no gradient.
+/// See [`Kernels::sum_layer_norm`](crate::kernels::Kernels::sum_layer_norm). `None` unless the sizes fit and
+/// all tensors are on the CPU in F32 and need no gradient.
 pub(crate) fn sum_layer_norm(
     terms: &[(&Tensor, Option<&Ids>)],
-    LayerNormWeights { gamma, beta, eps }: &LayerNormWeights,
+    weights: &LayerNormWeights,
 ) -> Result<Option<Tensor>> {
+    let Some(dims) = weights.dims_of_sum(terms) else { return Ok(None) };
+    let LayerNormWeights { gamma, beta, eps } = weights;
     let h = gamma.elem_count();
-    let dims = match terms {
-        [(x, None), ..] => x.dims().to_vec(),
-        [(_, Some(ids)), ..] => vec![ids.dims().0, ids.dims().1, h],
-        [] => return Ok(None),
-    };
-    let fits = |(term, ids): &(&Tensor, Option<&Ids>)| match (ids, &dims[..]) {
-        (None, _) => term.dims() == dims,
-        (Some(ids), &[b, s, _]) if b * s > 0 => {
-            let table_fits = matches!(*term.dims(), [v, width] if v >= ids.bound() && width == h);
-            table_fits && !ids.has_absent() && (ids.dims() == (b, s) || ids.dims() == (1, s))
-        }
-        _ => false,
-    };
-    let weights_fit = h > 0 && dims.last() == Some(&h) && beta.dims() == gamma.dims();
-    if !weights_fit || !terms.iter().all(fits) {
-        return Ok(None);
-    }
     let tensors = terms.iter().map(|(term, ids)| {
         // A table is not worth a copy.
         if ids.is_some() { Ok((*term).clone()) } else { term.contiguous() }

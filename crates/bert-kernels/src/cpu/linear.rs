@@ -10,18 +10,18 @@ use super::rows::{SharedRows, UninitMatrix};
 use super::scratch::with_scratch;
 use super::simd::arch;
 use super::slices::cpu_slice;
-use crate::activation::{Activation, activate};
+use crate::activation::Activation;
 use crate::weights::{LinearWeights, rows_of};
 
-/// `activation(x Wᵀ + b)` for each of the projections. See [`linear_joined`](crate::linear_joined) and
-/// [`linear_activation`](crate::linear_activation).
+/// See [`Kernels::project`](crate::kernels::Kernels::project).
 pub(crate) fn project(
     x: &Tensor,
     weights: &LinearWeights,
     projections: Range<usize>,
     activation: Activation,
 ) -> Result<Option<Vec<Tensor>>> {
-    let Some(matrix) = weights.packed_for(x) else { return Ok(None) };
+    let packed = weights.packed_for(x).zip(VectorActivation::of(activation));
+    let Some((matrix, activation)) = packed else { return Ok(None) };
     let (leading, count) = rows_of(x, weights.dims(projections.start))?;
     let x = x.contiguous()?;
     let parts = &matrix.parts[projections.clone()];
@@ -29,14 +29,11 @@ pub(crate) fn project(
     let mut outputs = outputs.collect::<Result<Vec<_>>>()?;
     let mut rows: Vec<_> = outputs.iter_mut().map(|output| output.rows(0..count)).collect();
     let x = Rows { data: &cpu_slice(&x)?, count };
-    let fused = VectorActivation::of(activation);
-    let applied = fused.unwrap_or(VectorActivation::Linear);
-    multiply(arch(), x, matrix, projections, applied, &mut rows);
+    multiply(arch(), x, matrix, projections, activation, &mut rows);
     let outputs = outputs.into_iter().zip(parts).map(|(output, part)| {
         let dims = [leading, &[part.n]].concat();
         // SAFETY: `multiply` writes every element of its outputs.
-        let y = Tensor::from_vec(unsafe { output.assume_init() }, dims, &Device::Cpu)?;
-        if fused.is_some() { Ok(y) } else { activate(&y, activation) }
+        Tensor::from_vec(unsafe { output.assume_init() }, dims, &Device::Cpu)
     });
     outputs.collect::<Result<_>>().map(Some)
 }

@@ -1,0 +1,32 @@
+//! Which kernels are used.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use candle_core::DType;
+
+/// A family of kernels, named like its file.
+pub(crate) type Family = &'static str;
+
+pub(crate) const ACTIVATION: Family = "activation";
+pub(crate) const ATTENTION: Family = "attention";
+pub(crate) const LAYER_NORM: Family = "layer_norm";
+pub(crate) const LINEAR: Family = "linear";
+pub(crate) const ROWS: Family = "rows";
+
+/// The families and dtypes that a record in `bench/record` shows to be right, and faster than Candle's
+/// operations, on a GPU. `scripts/gpu-check` makes such records.
+const CONFIRMED: &[(Family, DType)] = &[];
+
+static ALL: AtomicBool = AtomicBool::new(false);
+
+/// From now on every kernel is used, also those that no record shows to be right on a GPU yet. For tests
+/// and benchmarks; the environment variable `BERT_CUDA_KERNELS=all` does the same in programs.
+pub fn use_unconfirmed_kernels() {
+    ALL.store(true, Ordering::Relaxed);
+}
+
+/// Whether the kernels of a family are used for tensors of `dtype`.
+pub(crate) fn is_used(family: Family, dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16 | DType::F32)
+        && (ALL.load(Ordering::Relaxed) || CONFIRMED.contains(&(family, dtype)))
+}

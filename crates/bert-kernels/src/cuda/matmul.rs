@@ -1,0 +1,279 @@
+//! Matrix products by cuBLASLt.
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::cublaslt::{result, sys};
+use candle_core::cuda_backend::cudarc::driver::{CudaStream, DevicePtr};
+use candle_core::{DType, Result};
+
+use result::CublasError;
+use sys::cublasLtMatmulDescAttributes_t as DescAttribute;
+use sys::cublasLtMatmulPreferenceAttributes_t as PrefAttribute;
+
+/// The most memory that an algorithm may ask for beside its operands, in bytes.
+const MOST_WORKSPACE: usize = 32 << 20;
+
+/// `y = x Wᵀ + b` with row-major matrices: `x`, `[M, K]`; `w`, `[N, K]`, contiguous; `b`, `[N]`; `y`, `[M, N]`,
+/// contiguous.
+#[derive(Clone, Copy)]
+pub(crate) struct Product {
+    pub(crate) dtype: DType,
+    pub(crate) m: usize,
+    pub(crate) n: usize,
+    pub(crate) k: usize,
+    pub(crate) x: u64,
+    /// From row to row of `x`, in numbers.
+    pub(crate) x_stride: usize,
+    pub(crate) w: u64,
+    pub(crate) b: u64,
+    pub(crate) y: u64,
+}
+
+/// A GPU's cuBLASLt, with the algorithms that it has chosen.
+pub(crate) struct Products {
+    handle: Owned<sys::cublasLtHandle_t>,
+    chosen: Mutex<HashMap<Case, Option<Algorithm>>>,
+}
+
+// SAFETY: cuBLASLt's handle may be used by several threads at a time ("Thread Safety" in its documentation).
+unsafe impl Send for Products {}
+// SAFETY: as for `Send`.
+unsafe impl Sync for Products {}
+
+/// Products that share an algorithm.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct Case {
+    dtype: DType,
+    /// The most rows: batches of similar sizes share an algorithm.
+    m: usize,
+    n: usize,
+    k: usize,
+    x_stride: usize,
+    /// The alignments of w, x and y, in bytes.
+    alignments: [u32; 3],
+}
+
+#[derive(Clone, Copy)]
+struct Algorithm {
+    algorithm: sys::cublasLtMatmulAlgo_t,
+    workspace: usize,
+}
+
+/// Something of cuBLASLt's that has to be destroyed.
+struct Owned<T: Copy> {
+    raw: T,
+    destroy: unsafe fn(T) -> std::result::Result<(), CublasError>,
+}
+
+impl<T: Copy> Drop for Owned<T> {
+    fn drop(&mut self) {
+        // SAFETY: `raw` was created by the constructor that belongs to `destroy`, and nobody else destroys it. An
+        // error here would have no consequence.
+        let _ = unsafe { (self.destroy)(self.raw) };
+    }
+}
+
+/// cuBLASLt's column-major view of a product: `yᵀ = W xᵀ + b`, with W stored transposed.
+struct Descriptors {
+    product: Owned<sys::cublasLtMatmulDesc_t>,
+    w: Owned<sys::cublasLtMatrixLayout_t>,
+    x: Owned<sys::cublasLtMatrixLayout_t>,
+    y: Owned<sys::cublasLtMatrixLayout_t>,
+}
+
+impl Products {
+    pub(crate) fn new() -> Result<Self> {
+        let raw = result::create_handle().map_err(failed)?;
+        let handle = Owned { raw, destroy: result::destroy_handle };
+        Ok(Self { handle, chosen: Mutex::default() })
+    }
+
+    /// Computes a product, or returns false if cuBLASLt does not have it.
+    ///
+    /// # Safety
+    /// The addresses must be those of matrices of these sizes.
+    pub(crate) unsafe fn multiply(
+        &self,
+        stream: &Arc<CudaStream>,
+        product: Product,
+    ) -> Result<bool> {
+        if !product.b.is_multiple_of(16) {
+            return Ok(false);
+        }
+        let alignment = |at: u64| 1 << at.trailing_zeros().min(8);
+        let case = Case {
+            dtype: product.dtype,
+            m: bucket(product.m),
+            n: product.n,
+            k: product.k,
+            x_stride: product.x_stride,
+            alignments: [product.w, product.x, product.y].map(alignment),
+        };
+        let Some(algorithm) = self.algorithm(case, product)? else { return Ok(false) };
+        // SAFETY: the caller's promise.
+        unsafe { self.run(stream, product, algorithm) }
+    }
+
+    fn algorithm(&self, case: Case, product: Product) -> Result<Option<Algorithm>> {
+        let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(algorithm) = chosen.get(&case) {
+            return Ok(*algorithm);
+        }
+        let found = Descriptors::new(Product { m: case.m, ..product })
+            .and_then(|it| it.best_algorithm(self.handle.raw, case.alignments));
+        let found = match found {
+            Ok(found) => Some(found),
+            Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => None,
+            Err(error) => return Err(failed(error)),
+        };
+        Ok(*chosen.entry(case).or_insert(found))
+    }
+
+    unsafe fn run(
+        &self,
+        stream: &Arc<CudaStream>,
+        product: Product,
+        with: Algorithm,
+    ) -> Result<bool> {
+        let descriptors = Descriptors::new(product).map_err(failed)?;
+        let workspace = match with.workspace {
+            0 => None,
+            // SAFETY: cuBLASLt writes before it reads.
+            bytes => Some(unsafe { stream.alloc::<u8>(bytes) }.w()?),
+        };
+        let workspace = workspace.as_ref().map(|it| it.device_ptr(stream));
+        let address = workspace.as_ref().map_or(std::ptr::null_mut(), |(at, _)| *at as *mut c_void);
+        let (one, zero) = (1f32, 0f32);
+        // SAFETY: the descriptors live until after the call and describe the matrices at these addresses; the
+        // workspace is as large as the algorithm asked for.
+        let done = unsafe {
+            result::matmul(
+                self.handle.raw,
+                descriptors.product.raw,
+                (&raw const one).cast(),
+                (&raw const zero).cast(),
+                product.w as *const c_void,
+                descriptors.w.raw,
+                product.x as *const c_void,
+                descriptors.x.raw,
+                product.y as *const c_void,
+                descriptors.y.raw,
+                product.y as *mut c_void,
+                descriptors.y.raw,
+                &with.algorithm,
+                address,
+                with.workspace,
+                stream.cu_stream().cast(),
+            )
+        };
+        match done {
+            Ok(()) => Ok(true),
+            Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => Ok(false),
+            Err(error) => Err(failed(error)),
+        }
+    }
+}
+
+impl Descriptors {
+    fn new(product: Product) -> std::result::Result<Self, CublasError> {
+        let dtype = match product.dtype {
+            DType::F16 => sys::cudaDataType::CUDA_R_16F,
+            DType::BF16 => sys::cudaDataType::CUDA_R_16BF,
+            _ => sys::cudaDataType::CUDA_R_32F,
+        };
+        let matrix = |rows: usize, columns: usize, stride: usize| {
+            let raw =
+                result::create_matrix_layout(dtype, rows as u64, columns as u64, stride as i64)?;
+            Ok(Owned { raw, destroy: result::destroy_matrix_layout })
+        };
+        // Not TF32: F32 has to have 24 bits.
+        let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
+        let raw = result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)?;
+        let Product { m, n, k, x_stride, b, .. } = product;
+        let descriptors = Self {
+            product: Owned { raw, destroy: result::destroy_matmul_desc },
+            w: matrix(k, n, k)?,
+            x: matrix(k, m, x_stride)?,
+            y: matrix(n, m, n)?,
+        };
+        const TRANSPOSED: i32 = 1;
+        descriptors.set(DescAttribute::CUBLASLT_MATMUL_DESC_TRANSA, &TRANSPOSED)?;
+        let epilogue = sys::cublasLtEpilogue_t::CUBLASLT_EPILOGUE_BIAS;
+        descriptors.set(DescAttribute::CUBLASLT_MATMUL_DESC_EPILOGUE, &epilogue)?;
+        descriptors.set(DescAttribute::CUBLASLT_MATMUL_DESC_BIAS_POINTER, &b)?;
+        Ok(descriptors)
+    }
+
+    fn set<T>(&self, attribute: DescAttribute, value: &T) -> std::result::Result<(), CublasError> {
+        let value: *const T = value;
+        // SAFETY: cuBLASLt reads as many bytes as it is told to.
+        unsafe {
+            result::set_matmul_desc_attribute(
+                self.product.raw,
+                attribute,
+                value.cast(),
+                size_of::<T>(),
+            )
+        }
+    }
+
+    /// What cuBLASLt expects to be fastest.
+    fn best_algorithm(
+        &self,
+        handle: sys::cublasLtHandle_t,
+        [w, x, y]: [u32; 3],
+    ) -> std::result::Result<Algorithm, CublasError> {
+        let raw = result::create_matmul_pref()?;
+        let preference = Owned { raw, destroy: result::destroy_matmul_pref };
+        let set = |attribute, bytes: &[u8]| {
+            let (value, size) = (bytes.as_ptr().cast(), bytes.len());
+            // SAFETY: cuBLASLt reads as many bytes as it is told to.
+            unsafe { result::set_matmul_pref_attribute(preference.raw, attribute, value, size) }
+        };
+        let most = PrefAttribute::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
+        set(most, &MOST_WORKSPACE.to_ne_bytes())?;
+        let alignments = [
+            (PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, w),
+            (PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES, x),
+            (PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, y),
+            (PrefAttribute::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES, y),
+        ];
+        for (attribute, bytes) in alignments {
+            set(attribute, &bytes.to_ne_bytes())?;
+        }
+        let (w, x, y) = (self.w.raw, self.x.raw, self.y.raw);
+        // SAFETY: all of them live until after the call.
+        let found = unsafe {
+            result::get_matmul_algo_heuristic(handle, self.product.raw, w, x, y, y, preference.raw)
+        }?;
+        Ok(Algorithm { algorithm: found.algo, workspace: found.workspaceSize })
+    }
+}
+
+/// The least of eight sizes between two powers of two that is not below `m`.
+fn bucket(m: usize) -> usize {
+    m.next_multiple_of((m.next_power_of_two() / 16).max(1))
+}
+
+fn failed(error: CublasError) -> candle_core::Error {
+    candle_core::Error::Msg(format!("cuBLASLt failed: {:?}", error.0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bucket;
+
+    #[test]
+    fn a_bucket_is_at_most_an_eighth_larger() {
+        assert_eq!([1, 7, 16, 17, 100, 128, 129].map(bucket), [1, 7, 16, 18, 104, 128, 144]);
+        for m in 1..5000 {
+            assert!(
+                bucket(m) >= m && bucket(m) <= m + m / 8 + 1 && bucket(bucket(m)) == bucket(m),
+                "{m}"
+            );
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! What a backend has to offer.
+
+use std::ops::Range;
+
+use candle_core::{Result, Tensor};
+
+use crate::activation::Activation;
+use crate::ids::Ids;
+use crate::policy::PassPolicy;
+use crate::sequences::Sequences;
+use crate::weights::{LayerNormWeights, LinearWeights};
+
+/// A backend's kernels, none by default. Each returns `None` if the operation has to use its definition:
+/// where a gradient is needed, and for dtypes, sizes and layouts that the kernel does not know.
+pub(crate) trait Kernels {
+    /// See [`PassPolicy::of`].
+    fn policy(&self, _x: &Tensor) -> PassPolicy {
+        PassPolicy::WHOLE
+    }
+
+    /// See [`gather_rows`](crate::gather_rows).
+    fn gather_rows(&self, _x: &Tensor, _rows: &Ids) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// See [`sum_rows`](crate::sum_rows).
+    fn sum_rows(&self, _x: &Tensor, _ranges: &[Range<usize>]) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// LayerNorm of the sum of some terms: tensors `[…, H]`, and tables `[V, H]` with the ids of their
+    /// rows. See [`layer_norm`](crate::layer_norm), [`add_layer_norm`](crate::add_layer_norm) and
+    /// [`embeddings_layer_norm`](crate::embeddings_layer_norm).
+    fn sum_layer_norm(
+        &self,
+        _terms: &[(&Tensor, Option<&Ids>)],
+        _weights: &LayerNormWeights,
+    ) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// See [`activate`](crate::activate).
+    fn activate(&self, _x: &Tensor, _activation: Activation) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// `activation(x Wᵀ + b)` for each of the projections. See [`linear_joined`](crate::linear_joined) and
+    /// [`linear_activation`](crate::linear_activation).
+    fn project(
+        &self,
+        _x: &Tensor,
+        _weights: &LinearWeights,
+        _projections: Range<usize>,
+        _activation: Activation,
+    ) -> Result<Option<Vec<Tensor>>> {
+        Ok(None)
+    }
+
+    /// See [`feed_forward`](crate::feed_forward).
+    fn feed_forward(
+        &self,
+        _x: &Tensor,
+        _expand: &LinearWeights,
+        _activation: Activation,
+        _contract: &LinearWeights,
+    ) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+
+    /// See [`attention`](crate::attention). `mask` is added to the scores.
+    fn attention(
+        &self,
+        _qkv: [&Tensor; 3],
+        _heads_and_scale: (usize, f64),
+        _mask: Option<&Tensor>,
+        _sequences: Option<&Sequences>,
+    ) -> Result<Option<Tensor>> {
+        Ok(None)
+    }
+}
+
+/// For devices without kernels.
+pub(crate) struct NoKernels;
+
+impl Kernels for NoKernels {}

@@ -1,0 +1,624 @@
+//! The operations on every device of this build, beside their definitions on the CPU in F64.
+//!
+//! With the feature `cuda` there has to be a GPU; `scripts/emulate-cuda` emulates one. With
+//! `EMULATE_CANDLE_KERNELS=copies` none of Candle's computes there, so tests in `kernels` pass only if ours do.
+
+use bert_kernels::{Ids, LayerNormWeights, LinearWeights, Sequence, Sequences, WeightForm};
+use candle_core::{DType, Device, Result, Tensor};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
+
+fn devices() -> Result<Vec<Device>> {
+    Ok(vec![
+        Device::Cpu,
+        #[cfg(feature = "cuda")]
+        gpu()?,
+    ])
+}
+
+/// The first GPU, with all kernels.
+#[cfg(feature = "cuda")]
+fn gpu() -> Result<Device> {
+    static DEVICE: std::sync::Mutex<Option<Device>> = std::sync::Mutex::new(None);
+    bert_kernels::cuda::use_unconfirmed_kernels();
+    let mut device = DEVICE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    if device.is_none() {
+        *device = Some(bert_kernels::cuda::device(0).map_err(candle_core::Error::Msg)?);
+    }
+    device.clone().ok_or_else(|| candle_core::Error::Msg("no device".into()))
+}
+
+/// Random numbers, reproducible.
+struct Random(ChaCha8Rng);
+
+impl Random {
+    fn new(seed: u64) -> Self {
+        Self(ChaCha8Rng::seed_from_u64(seed))
+    }
+
+    fn below(&mut self, n: usize) -> usize {
+        (self.0.next_u64() % n as u64) as usize
+    }
+
+    /// Numbers between `mean − 1` and `mean + 1` that `dtype` can represent, on the CPU.
+    fn tensor(&mut self, dims: &[usize], mean: f64, dtype: DType) -> Result<Tensor> {
+        let number = |_| mean + f64::from(self.0.next_u32()) / f64::from(1u32 << 31) - 1.;
+        let numbers: Vec<f64> = (0..dims.iter().product()).map(number).collect();
+        Tensor::from_vec(numbers, dims, &Device::Cpu)?.to_dtype(dtype)
+    }
+}
+
+/// Copies a tensor without leaving out what a view leaves out: its storage, strides and offset.
+fn like(x: &Tensor, device: &Device) -> Result<Tensor> {
+    x.to_device(device)
+}
+
+fn f64s(x: &Tensor) -> Result<Vec<f64>> {
+    x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
+}
+
+/// The largest difference relative to the largest expected number; what is not a number is infinitely far.
+#[track_caller]
+fn assert_near(got: &Tensor, expected: &Tensor, tolerance: f64, what: &str) -> Result<()> {
+    assert_eq!(got.dims(), expected.dims(), "{what}");
+    let (got, expected) = (f64s(got)?, f64s(expected)?);
+    let largest = expected.iter().fold(1e-30f64, |most, x| most.max(x.abs()));
+    for (i, (got, expected)) in got.iter().zip(&expected).enumerate() {
+        let difference = (got - expected).abs() / largest;
+        assert!(difference <= tolerance, "{what}: {got} at {i}, expected {expected}");
+    }
+    Ok(())
+}
+
+/// One rounding of the result in 16 bits (2⁻¹¹, 2⁻⁸), twice that where an intermediate result is rounded too.
+fn tolerance(dtype: DType, roundings: f64) -> f64 {
+    match dtype {
+        DType::F16 => roundings * 2f64.powi(-11),
+        DType::BF16 => roundings * 2f64.powi(-8),
+        _ => 1e-5,
+    }
+}
+
+mod kernels {
+    use bert_kernels::{
+        Activation, AttentionArgs, EmbeddingWeights, Lookup, MASKED, activate, add_layer_norm,
+        attention, attention_with_weights, embeddings_layer_norm, feed_forward, gather_rows,
+        layer_norm, linear, linear_activation, linear_joined, sum_rows,
+    };
+
+    use super::*;
+
+    fn norm(random: &mut Random, h: usize, dtype: DType) -> Result<LayerNormWeights> {
+        let (gamma, beta) = (random.tensor(&[h], 1., dtype)?, random.tensor(&[h], 0., dtype)?);
+        Ok(LayerNormWeights { gamma, beta, eps: 1e-12 })
+    }
+
+    fn norm_on(norm: &LayerNormWeights, device: &Device, dtype: DType) -> Result<LayerNormWeights> {
+        let on = |x: &Tensor| x.to_dtype(dtype)?.to_device(device);
+        Ok(LayerNormWeights { gamma: on(&norm.gamma)?, beta: on(&norm.beta)?, eps: norm.eps })
+    }
+
+    #[test]
+    fn layer_norms_of_every_width_are_the_definition() -> Result<()> {
+        let mut random = Random::new(1);
+        for device in devices()? {
+            for dtype in DTYPES {
+                for (h, mean) in [
+                    (1, 0.),
+                    (2, 0.),
+                    (7, 0.),
+                    (8, 30.),
+                    (31, 0.),
+                    (64, 5000.),
+                    (100, 0.),
+                    (384, 0.),
+                    (768, 30.),
+                    (1000, 0.),
+                    (1024, 0.),
+                    (1032, 0.),
+                    (4096, 0.),
+                ] {
+                    let mean = if dtype == DType::F32 { mean } else { mean / 100. };
+                    let norm = norm(&mut random, h, dtype)?;
+                    let on_device = norm_on(&norm, &device, dtype)?;
+                    let exact = norm_on(&norm, &Device::Cpu, DType::F64)?;
+                    let rows = 1 + random.below(9);
+                    let x = random.tensor(&[1, rows, h], mean, dtype)?;
+                    let residual = random.tensor(&[1, rows, h], -0.5, dtype)?;
+                    let wide = |x: &Tensor| x.to_dtype(DType::F64);
+                    let what = format!("{h} numbers in {dtype:?} on {:?}", device.location());
+                    // F32 has lost the digits of a large mean when the kernel gets it.
+                    let tolerance = tolerance(dtype, 1.1) * mean.abs().max(1.);
+                    let got = layer_norm(&like(&x, &device)?, &on_device)?;
+                    assert_near(&got, &layer_norm(&wide(&x)?, &exact)?, tolerance, &what)?;
+                    if device.is_cpu() && dtype != DType::F32 {
+                        continue; // The definition rounds the sum.
+                    }
+                    let got = add_layer_norm(
+                        &like(&x, &device)?,
+                        &like(&residual, &device)?,
+                        &on_device,
+                    )?;
+                    let expected = add_layer_norm(&wide(&x)?, &wide(&residual)?, &exact)?;
+                    assert_near(&got, &expected, tolerance, &format!("sum of {what}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn sums_of_embeddings_are_the_definition() -> Result<()> {
+        let mut random = Random::new(2);
+        for device in devices()? {
+            for dtype in DTYPES {
+                if device.is_cpu() && dtype != DType::F32 {
+                    continue;
+                }
+                for (h, b, s) in [(5, 2, 3), (64, 1, 4), (768, 2, 5)] {
+                    let norm = norm(&mut random, h, dtype)?;
+                    let tables = [11, 2, 9].map(|rows| random.tensor(&[rows, h], 0., dtype));
+                    let mut ids = |b: usize, bound: usize| {
+                        let ids = (0..b * s).map(|_| random.below(bound) as u32).collect();
+                        Ids::new(ids, (b, s), bound)
+                    };
+                    let ids = [ids(b, 11)?, ids(1, 2)?, ids(1, 9)?];
+                    let sum = |device: &Device, dtype: DType, first: usize| {
+                        let mut weights = Vec::new();
+                        for table in &tables {
+                            let weight =
+                                table.as_ref().unwrap().to_dtype(dtype)?.to_device(device)?;
+                            weights.push(EmbeddingWeights { weight, padding: None });
+                        }
+                        let lookups =
+                            weights.iter().zip(&ids).map(|(table, ids)| Lookup { table, ids });
+                        let lookups: Vec<_> = lookups.skip(first).collect();
+                        let x = Random::new(7).tensor(&[b, s, h], 0., DType::BF16)?;
+                        let x = x.to_dtype(dtype)?.to_device(device)?;
+                        let x = (first > 0).then_some(&x);
+                        embeddings_layer_norm(x, &lookups, &norm_on(&norm, device, dtype)?)
+                    };
+                    for first in [0, 1] {
+                        let expected = sum(&Device::Cpu, DType::F64, first)?;
+                        let what = format!("{h} numbers in {dtype:?} on {:?}", device.location());
+                        assert_near(
+                            &sum(&device, dtype, first)?,
+                            &expected,
+                            tolerance(dtype, 1.1),
+                            &what,
+                        )?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn rows_are_gathered_and_absent_ones_are_zeros() -> Result<()> {
+        let mut random = Random::new(3);
+        for device in devices()? {
+            for dtype in DTYPES {
+                for h in [1, 7, 8, 64, 96, 100] {
+                    let x = random.tensor(&[13, h], 0., dtype)?;
+                    let id = |_| match random.below(4) {
+                        0 => Ids::ABSENT,
+                        _ => random.below(13) as u32,
+                    };
+                    let ids = Ids::new((0..15).map(id).collect(), (3, 5), 13)?;
+                    let expected = gather_rows(&x.to_dtype(DType::F64)?, &ids)?;
+                    let got = gather_rows(&like(&x, &device)?, &ids)?;
+                    assert_near(&got, &expected, 0., &format!("{h} numbers in {dtype:?}"))?;
+                    // Rows that lie apart.
+                    let wide = random.tensor(&[13, 3 * h], 0., dtype)?;
+                    let part = like(&wide, &device)?.narrow(1, h, h)?;
+                    if device.is_cuda() {
+                        let expected = gather_rows(&wide.narrow(1, h, h)?.contiguous()?, &ids)?;
+                        assert_near(&gather_rows(&part, &ids)?, &expected, 0., "rows apart")?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn rows_are_added_up_in_f32() -> Result<()> {
+        let mut random = Random::new(13);
+        for device in devices()? {
+            if device.is_cpu() {
+                continue; // There is no kernel.
+            }
+            for dtype in DTYPES {
+                for h in [1, 30, 256, 300] {
+                    let x = random.tensor(&[40, h], 3., dtype)?;
+                    let got = sum_rows(&like(&x, &device)?, &[0..1, 3..40, 5..5, 1..3])?;
+                    let expected = sum_rows(&x.to_dtype(DType::F64)?, &[0..1, 3..40, 5..5, 1..3])?;
+                    assert_eq!(got.dtype(), DType::F32);
+                    assert_near(&got, &expected, 1e-6, &format!("{h} columns in {dtype:?}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn activations_of_every_length_are_the_definition() -> Result<()> {
+        let mut random = Random::new(4);
+        for device in devices()? {
+            for dtype in DTYPES {
+                for name in Activation::names() {
+                    let activation = Activation::from_name(name).unwrap();
+                    for length in [1, 7, 64, 1000, 2048] {
+                        let x =
+                            (random.tensor(&[length], 0., DType::F64)? * 9.)?.to_dtype(dtype)?;
+                        let expected = f64s(&activate(&x.to_dtype(DType::F64)?, activation)?)?;
+                        let got = f64s(&activate(&like(&x, &device)?, activation)?)?;
+                        for ((got, expected), x) in got.iter().zip(expected).zip(f64s(&x)?) {
+                            // An absolute error of the order of F32's, and the rounding of the result.
+                            let most = 2e-6 + tolerance(dtype, 1.1) * expected.abs();
+                            let apart = (got - expected).abs();
+                            assert!(
+                                apart <= most,
+                                "{name}({x}) in {dtype:?}: {got}, expected {expected}"
+                            );
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn gelu_keeps_its_digits_where_it_is_small_and_infinities() -> Result<()> {
+        for device in devices()? {
+            if device.is_cpu() {
+                continue; // Its kernel keeps absolute digits only.
+            }
+            for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::F16, 1e-3), (DType::BF16, 5e-3)]
+            {
+                let x = Tensor::new(&[-4f32, -3.5, -3., -2., f32::INFINITY], &Device::Cpu)?;
+                let got = activate(&like(&x.to_dtype(dtype)?, &device)?, Activation::Gelu)?;
+                // x Φ(x), by Python's math.erfc.
+                let expected = [
+                    -0.00012668496733288495,
+                    -0.000814202278737443,
+                    -0.004049694095129868,
+                    -0.0455002638963584,
+                ];
+                let got = f64s(&got)?;
+                for (got, expected) in got.iter().zip(expected) {
+                    assert!((got / expected - 1.).abs() < tolerance, "{got}, expected {expected}");
+                }
+                assert_eq!(got[4], f64::INFINITY);
+            }
+        }
+        Ok(())
+    }
+
+    /// Some projections of one input, on a device and in F64.
+    fn projections(
+        random: &mut Random,
+        k: usize,
+        sizes: &[usize],
+        dtype: DType,
+        device: &Device,
+    ) -> Result<[LinearWeights; 2]> {
+        let (mut on_device, mut exact) = (Vec::new(), Vec::new());
+        for n in sizes {
+            let weight = random.tensor(&[*n, k], 0., dtype)?;
+            let bias = random.tensor(&[*n], 0., dtype)?;
+            on_device.push(LinearWeights::new(like(&weight, device)?, like(&bias, device)?));
+            exact
+                .push(LinearWeights::new(weight.to_dtype(DType::F64)?, bias.to_dtype(DType::F64)?));
+        }
+        Ok([LinearWeights::join(on_device)?, LinearWeights::join(exact)?])
+    }
+
+    #[test]
+    fn linear_maps_are_the_definition_unpacked_and_packed() -> Result<()> {
+        let mut random = Random::new(5);
+        for device in devices()? {
+            for dtype in DTYPES {
+                // cuBLASLt multiplies 16-bit numbers in rows of whole 16 bytes only.
+                let sizes: &[_] = match dtype {
+                    DType::F32 => &[(1, 4, 8), (5, 20, 12), (33, 64, 24), (130, 128, 40)],
+                    _ => &[(1, 8, 8), (5, 24, 16), (33, 64, 24), (130, 128, 40)],
+                };
+                for &(m, k, n) in sizes {
+                    let all = [n, 2 * n, n];
+                    let [mut weights, exact] = projections(&mut random, k, &all, dtype, &device)?;
+                    let x = random.tensor(&[1, m, k], 0., dtype)?;
+                    let (on_device, x) = (like(&x, &device)?, x.to_dtype(DType::F64)?);
+                    let what = format!("{m}×{k}×{n} in {dtype:?} on {:?}", device.location());
+                    // Candle adds up F16 in F16 on the CPU.
+                    let tolerance = tolerance(dtype, if device.is_cpu() { 16. } else { 1.1 });
+                    for form in [WeightForm::Unpacked, WeightForm::Packed] {
+                        weights.convert(form)?;
+                        for range in [0..3, 1..3, 0..1] {
+                            let got = linear_joined(&on_device, &weights, range.clone())?;
+                            let expected = linear_joined(&x, &exact, range)?;
+                            for (got, expected) in got.iter().zip(&expected) {
+                                assert_near(got, expected, tolerance, &what)?;
+                            }
+                        }
+                    }
+                    let [mut single, exact] = projections(&mut random, k, &[n], dtype, &device)?;
+                    single.convert(WeightForm::Packed)?;
+                    for activation in [Activation::Gelu, Activation::Tanh, Activation::Mish] {
+                        let got = linear_activation(&on_device, &single, activation)?;
+                        let expected = linear_activation(&x, &exact, activation)?;
+                        // The activation's input is rounded.
+                        assert_near(&got, &expected, 2. * tolerance, &what)?;
+                    }
+                    let [back, exact_back] = projections(&mut random, n, &[k], dtype, &device)?;
+                    let got = feed_forward(&on_device, &single, Activation::Gelu, &back)?;
+                    let expected = feed_forward(&x, &exact, Activation::Gelu, &exact_back)?;
+                    assert_near(&got, &expected, 2. * tolerance, &what)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn rows_that_lie_apart_are_multiplied() -> Result<()> {
+        let mut random = Random::new(6);
+        for device in devices()? {
+            let x = random.tensor(&[3, 4, 16], 0., DType::F32)?;
+            let [weights, exact] = projections(&mut random, 16, &[8], DType::F32, &device)?;
+            let first = |x: &Tensor| x.narrow(1, 0, 1)?.squeeze(1);
+            let got = linear(&first(&like(&x, &device)?)?, &weights)?;
+            let expected = linear(&first(&x.to_dtype(DType::F64)?)?, &exact)?;
+            assert_near(&got, &expected, 1e-5, "first rows")?;
+        }
+        Ok(())
+    }
+
+    /// Queries, keys and values as columns of one matrix, as joined projections give them.
+    fn qkv(random: &mut Random, b: usize, s: usize, h: usize, dtype: DType) -> Result<Tensor> {
+        random.tensor(&[b, s, 3 * h], 0., dtype)
+    }
+
+    fn split(qkv: &Tensor) -> Result<[Tensor; 3]> {
+        let h = qkv.dim(2)? / 3;
+        Ok([qkv.narrow(2, 0, h)?, qkv.narrow(2, h, h)?, qkv.narrow(2, 2 * h, h)?])
+    }
+
+    fn args(heads: usize, size: usize) -> AttentionArgs<'static> {
+        AttentionArgs {
+            heads,
+            scale: (size as f64).powf(-0.5),
+            mask: None,
+            weights_factor: None,
+            relative: None,
+            sequences: None,
+        }
+    }
+
+    /// Rounding of weights and of the result, of numbers below 1.
+    fn attention_tolerance(dtype: DType) -> f64 {
+        tolerance(dtype, 3.)
+    }
+
+    /// Heads of every kind: powers of two, padded ones, odd ones, large ones.
+    const HEAD_SIZES: [usize; 9] = [1, 5, 8, 24, 32, 40, 64, 80, 128];
+
+    #[test]
+    fn attention_to_all_keys_is_the_definition() -> Result<()> {
+        let mut random = Random::new(8);
+        for device in devices()? {
+            for dtype in DTYPES {
+                if device.is_cpu() && dtype != DType::F32 {
+                    continue; // There are no kernels.
+                }
+                for size in HEAD_SIZES {
+                    for s in [1, 15, 64, 65, 130] {
+                        let heads = 1 + random.below(2);
+                        let x = qkv(&mut random, 2, s, heads * size, dtype)?;
+                        let [q, k, v] = split(&like(&x, &device)?)?;
+                        let got = attention(&q, &k, &v, args(heads, size))?;
+                        let [q, k, v] = split(&x.to_dtype(DType::F64)?)?;
+                        let expected = attention_with_weights(&q, &k, &v, args(heads, size))?.0;
+                        let what = format!("{heads} heads of {size}, {s} keys, {dtype:?}");
+                        assert_near(&got, &expected, attention_tolerance(dtype), &what)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn masks_of_every_shape_are_added() -> Result<()> {
+        let mut random = Random::new(9);
+        for device in devices()? {
+            for dtype in DTYPES {
+                if device.is_cpu() && dtype != DType::F32 {
+                    continue;
+                }
+                for size in [8, 20, 64, 80, 128] {
+                    let (b, n, queries, keys) = (2, 2, 1 + random.below(80), 1 + random.below(80));
+                    let q = random.tensor(&[b, queries, n * size], 0., dtype)?;
+                    let kv = random.tensor(&[b, keys, 2 * n * size], 0., dtype)?;
+                    for dims in [
+                        [b, 1, 1, keys],
+                        [1, 1, queries, keys],
+                        [b, n, queries, keys],
+                        [1, n, 1, 1],
+                    ] {
+                        // Some keys are hidden, all of the first sequence's first query, and some by −∞.
+                        let each = keys * if dims[3] == 1 { 0 } else { 1 };
+                        let hidden = |i: usize, random: &mut Random| match random.below(4) {
+                            0 => MASKED as f32,
+                            1 => f32::NEG_INFINITY,
+                            _ if i < each => MASKED as f32,
+                            _ => random.below(100) as f32 / 50. - 1.,
+                        };
+                        let count = dims.iter().product();
+                        let bias: Vec<f32> = match dims {
+                            [1, _, 1, 1] => (0..count).map(|_| random.below(9) as f32).collect(),
+                            _ => (0..count).map(|i| hidden(i, &mut random)).collect(),
+                        };
+                        // The definition has no −∞: a mask replaces it.
+                        let finite: Vec<f32> = bias.iter().map(|x| x.max(MASKED as f32)).collect();
+                        let bias = if device.is_cpu() { finite.clone() } else { bias };
+                        let mask =
+                            Tensor::from_vec(bias, &dims, &Device::Cpu)?.to_device(&device)?;
+                        let exact_mask = Tensor::from_vec(finite, &dims, &Device::Cpu)?;
+                        if device.is_cuda() && dims[3] == 1 && keys > 1 {
+                            continue; // The definition, see `definitions`.
+                        }
+                        let masked = |mask| AttentionArgs { mask: Some(mask), ..args(n, size) };
+                        let halves = |x: &Tensor| {
+                            Ok::<_, candle_core::Error>([
+                                x.narrow(2, 0, n * size)?,
+                                x.narrow(2, n * size, n * size)?,
+                            ])
+                        };
+                        let [k, v] = halves(&like(&kv, &device)?)?;
+                        let got = attention(&like(&q, &device)?, &k, &v, masked(&mask))?;
+                        let [k, v] = halves(&kv.to_dtype(DType::F64)?)?;
+                        let q = q.to_dtype(DType::F64)?;
+                        let expected = attention_with_weights(&q, &k, &v, masked(&exact_mask))?.0;
+                        let what =
+                            format!("heads of {size}, {queries} queries, mask {dims:?}, {dtype:?}");
+                        assert_near(&got, &expected, attention_tolerance(dtype), &what)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn scores_beyond_the_range_of_16_bits_are_no_infinities() -> Result<()> {
+        let mut random = Random::new(10);
+        for device in devices()? {
+            for dtype in [DType::F16, DType::BF16] {
+                if device.is_cpu() {
+                    continue;
+                }
+                let x = (qkv(&mut random, 1, 70, 64, DType::F32)? * 200.)?.to_dtype(dtype)?;
+                let [q, k, v] = split(&like(&x, &device)?)?;
+                let got = attention(&q, &k, &v, args(1, 64))?;
+                let [q, k, v] = split(&x.to_dtype(DType::F64)?)?;
+                let expected = attention_with_weights(&q, &k, &v, args(1, 64))?.0;
+                assert_near(&got, &expected, attention_tolerance(dtype), "large scores")?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn packed_sequences_attend_to_their_own_keys() -> Result<()> {
+        let mut random = Random::new(11);
+        for device in devices()? {
+            for dtype in DTYPES {
+                if device.is_cpu() && dtype != DType::F32 {
+                    continue;
+                }
+                for (size, most) in [(8, 20), (20, 40), (64, 60), (64, 300), (128, 140)] {
+                    let (heads, mut start, mut all) = (2, 0, Vec::new());
+                    for _ in 0..4 {
+                        let length = 1 + random.below(most);
+                        let first = random.below(length);
+                        let keys = start + first..start + first + 1 + random.below(length - first);
+                        all.push(Sequence { queries: start..start + length, keys });
+                        start += length;
+                    }
+                    let sequences = Sequences::new(all)?;
+                    let x = qkv(&mut random, 1, start, heads * size, dtype)?;
+                    let packed = AttentionArgs { sequences: Some(&sequences), ..args(heads, size) };
+                    let [q, k, v] = split(&like(&x, &device)?)?;
+                    let got = attention(&q, &k, &v, packed)?;
+                    let [q, k, v] = split(&x.to_dtype(DType::F64)?)?;
+                    let expected = attention(&q, &k, &v, packed)?;
+                    let what = format!("heads of {size}, {sequences:?}, {dtype:?}");
+                    assert_near(&got, &expected, attention_tolerance(dtype), &what)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn one_query_of_each_sequence_attends_to_its_keys() -> Result<()> {
+        let mut random = Random::new(12);
+        for device in devices()? {
+            for dtype in DTYPES {
+                if device.is_cpu() && dtype != DType::F32 {
+                    continue;
+                }
+                let ends = [0, 3, 70, 71, 200];
+                let sequence =
+                    |i: usize| Sequence { queries: i..i + 1, keys: ends[i]..ends[i + 1] };
+                let sequences = Sequences::new((0..4).map(sequence).collect())?;
+                let q = random.tensor(&[1, 4, 128], 0., dtype)?;
+                let kv = [
+                    random.tensor(&[1, 200, 128], 0., dtype)?,
+                    random.tensor(&[1, 200, 128], 0., dtype)?,
+                ];
+                let packed = AttentionArgs { sequences: Some(&sequences), ..args(2, 64) };
+                let on = |x: &Tensor| like(x, &device);
+                let got = attention(&on(&q)?, &on(&kv[0])?, &on(&kv[1])?, packed)?;
+                let wide = |x: &Tensor| x.to_dtype(DType::F64);
+                let expected = attention(&wide(&q)?, &wide(&kv[0])?, &wide(&kv[1])?, packed)?;
+                assert_near(&got, &expected, attention_tolerance(dtype), "first tokens")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What no kernel computes, on a GPU.
+#[cfg(feature = "cuda")]
+mod definitions {
+    use bert_kernels::{AttentionArgs, attention, attention_with_weights, layer_norm, linear};
+    use candle_core::Var;
+
+    use super::*;
+
+    #[test]
+    fn other_dtypes_and_very_large_heads_are_computed() -> Result<()> {
+        let (device, mut random) = (gpu()?, Random::new(20));
+        for (size, dtype) in [(300, DType::F32), (300, DType::F16), (64, DType::F64)] {
+            let x = random.tensor(&[1, 5, size], 0., dtype)?;
+            let args = AttentionArgs {
+                heads: 1,
+                scale: 0.1,
+                mask: None,
+                weights_factor: None,
+                relative: None,
+                sequences: None,
+            };
+            let on_device = like(&x, &device)?;
+            let got = attention(&on_device, &on_device, &on_device, args)?;
+            let x = x.to_dtype(DType::F64)?;
+            let expected = attention_with_weights(&x, &x, &x, args)?.0;
+            assert_near(&got, &expected, tolerance(dtype, 3.), &format!("{size} in {dtype:?}"))?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_pass() -> Result<()> {
+        let (device, mut random) = (gpu()?, Random::new(21));
+        let x = Var::from_tensor(&like(&random.tensor(&[3, 8], 0., DType::F32)?, &device)?)?;
+        let weight = Var::from_tensor(&like(&random.tensor(&[8, 8], 0., DType::F32)?, &device)?)?;
+        let bias = like(&random.tensor(&[8], 0., DType::F32)?, &device)?;
+        let norm =
+            LayerNormWeights { gamma: bias.ones_like()?, beta: bias.zeros_like()?, eps: 1e-12 };
+        let y =
+            linear(&layer_norm(&x, &norm)?, &LinearWeights::new(weight.as_tensor().clone(), bias))?;
+        let gradients = y.sqr()?.sum_all()?.backward()?;
+        for var in [&x, &weight] {
+            let gradient = f64s(gradients.get(var).unwrap())?;
+            assert!(gradient.iter().any(|it| it.abs() > 1e-6), "{gradient:?}");
+        }
+        Ok(())
+    }
+}
