@@ -1,6 +1,9 @@
 //! From the states of a text's tokens to one vector.
 
-use candle_core::Tensor;
+use std::ops::Range;
+
+use bert_kernels::{Ids, gather_rows, sum_rows};
+use candle_core::{Device, Tensor};
 use serde::Deserialize;
 use serde_json::Value;
 
@@ -73,38 +76,59 @@ impl Pooling {
 
     /// The vectors of all texts: `[B, D]`.
     pub(super) fn forward(&self, features: &Features) -> Result<Tensor> {
-        // Sums of half precision would overflow or lose digits.
-        let tokens = features.tokens.to_dtype(accumulated_dtype(&features.tokens))?;
-        let mut vectors = Vec::new();
-        for rows in features.starts.windows(2) {
+        let texts = features.starts.windows(2).map(|rows| {
             let skipped = if self.include_prompt { 0 } else { features.prompt_length };
-            let skipped = skipped.min(rows[1] - rows[0] - 1);
-            let count = rows[1] - rows[0] - skipped;
-            let states = tokens.narrow(0, rows[0] + skipped, count)?;
-            let modes = self.modes.iter().map(|mode| mode.pool(&states, skipped));
-            vectors.push(Tensor::cat(&modes.collect::<Result<Vec<_>>>()?, 1)?);
-        }
-        Ok(Tensor::cat(&vectors, 0)?.to_dtype(features.tokens.dtype())?)
+            rows[0] + skipped.min(rows[1] - rows[0] - 1)..rows[1]
+        });
+        let texts: Vec<_> = texts.collect();
+        let vectors = self.modes.iter().map(|mode| mode.pool(features, &texts));
+        let vectors = Tensor::cat(&vectors.collect::<Result<Vec<_>>>()?, 1)?;
+        Ok(vectors.to_dtype(features.tokens.dtype())?)
     }
 }
 
 impl PoolingMode {
-    /// `states`: `[N, D]`, those after the first `skipped` tokens of a text → `[1, D]`.
-    fn pool(self, states: &Tensor, skipped: usize) -> Result<Tensor> {
-        let n = states.dim(0)?;
-        Ok(match self {
-            Self::Cls => states.narrow(0, 0, 1)?,
-            Self::Max => states.max_keepdim(0)?,
-            Self::Mean => (states.sum_keepdim(0)? / n as f64)?,
-            Self::MeanSqrtLen => (states.sum_keepdim(0)? / (n as f64).sqrt())?,
-            Self::WeightedMean => {
-                let weights: Vec<f32> = (1..=n).map(|i| (skipped + i) as f32).collect();
-                let sum: f32 = weights.iter().sum();
-                let weights = Tensor::from_vec(weights, (n, 1), states.device())?;
-                let weighed = states.broadcast_mul(&weights.to_dtype(states.dtype())?)?;
-                (weighed.sum_keepdim(0)? / f64::from(sum))?
+    /// `texts`: the rows of each text's tokens, at least one → `[B, D]`, accumulated in
+    /// [`accumulated_dtype`], because sums of half precision would overflow or lose digits.
+    fn pool(self, features: &Features, texts: &[Range<usize>]) -> Result<Tensor> {
+        let (tokens, dtype) = (&features.tokens, accumulated_dtype(&features.tokens));
+        let each_by = |factor: fn(f64) -> f64| {
+            let factors = texts.iter().map(|rows| factor(rows.len() as f64)).collect();
+            let factors = Tensor::from_vec(factors, (texts.len(), 1), &Device::Cpu)?;
+            let factors = factors.to_dtype(dtype)?.to_device(tokens.device())?;
+            Ok(sum_rows(tokens, texts)?.broadcast_mul(&factors)?)
+        };
+        let row_of_each = |row: fn(&Range<usize>) -> usize| {
+            let rows = texts.iter().map(|rows| row(rows) as u32).collect();
+            let rows = Ids::new(rows, (1, texts.len()), tokens.dim(0)?)?;
+            Ok(gather_rows(tokens, &rows)?.squeeze(0)?.to_dtype(dtype)?)
+        };
+        match self {
+            Self::Cls => row_of_each(|rows| rows.start),
+            Self::LastToken => row_of_each(|rows| rows.end - 1),
+            Self::Mean => each_by(|n| 1. / n),
+            Self::MeanSqrtLen => each_by(|n| 1. / n.sqrt()),
+            Self::Max | Self::WeightedMean => {
+                let starts = features.starts.iter();
+                let states = texts.iter().zip(starts).map(|(rows, start)| {
+                    let states = tokens.narrow(0, rows.start, rows.len())?.to_dtype(dtype)?;
+                    match self {
+                        Self::Max => Ok(states.max_keepdim(0)?),
+                        _ => weighted_mean(&states, rows.start - start),
+                    }
+                });
+                Ok(Tensor::cat(&states.collect::<Result<Vec<_>>>()?, 0)?)
             }
-            Self::LastToken => states.narrow(0, n - 1, 1)?,
-        })
+        }
     }
+}
+
+/// `states`: `[N, D]`, those after the first `skipped` tokens of a text → `[1, D]`.
+fn weighted_mean(states: &Tensor, skipped: usize) -> Result<Tensor> {
+    let n = states.dim(0)?;
+    let weights: Vec<f32> = (1..=n).map(|i| (skipped + i) as f32).collect();
+    let sum: f32 = weights.iter().sum();
+    let weights = Tensor::from_vec(weights, (n, 1), states.device())?;
+    let weighed = states.broadcast_mul(&weights.to_dtype(states.dtype())?)?;
+    Ok((weighed.sum_keepdim(0)? / f64::from(sum))?)
 }
