@@ -4,8 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use bert::{AutoModel, BertInput, BertModel, DType, Device, LoadOptions, PackedInput, Tensor};
+use bert_kernels::{
+    Activation, AttentionArgs, Ids, LayerNormWeights, LinearWeights, Sequence, Sequences,
+    WeightForm, activate, add_layer_norm, attention, feed_forward, gather_rows, linear,
+    linear_activation, linear_joined, sum_rows,
+};
 
 use crate::random::Random;
 use crate::statistics::quantile;
@@ -77,6 +82,114 @@ pub fn measure(folder: &Path, device: &Device) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Times each operation of a layer of bert-base alone, in BF16, as `gpu.py` times PyTorch's. A line's status is
+/// what the operation makes of its limit: operations or bytes per second, in units of 10¹².
+pub fn operations(device: &Device) -> Result<()> {
+    const H: usize = 768;
+    let mut random = Random(4);
+    let mut tensor = |dims: &[usize]| -> Result<Tensor> {
+        let count = dims.iter().product();
+        let numbers: Vec<f32> = (0..count).map(|_| random.below(2000) as f32 / 1e4 - 0.1).collect();
+        Ok(Tensor::from_vec(numbers, dims, &Device::Cpu)?
+            .to_dtype(DType::BF16)?
+            .to_device(device)?)
+    };
+    let mut weights = |n: usize, k: usize| {
+        Ok::<_, anyhow::Error>(LinearWeights::new(tensor(&[n, k])?, tensor(&[n])?))
+    };
+    let mut qkv = LinearWeights::join([weights(H, H)?, weights(H, H)?, weights(H, H)?])?;
+    qkv.convert(WeightForm::Packed)?;
+    let (output, expand, contract) = (weights(H, H)?, weights(4 * H, H)?, weights(H, 4 * H)?);
+    let norm = LayerNormWeights { gamma: tensor(&[H])?, beta: tensor(&[H])?, eps: 1e-12 };
+    for (b, s) in [(1, 8), (1, 128), (64, 512), (256, 128)] {
+        let t = b * s;
+        // Larger together than the second-level cache.
+        let xs = (0..if t > 1000 { 3 } else { 1 })
+            .map(|_| tensor(&[b, s, H]))
+            .collect::<Result<Vec<_>>>()?;
+        let wide = tensor(&[b, s, 4 * H])?;
+        let args = AttentionArgs {
+            heads: 12,
+            scale: 0.125,
+            mask: None,
+            weights_factor: None,
+            relative: None,
+            sequences: None,
+        };
+        let [q, k, v]: [Tensor; 3] = linear_joined(&xs[0], &qkv, 0..3)?
+            .try_into()
+            .map_err(|_| anyhow!("three projections"))?;
+        let rows = |i: usize| i * s..(i + 1) * s;
+        let each = (0..b).map(|i| Sequence { queries: rows(i), keys: rows(i) }).collect();
+        let sequences = Sequences::new(each)?;
+        let flat = |x: &Tensor| x.reshape((1, t, H));
+        let (q1, k1, v1) =
+            (flat(&q.contiguous()?)?, flat(&k.contiguous()?)?, flat(&v.contiguous()?)?);
+        let packed = AttentionArgs { sequences: Some(&sequences), ..args };
+        let ids = Ids::new((0..t as u32).rev().collect(), (1, t), t)?;
+        let table = xs[0].reshape((t, H))?;
+        let ranges: Vec<_> = (0..b).map(rows).collect();
+        let (product, bytes) = (2. * (t * H * H) as f64, 2. * (t * H) as f64);
+        let mut line =
+            |name: &str, work: f64, run: &mut dyn FnMut(&Tensor) -> candle_core::Result<()>| {
+                let times = repeated(&xs, device, run)?;
+                let [median, p10, p90] = [0.5, 0.1, 0.9].map(|q| quantile(&times, q));
+                let [m, low, high] = [median, p10, p90].map(|it| it * 1e6);
+                println!(
+                    "ours alone,{name} B{b} S{s},{t},bf16,{m:.1},{low:.1},{high:.1},{},{:.2} T/s",
+                    times.len(),
+                    work / median / 1e12
+                );
+                Ok::<_, anyhow::Error>(())
+            };
+        line("linear QKV", 3. * product, &mut |x| linear_joined(x, &qkv, 0..3).map(drop))?;
+        line("linear output", product, &mut |x| linear(x, &output).map(drop))?;
+        line("linear FF1", 4. * product, &mut |x| linear(x, &expand).map(drop))?;
+        line("linear FF1 and GELU", 4. * product, &mut |x| {
+            linear_activation(x, &expand, Activation::Gelu).map(drop)
+        })?;
+        line("linear FF2", 4. * product, &mut |_| linear(&wide, &contract).map(drop))?;
+        line("feed forward", 8. * product, &mut |x| {
+            feed_forward(x, &expand, Activation::Gelu, &contract).map(drop)
+        })?;
+        line("GELU", 8. * bytes, &mut |_| activate(&wide, Activation::Gelu).map(drop))?;
+        line("add and LayerNorm", 3. * bytes, &mut |x| {
+            add_layer_norm(x, &table.reshape((b, s, H))?, &norm).map(drop)
+        })?;
+        line("attention padded", 4. * (t * s * H) as f64, &mut |_| {
+            attention(&q, &k, &v, args).map(drop)
+        })?;
+        line("attention packed", 4. * (t * s * H) as f64, &mut |_| {
+            attention(&q1, &k1, &v1, packed).map(drop)
+        })?;
+        line("gather rows", 2. * bytes, &mut |_| gather_rows(&table, &ids).map(drop))?;
+        line("sum of rows", bytes, &mut |_| sum_rows(&table, &ranges).map(drop))?;
+    }
+    Ok(())
+}
+
+/// Seconds of one operation, from several on different inputs that are submitted together.
+fn repeated(
+    inputs: &[Tensor],
+    device: &Device,
+    run: &mut dyn FnMut(&Tensor) -> candle_core::Result<()>,
+) -> Result<Vec<f64>> {
+    const TOGETHER: usize = 12;
+    let mut times = Vec::new();
+    for pass in 0..PASSES.0 + PASSES.1 {
+        device.synchronize()?;
+        let begun = Instant::now();
+        for i in 0..TOGETHER {
+            run(&inputs[i % inputs.len()])?;
+        }
+        device.synchronize()?;
+        if pass >= PASSES.0 {
+            times.push(begun.elapsed().as_secs_f64() / TOGETHER as f64);
+        }
+    }
+    Ok(times)
 }
 
 /// Seconds of passes, from ids on the host to states that are ready on the device.

@@ -125,7 +125,8 @@ fn main() -> Result<()> {
             std::fs::write(cases, serde_json::to_vec(&gpu::cases())?)?;
             let device = bert::cuda_device()?;
             gpu::agreement(&folder, &device)?;
-            gpu::measure(&folder, &device)
+            gpu::measure(&folder, &device)?;
+            gpu::operations(&device)
         }
         What::Peak => {
             let limits = limits();

@@ -9,6 +9,8 @@ mod checksum;
 mod configs;
 mod corpora;
 mod corruption;
+#[cfg(feature = "cuda")]
+mod cuda;
 mod decoder;
 mod examples;
 mod files;

@@ -328,9 +328,26 @@ pub enum Error {
         expected: usize,
     },
 
+    /// A GPU's memory is full.
+    #[error(
+        "the GPU's memory is full; pass fewer or shorter texts at a time, load the model in F16 or BF16, \
+         or end other programs that use the GPU"
+    )]
+    DeviceMemoryFull,
+
     /// An operation failed in Candle.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(candle_core::Error),
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        // What the driver calls it, which Candle keeps as text.
+        match error.to_string().contains("CUDA_ERROR_OUT_OF_MEMORY") {
+            true => Self::DeviceMemoryFull,
+            false => Self::Candle(error),
+        }
+    }
 }
 
 impl Error {

@@ -137,7 +137,8 @@ Result cuModuleGetFunction(void** function, void*, const char* name) {
     LOCK;
     auto found = emulate::kernels().find(name);
     static const char* candle = getenv("EMULATE_CANDLE_KERNELS");
-    const bool hidden = candle && !strcmp(candle, "copies") && strncmp(name, "copy2d", 6);
+    const bool copies = !strncmp(name, "copy2d", 6) || !strncmp(name, "ucopy", 5);
+    const bool hidden = candle && !strcmp(candle, "copies") && !copies;
     const bool exists = found != emulate::kernels().end() && !(found->second.native && hidden);
     if (getenv("EMULATE_VERBOSE")) fprintf(stderr, "%s kernel %s\n", exists ? "emulated" : "missing", name);
     if (!exists) return NOT_FOUND;

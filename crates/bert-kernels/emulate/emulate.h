@@ -90,7 +90,7 @@ struct Block {
     std::function<void()> call;
     unsigned char* shared;
     uint32_t threads, alive;
-    std::vector<Fiber> fibers;
+    std::deque<Fiber> fibers;
     std::vector<Warp> warps;
     Meeting barrier;
     Fiber* current;
@@ -154,14 +154,17 @@ inline void land(int left) {
     }
 }
 
+// What a fiber does: the work of a thread, for one block after the other.
 inline void thread_body() {
-    block.call();
-    Fiber& me = *block.current;
-    if (!me.copies.empty()) fail("nobody has waited for an asynchronous copy");
-    me.done = true;
-    block.alive--;
-    if (block.barrier.arrived > 0 && block.barrier.arrived == block.alive) part(block.barrier);
-    switch_contexts(me.context, block.scheduler);
+    for (;;) {
+        block.call();
+        Fiber& me = *block.current;
+        if (!me.copies.empty()) fail("nobody has waited for an asynchronous copy");
+        me.done = true;
+        block.alive--;
+        if (block.barrier.arrived > 0 && block.barrier.arrived == block.alive) part(block.barrier);
+        switch_contexts(me.context, block.scheduler);
+    }
 }
 
 inline uint32_t random_below(uint32_t n) {
@@ -194,12 +197,12 @@ inline void run_block(uint32_t shared_bytes) {
     block.barrier = {};
     block.warps.assign(warps, Warp());
     block.shared = guarded(shared_bytes);
-    if (block.fibers.size() < block.threads) block.fibers.resize(block.threads);
+    while (block.fibers.size() < block.threads) block.fibers.emplace_back(); // They stay where they are.
     for (uint32_t i = 0; i < block.threads; i++) {
         Fiber& fiber = block.fibers[i];
-        if (!fiber.stack) fiber.stack = static_cast<unsigned char*>(aligned_alloc(64, STACK));
-        fiber.waits_at = nullptr, fiber.done = false, fiber.group = 0, fiber.context.begun = false;
-        fiber.copies.clear();
+        fiber.waits_at = nullptr, fiber.done = false, fiber.group = 0;
+        if (fiber.stack) continue;
+        fiber.stack = static_cast<unsigned char*>(aligned_alloc(64, STACK));
         ucontext_t& first = fiber.context.first;
         getcontext(&first);
         first.uc_stack.ss_sp = fiber.stack, first.uc_stack.ss_size = STACK;

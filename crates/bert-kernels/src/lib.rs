@@ -4,7 +4,8 @@
 //! device. Each function is defined by differentiable Candle operations, so it runs on every device
 //! and gradients pass through it. Where a backend has a kernel and no gradient is needed, the kernel
 //! computes the same. Kernels exist for the CPU in F32: [packed](WeightForm::Packed) linear maps and
-//! feed-forward networks, LayerNorm, embeddings and attention.
+//! feed-forward networks, LayerNorm, embeddings and attention. With the feature `cuda` there are kernels
+//! for GPUs in F32, F16 and BF16; with `metal`, Candle's fused operations serve.
 //!
 //! | operation | computes | shapes |
 //! |---|---|---|
@@ -24,8 +25,8 @@
 //! a backend prefers to compute one.
 //!
 //! Dtypes: F32, F64, F16 and BF16. For F16 and BF16 tensors, activations, softmax and LayerNorm
-//! compute in F32 and round their result; matrix multiplications accumulate as the backend does, and
-//! sums of two tensors are rounded to their dtype.
+//! compute in F32 and round their result; matrix multiplications accumulate as the backend does. Sums
+//! of two tensors are rounded to their dtype, except within a kernel.
 
 mod activate;
 mod activation;
@@ -40,6 +41,8 @@ mod ids;
 mod kernels;
 mod layer_norm;
 mod linear;
+#[cfg(feature = "metal")]
+mod metal;
 mod policy;
 mod precision;
 mod sequences;

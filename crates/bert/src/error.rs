@@ -312,7 +312,16 @@ pub enum Error {
 
     /// An operation failed in Candle.
     #[error(transparent)]
-    Candle(#[from] candle_core::Error),
+    Candle(candle_core::Error),
+}
+
+impl From<candle_core::Error> for Error {
+    fn from(error: candle_core::Error) -> Self {
+        match bert_core::Error::from(error) {
+            bert_core::Error::Candle(error) => Self::Candle(error),
+            full => Self::Model(full),
+        }
+    }
 }
 
 impl Error {

@@ -43,7 +43,8 @@
 //! # Features
 //!
 //! * `hub` (default): downloads from the Hugging Face hub.
-//! * `cuda`, `metal`, `accelerate`: Candle's backends. Results are the same up to rounding.
+//! * `cuda`, `metal`, `accelerate`: Candle's backends. Results are the same up to rounding. `cuda` has kernels
+//!   of this library's own; see [`cuda_device`].
 
 #[cfg(target_endian = "big")]
 compile_error!("weights are stored in little-endian order, and Candle reads them in the machine's");

@@ -119,6 +119,8 @@ impl AttentionPass<'_> {
     /// The keys and values of all tokens so far, after adding those of new ones, `[B, Q, H]` each.
     pub(crate) fn extend_cache(&mut self, new: KeysAndValues) -> Result<KeysAndValues> {
         let Some(cache) = &mut self.cache else { return Ok(new) };
+        // Views of joined projections would keep the queries in memory.
+        let new = [new[0].contiguous()?, new[1].contiguous()?];
         let all = match cache.take() {
             Some([keys, values]) => {
                 [Tensor::cat(&[&keys, &new[0]], 1)?, Tensor::cat(&[&values, &new[1]], 1)?]

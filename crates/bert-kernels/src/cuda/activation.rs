@@ -24,7 +24,8 @@ unsafe impl DeviceRepr for Activate {}
 pub(crate) fn activate(x: &Tensor, activation: Activation) -> Result<Option<Tensor>> {
     let Some((gpu, device)) = gpu::of(x, ACTIVATION)? else { return Ok(None) };
     let count = x.elem_count();
-    let matrix = Matrix::of(x).filter(|it| it.is_aligned() && x.is_contiguous() && count > 0);
+    let x = x.contiguous()?;
+    let matrix = Matrix::of(&x).filter(|it| it.is_aligned() && count > 0);
     let Some(matrix) = matrix else { return Ok(None) };
     let stream = device.cuda_stream();
     let mut output = Output::new(device, x.dtype(), count)?;

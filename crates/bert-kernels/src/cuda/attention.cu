@@ -216,9 +216,11 @@ __device__ __forceinline__ void attend_any(const Attention& a) {
             }
         __syncthreads();
         float scores[EACH] = {};
+#pragma unroll 4
         for (uint32_t d = 0; d < size; d++) {
             const float x = k[lane * pitch + d];
-            const float* const mine = q + (warp * size + d) * EACH;
+            float mine[EACH];
+            load16<float>(mine, q + (warp * size + d) * EACH);
 #pragma unroll
             for (int i = 0; i < EACH; i++) scores[i] += mine[i] * x;
         }
@@ -245,9 +247,11 @@ __device__ __forceinline__ void attend_any(const Attention& a) {
             if (d >= size) break;
 #pragma unroll
             for (int i = 0; i < EACH; i++) out[c][i] *= shrink[i];
+#pragma unroll 4
             for (int row = 0; row < KEYS; row++) {
                 const float x = v[row * pitch + d];
-                const float* const weights = p + (warp * KEYS + row) * EACH;
+                float weights[EACH];
+                load16<float>(weights, p + (warp * KEYS + row) * EACH);
 #pragma unroll
                 for (int i = 0; i < EACH; i++) out[c][i] += weights[i] * x;
             }

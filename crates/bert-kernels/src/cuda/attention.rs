@@ -5,7 +5,7 @@ use candle_core::{DType, Device, Result, Tensor};
 
 use super::confirmed::ATTENTION;
 use super::gpu::{self, Launch};
-use super::operand::{Guards, Matrix, Output, type_name, u32_of};
+use super::operand::{Guards, Matrix, Output, in_rows, type_name, u32_of};
 use crate::sequences::Sequences;
 
 /// `Attention` of attention.cu.
@@ -93,7 +93,8 @@ pub(crate) fn attention(
         // The definition computes it, or returns the error.
         _ => return Ok(None),
     };
-    let (h, rows) = (q.dim(2)?, [q, k, v].map(Matrix::of));
+    let (q, k, v) = (in_rows(q)?, in_rows(k)?, in_rows(v)?);
+    let (h, rows) = (q.dim(2)?, [&q, &k, &v].map(Matrix::of));
     let [Some(q_rows), Some(k_rows), Some(v_rows)] = rows else { return Ok(None) };
     let aligned = [&q_rows, &k_rows, &v_rows].into_iter().all(Matrix::is_aligned);
     let longest = sequences.map_or(queries, Sequences::most_queries);
@@ -118,7 +119,6 @@ pub(crate) fn attention(
         tiles: tiles.as_ref().map(Matrix::first_of),
         bias: bias.as_ref().map(|(bias, _)| Matrix::first_of(bias)),
     };
-    u32_of(b * queries.max(keys))?; // The kernel counts rows.
     let (stream, mut output) =
         (device.cuda_stream(), Output::new(device, q.dtype(), b * queries * h)?);
     {
@@ -145,6 +145,7 @@ fn scores_of([q, k, v]: [&Tensor; 3], heads: usize) -> Option<[usize; 4]> {
     let is_same = |x: &Tensor| x.dtype() == q.dtype() && x.device().same_device(q.device());
     let fits = heads > 0 && h % heads == 0 && kb == b && kh == h && v.dims() == k.dims();
     let is_empty = q.elem_count() == 0 || keys == 0;
+    u32::try_from(b * queries.max(keys)).ok()?; // The kernel counts rows.
     (fits && !is_empty && is_same(k) && is_same(v)).then_some([b, heads, queries, keys])
 }
 

@@ -8,11 +8,13 @@ struct Term {
     uint32_t count;
     uint32_t stride; // from row to row, in numbers
 };
+constexpr int MOST_TERMS = 3;
 struct LayerNorm {
-    Term terms[3];
+    Term terms[MOST_TERMS];
     const void *gamma, *beta;
     void* y;
-    uint32_t terms_count, rows, width;
+    int terms_count;
+    uint32_t rows, width;
     float eps;
 };
 
@@ -33,7 +35,9 @@ __device__ void layer_norm(const LayerNorm& a) {
     const T *gamma = static_cast<const T*>(a.gamma), *beta = static_cast<const T*>(a.beta);
     T* const y = static_cast<T*>(a.y) + (size_t)row * width;
     float x[CHUNKS][SIZE] = {};
-    for (uint32_t t = 0; t < a.terms_count; t++) {
+#pragma unroll
+    for (int t = 0; t < MOST_TERMS; t++) {
+        if (t >= a.terms_count) break;
         const T* from = row_of<T>(a.terms[t], row);
 #pragma unroll
         for (int i = 0; i < CHUNKS; i++) {
@@ -79,11 +83,14 @@ __device__ void layer_norm_any(const LayerNorm& a) {
     const uint32_t width = a.width;
     const T *gamma = static_cast<const T*>(a.gamma), *beta = static_cast<const T*>(a.beta);
     T* const y = static_cast<T*>(a.y) + (size_t)row * width;
-    const T* from[3];
-    for (uint32_t t = 0; t < a.terms_count; t++) from[t] = row_of<T>(a.terms[t], row);
+    const T* from[MOST_TERMS];
+#pragma unroll
+    for (int t = 0; t < MOST_TERMS; t++) from[t] = t < a.terms_count ? row_of<T>(a.terms[t], row) : nullptr;
     const auto x = [&](uint32_t column) {
         float x = 0;
-        for (uint32_t t = 0; t < a.terms_count; t++) x += widen(from[t][column]);
+#pragma unroll
+        for (int t = 0; t < MOST_TERMS; t++)
+            if (from[t]) x += widen(from[t][column]);
         return x;
     };
     float total = 0;

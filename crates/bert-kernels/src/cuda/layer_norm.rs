@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 
 use super::confirmed::LAYER_NORM;
 use super::gpu::{self, Launch};
-use super::operand::{Guards, Matrix, Output, type_name, u32_of};
+use super::operand::{Guards, Matrix, Output, in_rows, type_name, u32_of};
 use crate::ids::Ids;
 use crate::weights::LayerNormWeights;
 
@@ -60,8 +60,9 @@ pub(crate) fn sum_layer_norm(
     let Some(dims) = weights.dims_of_sum(terms).filter(|_| fits) else { return Ok(None) };
     let ids = terms.iter().map(|(_, ids)| ids.map(|ids| ids.tensor(gamma.device())).transpose());
     let ids = ids.collect::<Result<Vec<_>>>()?;
+    let rows = terms.iter().map(|(x, _)| in_rows(x)).collect::<Result<Vec<_>>>()?;
     let operands: Option<Vec<_>> =
-        terms.iter().zip(&ids).map(|((x, _), ids)| Operand::of(x, ids.as_ref())).collect();
+        rows.iter().zip(&ids).map(|(x, ids)| Operand::of(x, ids.as_ref())).collect();
     let affine = [gamma, beta].map(Matrix::of);
     let (Some(operands), [Some(gamma), Some(beta)]) = (operands, affine) else { return Ok(None) };
     let rows = dims.iter().product::<usize>() / h;

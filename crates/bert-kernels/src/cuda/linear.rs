@@ -8,7 +8,7 @@ use super::activation::apply;
 use super::confirmed::{ACTIVATION, LINEAR, is_used};
 use super::gpu;
 use super::matmul::Product;
-use super::operand::{Guards, Matrix, Output};
+use super::operand::{Guards, Matrix, Output, in_rows};
 use crate::activation::Activation;
 use crate::weights::{LinearWeights, rows_of};
 
@@ -47,7 +47,8 @@ fn linear(
         return Ok(None);
     }
     let (leading, m) = rows_of(x, [n, k])?;
-    let matrices = [x, weight, bias].map(Matrix::of);
+    let x = in_rows(x)?;
+    let matrices = [&x, weight, bias].map(Matrix::of);
     let [Some(rows), Some(w), Some(b)] = matrices else { return Ok(None) };
     if m == 0 || (rows.rows > 1 && rows.stride < k) {
         return Ok(None);

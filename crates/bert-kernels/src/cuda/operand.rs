@@ -15,6 +15,11 @@ pub(crate) struct Matrix<'a> {
     pub(crate) stride: usize,
 }
 
+/// `x`, copied if its rows do not lie at equal distances.
+pub(crate) fn in_rows(x: &Tensor) -> Result<Tensor> {
+    if Matrix::of(x).is_some() { Ok(x.clone()) } else { x.contiguous() }
+}
+
 /// What keeps the addresses of a launch valid until it is submitted.
 pub(crate) type Guards<'a> = Vec<SyncOnDrop<'a>>;
 

@@ -7,7 +7,7 @@ use candle_core::{DType, Result, Tensor};
 
 use super::confirmed::ROWS;
 use super::gpu::{self, Launch};
-use super::operand::{Guards, Matrix, Output, type_name, u32_of};
+use super::operand::{Guards, Matrix, Output, in_rows, type_name, u32_of};
 use crate::ids::Ids;
 
 /// `GatherRows` of rows.cu.
@@ -28,7 +28,8 @@ unsafe impl DeviceRepr for GatherRows {}
 pub(crate) fn gather_rows(x: &Tensor, rows: &Ids) -> Result<Option<Tensor>> {
     let Some((gpu, device)) = gpu::of(x, ROWS)? else { return Ok(None) };
     let (&[_, h], (b, s)) = (x.dims(), rows.dims()) else { return Ok(None) };
-    let Some(matrix) = Matrix::of(x).filter(|_| b * s * h > 0) else { return Ok(None) };
+    let x = in_rows(x)?;
+    let Some(matrix) = Matrix::of(&x).filter(|_| b * s * h > 0) else { return Ok(None) };
     let (stream, ids) = (device.cuda_stream(), rows.tensor(x.device())?);
     let Some(ids) = Matrix::of(&ids) else { return Ok(None) };
     let mut output = Output::new(device, x.dtype(), b * s * h)?;
@@ -73,7 +74,8 @@ pub(crate) fn sum_rows(x: &Tensor, ranges: &[Range<usize>]) -> Result<Option<Ten
     const THREADS: usize = 256;
     let Some((gpu, device)) = gpu::of(x, ROWS)? else { return Ok(None) };
     let (&[t, h], b) = (x.dims(), ranges.len()) else { return Ok(None) };
-    let Some(matrix) = Matrix::of(x).filter(|_| b * h > 0) else { return Ok(None) };
+    let x = in_rows(x)?;
+    let Some(matrix) = Matrix::of(&x).filter(|_| b * h > 0) else { return Ok(None) };
     u32_of(t)?;
     let bounds: Vec<_> = ranges.iter().map(|it| [it.start as u32, it.end as u32]).collect();
     let bounds = Tensor::from_slice(bounds.as_flattened(), (b, 2), x.device())?;

@@ -1,0 +1,73 @@
+//! Candle's fused operations for Apple's GPUs, where they compute what the definitions do.
+//!
+//! This project checks that they compile; it has never run them.
+
+use candle_core::{DType, Result, Tensor};
+use candle_nn::ops;
+
+use crate::ids::Ids;
+use crate::kernels::Kernels;
+use crate::sequences::Sequences;
+use crate::weights::LayerNormWeights;
+
+/// The head sizes that Candle's attention knows in every dtype.
+const HEAD_SIZES: [usize; 7] = [32, 64, 72, 80, 96, 128, 256];
+
+/// What is added to the scores of hidden keys. Candle's attention multiplies it by log₂ e, which would make −∞ of
+/// [`MASKED`](crate::MASKED), and NaN of a query that sees no key. Scores disappear in this number too.
+const HIDDEN: f64 = -1e30;
+
+/// The kernels of Apple's GPUs.
+pub(crate) struct Metal;
+
+impl Kernels for Metal {
+    /// In F32, where Candle's operation has stable statistics. In F16 and BF16 it normalizes in that dtype.
+    fn sum_layer_norm(
+        &self,
+        terms: &[(&Tensor, Option<&Ids>)],
+        weights: &LayerNormWeights,
+    ) -> Result<Option<Tensor>> {
+        let LayerNormWeights { gamma, beta, eps } = weights;
+        let fits = |x: &Tensor| x.dtype() == DType::F32 && x.device().is_metal() && !x.track_op();
+        let all_fit = terms.iter().all(|(x, ids)| ids.is_none() && fits(x));
+        if weights.dims_of_sum(terms).is_none() || !all_fit || !fits(gamma) || !fits(beta) {
+            return Ok(None);
+        }
+        let sum = terms.iter().map(|(x, _)| Ok((*x).clone()));
+        let Some(sum) = sum.reduce(|sum: Result<Tensor>, x| sum? + x?) else { return Ok(None) };
+        let (gamma, beta) = (gamma.contiguous()?, beta.contiguous()?);
+        ops::layer_norm(&sum?.contiguous()?, &gamma, &beta, *eps as f32).map(Some)
+    }
+
+    fn attention(
+        &self,
+        [q, k, v]: [&Tensor; 3],
+        (heads, scale): (usize, f64),
+        mask: Option<&Tensor>,
+        sequences: Option<&Sequences>,
+    ) -> Result<Option<Tensor>> {
+        let (&[b, queries, h], &[kb, keys, kh]) = (q.dims(), k.dims()) else { return Ok(None) };
+        let fits = heads > 0 && h % heads == 0 && kb == b && kh == h && v.dims() == k.dims();
+        let computes = matches!(q.dtype(), DType::F32 | DType::F16 | DType::BF16)
+            && [k, v].iter().all(|x| x.dtype() == q.dtype() && x.device().is_metal())
+            && ![q, k, v].iter().any(|x| x.track_op());
+        // With one query, Candle's attention ignores masks; with more queries than keys it refuses them. Scores of
+        // F16 would not disappear in its least number.
+        let adds_mask = queries > 1 && queries <= keys && q.dtype() != DType::F16;
+        let is_empty = q.elem_count() == 0 || keys == 0;
+        if !fits || !computes || is_empty || sequences.is_some() || (mask.is_some() && !adds_mask) {
+            return Ok(None);
+        }
+        if !HEAD_SIZES.contains(&(h / heads)) || queries > keys {
+            return Ok(None);
+        }
+        let scores = (b, heads, queries, keys);
+        // A new tensor: Candle's attention reads masks from the beginning of their memory.
+        let mask = mask.map(|mask| mask.maximum(HIDDEN)?.to_dtype(q.dtype())?.broadcast_as(scores));
+        let split =
+            |x: &Tensor| x.reshape((b, (), heads, h / heads))?.transpose(1, 2)?.contiguous();
+        let (q, k, v) = (split(q)?, split(k)?, split(v)?);
+        let context = ops::sdpa(&q, &k, &v, mask.transpose()?.as_ref(), false, scale as f32, 1.)?;
+        context.transpose(1, 2)?.flatten_from(2).map(Some)
+    }
+}
