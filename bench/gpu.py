@@ -128,7 +128,7 @@ def main():
             for case, lengths in cases.items():
                 measure("eager", model, case, lengths, name, len(lengths))
                 if len(set(lengths)) > 1:
-                    measure("eager, sorted, 32 at a time", model, case, lengths, name, 32)
+                    measure("eager sorted 32 at a time", model, case, lengths, name, 32)
         model = model.to(torch.bfloat16)
         for mode in ("default", "reduce-overhead"):
             for case, lengths in cases.items():

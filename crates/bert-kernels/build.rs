@@ -13,6 +13,7 @@ fn main() {
     }
     println!("cargo::rerun-if-changed=src/cuda");
     println!("cargo::rerun-if-env-changed=NVCC");
+    println!("cargo::rerun-if-env-changed=REAL_NVCC");
     let nvcc = std::env::var("NVCC").unwrap_or_else(|_| "nvcc".into());
     let out = PathBuf::from(std::env::var_os("OUT_DIR").unwrap_or_default());
     for kernel in KERNELS {
@@ -38,9 +39,6 @@ fn compile(nvcc: &str, kernel: &str, out: &Path) -> Result<(), String> {
     if result.status.success() {
         return Ok(());
     }
-    let text = String::from_utf8_lossy(&result.stderr);
-    Err(format!(
-        "{nvcc} fails on src/cuda/{kernel}.cu: {}",
-        text.lines().next().unwrap_or_default()
-    ))
+    let text = String::from_utf8_lossy(&result.stderr).replace('\n', " | ");
+    Err(format!("{nvcc} fails on src/cuda/{kernel}.cu: {text}"))
 }

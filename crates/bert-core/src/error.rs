@@ -342,8 +342,10 @@ pub enum Error {
 
 impl From<candle_core::Error> for Error {
     fn from(error: candle_core::Error) -> Self {
-        // What the driver calls it, which Candle keeps as text.
-        match error.to_string().contains("CUDA_ERROR_OUT_OF_MEMORY") {
+        // What CUDA calls it, which Candle keeps as text.
+        let text = error.to_string();
+        let names = ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED"];
+        match names.iter().any(|name| text.contains(name)) {
             true => Self::DeviceMemoryFull,
             false => Self::Candle(error),
         }

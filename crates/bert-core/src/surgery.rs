@@ -148,7 +148,9 @@ pub trait Parameters: Model {
             self.set_trainable(|_| false)?;
         }
         self.convert(options.form)?;
-        convert_decoder(self, Some(options.form))
+        convert_decoder(self, Some(options.form))?;
+        // A GPU is done: other threads, whose work may be in other streams, can use the model.
+        Ok(self.bert().device().synchronize()?)
     }
 
     /// Replaces parameters by name, for example to merge adapters or to average checkpoints. Weights

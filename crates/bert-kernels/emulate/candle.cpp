@@ -1,5 +1,9 @@
 // Candle's own kernels that BERT calls, so that whole models run: plain loops over the grid's work, by the names and with the
 // arguments of candle-kernels 0.11.
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
 #include "emulate.h"
 
 typedef uint8_t u8;

@@ -5,7 +5,7 @@
 #include "stream.h"
 
 typedef int Status;
-enum { OK = 0, UNSUPPORTED = 15, BAD_VALUE = 7 };
+enum { OK = 0, NOT_INITIALIZED = 1, UNSUPPORTED = 15, BAD_VALUE = 7 };
 enum Type { F32 = 0, F64 = 1, F16 = 2, BF16 = 14 };
 
 static double element(int type, const void* p, size_t i) {
@@ -112,7 +112,7 @@ RANDOM(curandGenerateUniformDouble, double, std::uniform_real_distribution<doubl
 RANDOM(curandGenerateNormal, float, std::normal_distribution<float>(mean, deviation), float mean, float deviation)
 RANDOM(curandGenerateNormalDouble, double, std::normal_distribution<double>(mean, deviation), double mean, double deviation)
 
-Status cublasLtCreate(void** handle) { return *handle = malloc(1), OK; }
+Status cublasLtCreate(void** handle) { return *handle = malloc(1), current_context() ? OK : NOT_INITIALIZED; }
 Status cublasLtDestroy(void* handle) { return free(handle), OK; }
 Status cublasLtMatrixLayoutCreate(Layout** layout, int type, uint64_t rows, uint64_t columns, int64_t stride) {
     return *layout = new Layout{type, rows, columns, stride}, OK;
@@ -167,8 +167,11 @@ Status cublasLtMatmul(void*, Description* description, const float* alpha, const
     const Matrix x = {la->type, la->rows, la->columns, la->stride, a, how.transposed[0] != 0};
     const Matrix y = {lb->type, lb->rows, lb->columns, lb->stride, b, how.transposed[1] != 0};
     const Matrix z = {ld->type, ld->rows, ld->columns, ld->stride, d, false};
-    const uint64_t inner = x.transposed ? x.rows : x.columns, *data = algorithm->data;
-    if (!algorithm || data[0] != CHOSEN || data[5] != inner || data[6] != z.rows || workspace_bytes < data[7]) return UNSUPPORTED;
+    const uint64_t inner = x.transposed ? x.rows : x.columns;
+    if (!current_context()) return NOT_INITIALIZED;
+    if (!algorithm) return UNSUPPORTED; // The real one would choose one itself.
+    const uint64_t* data = algorithm->data;
+    if (data[0] != CHOSEN || data[5] != inner || data[6] != z.rows || workspace_bytes < data[7]) return UNSUPPORTED;
     if (workspace_bytes) memset(workspace, 0xff, data[7]);
     const void* pointers[4] = {a, b, c, d};
     for (int i = 0; i < 4; i++)

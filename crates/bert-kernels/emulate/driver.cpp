@@ -2,7 +2,7 @@
 // refused with its error. It has the functions that cudarc calls for Candle and for our kernels.
 //
 // These variables of the environment set the machine: EMULATE_DEVICES (1), EMULATE_CAPABILITY (80), EMULATE_DRIVER (13000)
-// and EMULATE_MEMORY (bytes; no limit). With EMULATE_VERBOSE, the names of kernels that are looked up are printed;
+// and EMULATE_MEMORY (bytes; no limit). With EMULATE_DOWNLOADS=no, copies to the host are errors. With EMULATE_VERBOSE, the names of kernels that are looked up are printed;
 // with EMULATE_CANDLE_KERNELS=copies, Candle has kernels that copy and no others.
 #include <signal.h>
 #include <unistd.h>
@@ -14,6 +14,7 @@ using emulate::Kernel;
 typedef int Result;
 enum {
     SUCCESS = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_DEVICE = 101, NOT_FOUND = 500,
+    INVALID_CONTEXT = 201, ILLEGAL_STATE = 401,
     CAPTURE_UNSUPPORTED = 900, CAPTURE_ISOLATION = 905
 };
 constexpr uint32_t MOST_SHARED = 163 << 10;
@@ -26,8 +27,10 @@ static long setting(const char* name, long otherwise) {
 static std::map<uint64_t, size_t> allocations; // sizes by address
 static size_t allocated;
 
-static Result guarded_result(void* stream, std::function<void()> work) { return submit(stream, std::move(work)), SUCCESS; }
+static Result submitted(void* stream, std::function<void()> work) { return submit(stream, std::move(work)), SUCCESS; }
 #define LOCK std::lock_guard<std::recursive_mutex> guard(emulated_lock())
+#define NEEDS_CONTEXT \
+    if (!current_context()) return INVALID_CONTEXT
 #define NOT_IN_CAPTURE(stream) \
     if (stream_of(stream).graph) return CAPTURE_UNSUPPORTED
 
@@ -57,7 +60,7 @@ Result cuDeviceGetAttribute(int* value, int attribute, int) {
     const long capability = setting("EMULATE_CAPABILITY", 80);
     switch (attribute) {
         case 16: *value = 4; break;            // multiprocessors
-        case 38: *value = 1 << 20; break;      // bytes of second-level cache
+        case 38: *value = 1 << 20; break;      // bytes of L2 cache
         case 75: *value = capability / 10; break;
         case 76: *value = capability % 10; break;
         case 97: *value = MOST_SHARED; break;  // for a block that opts in
@@ -70,9 +73,8 @@ Result cuDeviceGetDefaultMemPool(void** pool, int) { return *pool = (void*)1, SU
 Result cuMemPoolSetAttribute(void*, int, void*) { return SUCCESS; }
 Result cuDevicePrimaryCtxRetain(void** context, int) { return *context = (void*)1, SUCCESS; }
 Result cuDevicePrimaryCtxRelease_v2(int) { return SUCCESS; }
-static thread_local void* current_context;
-Result cuCtxGetCurrent(void** context) { return *context = current_context, SUCCESS; }
-Result cuCtxSetCurrent(void* context) { return current_context = context, SUCCESS; }
+Result cuCtxGetCurrent(void** context) { return *context = current_context(), SUCCESS; }
+Result cuCtxSetCurrent(void* context) { return current_context() = context, SUCCESS; }
 Result cuCtxSynchronize() { LOCK; return is_any_capturing() ? CAPTURE_UNSUPPORTED : SUCCESS; }
 Result cuGetErrorName(Result, const char** name) { return *name = "CUDA_ERROR", SUCCESS; }
 Result cuGetErrorString(Result result, const char** text) {
@@ -80,7 +82,9 @@ Result cuGetErrorString(Result result, const char** text) {
         case OUT_OF_MEMORY: *text = "out of memory"; break;
         case NO_DEVICE: *text = "no CUDA-capable device is detected"; break;
         case INVALID_DEVICE: *text = "invalid device ordinal"; break;
+        case ILLEGAL_STATE: *text = "the operation cannot be performed in the present state"; break;
         case NOT_FOUND: *text = "named symbol not found"; break;
+        case INVALID_CONTEXT: *text = "invalid device context"; break;
         case CAPTURE_UNSUPPORTED: *text = "operation not permitted when stream is capturing"; break;
         default: *text = "invalid argument";
     }
@@ -89,6 +93,7 @@ Result cuGetErrorString(Result result, const char** text) {
 
 Result cuMemAllocAsync(uint64_t* address, size_t bytes, void*) {
     LOCK;
+    NEEDS_CONTEXT;
     const long limit = setting("EMULATE_MEMORY", 0);
     if (limit && allocated + bytes > (size_t)limit) return OUT_OF_MEMORY;
     unsigned char* memory = emulate::guarded(bytes);
@@ -112,29 +117,37 @@ Result cuMemAlloc_v2(uint64_t* address, size_t bytes) { return cuMemAllocAsync(a
 Result cuMemFree_v2(uint64_t address) { return cuMemFreeAsync(address, nullptr); }
 Result cuMemcpyHtoDAsync_v2(uint64_t to, const void* from, size_t bytes, void* stream) {
     LOCK;
+    NEEDS_CONTEXT;
     NOT_IN_CAPTURE(stream);
     memcpy((void*)to, from, bytes);
     return SUCCESS;
 }
 Result cuMemcpyDtoHAsync_v2(void* to, uint64_t from, size_t bytes, void* stream) {
     LOCK;
+    NEEDS_CONTEXT;
     NOT_IN_CAPTURE(stream);
+    static const char* downloads = getenv("EMULATE_DOWNLOADS");
+    if (downloads && !strcmp(downloads, "no")) return ILLEGAL_STATE;
     memcpy(to, (void*)from, bytes);
     return SUCCESS;
 }
 Result cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t bytes, void* stream) {
     LOCK;
-    return guarded_result(stream, [=] { memmove((void*)to, (void*)from, bytes); });
+    return submitted(stream, [=] { memmove((void*)to, (void*)from, bytes); });
 }
 Result cuMemsetD8Async(uint64_t to, unsigned char byte, size_t bytes, void* stream) {
     LOCK;
-    return guarded_result(stream, [=] { memset((void*)to, byte, bytes); });
+    return submitted(stream, [=] { memset((void*)to, byte, bytes); });
 }
 
-Result cuModuleLoadData(void** module, const void*) { return *module = (void*)1, SUCCESS; }
+Result cuModuleLoadData(void** module, const void*) {
+    NEEDS_CONTEXT;
+    return *module = (void*)1, SUCCESS;
+}
 Result cuModuleUnload(void*) { return SUCCESS; }
 Result cuModuleGetFunction(void** function, void*, const char* name) {
     LOCK;
+    NEEDS_CONTEXT;
     auto found = emulate::kernels().find(name);
     static const char* candle = getenv("EMULATE_CANDLE_KERNELS");
     const bool copies = !strncmp(name, "copy2d", 6) || !strncmp(name, "ucopy", 5);
@@ -157,6 +170,7 @@ Result cuFuncGetAttribute(int* value, int, void*) { return *value = 0, SUCCESS; 
 Result cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                       void* stream, void** parameters, void**) {
     LOCK;
+    NEEDS_CONTEXT;
     const Named& named = *static_cast<Named*>(function);
     const Kernel& kernel = named.second;
     if (!gx || !gy || !gz || gx > 0x7fffffff || gy > 65535 || gz > 65535 || !bx || !by || !bz || bx * by * bz > kernel.most_threads ||
@@ -168,7 +182,7 @@ Result cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, uns
         const char* bytes = static_cast<const char*>(parameters[i]);
         arguments.emplace_back(bytes, bytes + kernel.argument_bytes[i]);
     }
-    return guarded_result(stream, [&named, gx, gy, gz, bx, shared, arguments] {
+    return submitted(stream, [&named, gx, gy, gz, bx, shared, arguments] {
         static uint32_t seed;
         std::vector<void*> pointers;
         for (auto& argument : arguments) pointers.push_back((void*)argument.data());

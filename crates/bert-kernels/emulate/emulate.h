@@ -172,7 +172,7 @@ inline uint32_t random_below(uint32_t n) {
     return block.random / 65536 % n;
 }
 
-// The i-th of `count` in the order that the test chose.
+// The i-th of `count` in the order that the launch's seed chose.
 inline uint32_t ordered(uint32_t i, uint32_t count, uint32_t shift) {
     return block.order == FORWARD ? i : block.order == BACKWARD ? count - 1 - i : (i + shift) % count;
 }

@@ -1,9 +1,15 @@
-// Streams of work. Work runs at once, or becomes a part of the graph that the stream captures.
+// What driver and libraries share: a lock, the thread's context, and streams of work. Work runs at once, or becomes a part of the graph that the stream captures.
 #pragma once
 #include <functional>
 #include <map>
 #include <mutex>
 #include <vector>
+
+// The calling thread's context.
+inline void*& current_context() {
+    static thread_local void* current;
+    return current;
+}
 
 struct Graph { std::vector<std::function<void()>> work; };
 struct Stream { Graph* graph; };

@@ -44,6 +44,11 @@ pub(crate) trait Kernels {
         Ok(None)
     }
 
+    /// Whether projections like `weight` are multiplied faster in one matrix.
+    fn joins(&self, _weight: &Tensor) -> bool {
+        false
+    }
+
     /// `activation(x Wᵀ + b)` for each of the projections. See [`linear_joined`](crate::linear_joined) and
     /// [`linear_activation`](crate::linear_activation).
     fn project(

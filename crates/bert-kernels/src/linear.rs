@@ -8,7 +8,7 @@ use crate::activate::activate;
 use crate::activation::Activation;
 use crate::backend::kernels;
 use crate::precision::matmul;
-use crate::weights::{LinearWeights, rows_of};
+use crate::weights::{LinearWeights, WeightForm, rows_of};
 
 /// `x Wᵀ + b` over the last dimension.
 ///
@@ -53,6 +53,24 @@ pub fn linear_joined(
         );
     }
     project(x, weights, projections, Activation::Linear)
+}
+
+impl LinearWeights {
+    /// Converts the weights to `form`, if it exists for them.
+    ///
+    /// # Errors
+    /// When `W` and `b` of the projections do not fit each other.
+    pub fn convert(&mut self, form: WeightForm) -> Result<()> {
+        if form == WeightForm::Unpacked {
+            self.unpack_mut()?;
+            return Ok(());
+        }
+        self.pack()?;
+        match self.tensors(0) {
+            Some([weight, _]) if kernels(weight).joins(weight) => self.join_projections(),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// `activation(x Wᵀ + b)` for each of the projections.

@@ -1,7 +1,7 @@
 //! The parameters of operations, and the forms in which linear maps store theirs.
 //!
-//! A new form (another dtype, quantized, joined for a GPU) is a variant of [`WeightForm`] and of
-//! `Stored` here, and a kernel that multiplies it.
+//! A new form (another dtype, quantized) is a variant of [`WeightForm`] and of `Stored` here, and a kernel
+//! that multiplies by it.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -62,8 +62,8 @@ pub enum WeightForm {
     /// `W` `[O, I]` and `b` `[O]` as tensors, like PyTorch's `nn.Linear`.
     Unpacked,
     /// As the backend's matrix multiplication reads them, for inference. On the CPU in F32, in the order of
-    /// its kernel; on CUDA and Metal, projections of one input in one matrix. Others stay unpacked, and
-    /// all with the feature `accelerate`.
+    /// its kernel; on CUDA, projections of one input in one matrix. Others stay unpacked, and all with the
+    /// feature `accelerate`.
     #[default]
     Packed,
 }
@@ -198,19 +198,22 @@ impl LinearWeights {
         }
     }
 
-    /// Converts the weights to `form`, if it exists for them.
-    ///
-    /// # Errors
-    /// When `W` and `b` of the projections do not fit each other.
-    pub fn convert(&mut self, form: WeightForm) -> Result<()> {
-        if form == WeightForm::Unpacked {
-            self.unpack_mut()?;
-        } else if let Stored::Unpacked(each) = &self.stored {
-            if let Some(matrix) = PackedMatrix::pack(each)? {
-                self.stored = Stored::Packed(Arc::new(matrix));
-            } else if each.len() > 1 && each.as_flattened().iter().all(multiplies_joined) {
-                self.stored = Stored::join(each)?;
-            }
+    /// Packs weights that are stored as tensors for the CPU's kernel, if it multiplies by them.
+    pub(crate) fn pack(&mut self) -> Result<()> {
+        if let Stored::Unpacked(each) = &self.stored
+            && let Some(matrix) = PackedMatrix::pack(each)?
+        {
+            self.stored = Stored::Packed(Arc::new(matrix));
+        }
+        Ok(())
+    }
+
+    /// Copies several projections into one matrix.
+    pub(crate) fn join_projections(&mut self) -> Result<()> {
+        if let Stored::Unpacked(each) = &self.stored
+            && each.len() > 1
+        {
+            self.stored = Stored::join(each)?;
         }
         Ok(())
     }
@@ -245,16 +248,6 @@ impl LinearWeights {
             _ => None,
         }
     }
-}
-
-/// Whether the backend multiplies by joined projections faster than by each.
-fn multiplies_joined(tensor: &Tensor) -> bool {
-    #[cfg(feature = "cuda")]
-    if tensor.device().is_cuda() {
-        use crate::cuda::confirmed::{LINEAR, is_used};
-        return is_used(LINEAR, tensor.dtype()) && !tensor.track_op();
-    }
-    tensor.device().is_metal() && !tensor.track_op()
 }
 
 impl Stored {

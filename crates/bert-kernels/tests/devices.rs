@@ -50,8 +50,7 @@ impl Random {
     }
 }
 
-/// Copies a tensor without leaving out what a view leaves out: its storage, strides and offset.
-fn like(x: &Tensor, device: &Device) -> Result<Tensor> {
+fn to(x: &Tensor, device: &Device) -> Result<Tensor> {
     x.to_device(device)
 }
 
@@ -131,16 +130,13 @@ mod kernels {
                     let what = format!("{h} numbers in {dtype:?} on {:?}", device.location());
                     // F32 has lost the digits of a large mean when the kernel gets it.
                     let tolerance = tolerance(dtype, 1.1) * mean.abs().max(1.);
-                    let got = layer_norm(&like(&x, &device)?, &on_device)?;
+                    let got = layer_norm(&to(&x, &device)?, &on_device)?;
                     assert_near(&got, &layer_norm(&wide(&x)?, &exact)?, tolerance, &what)?;
                     if device.is_cpu() && dtype != DType::F32 {
                         continue; // The definition rounds the sum.
                     }
-                    let got = add_layer_norm(
-                        &like(&x, &device)?,
-                        &like(&residual, &device)?,
-                        &on_device,
-                    )?;
+                    let got =
+                        add_layer_norm(&to(&x, &device)?, &to(&residual, &device)?, &on_device)?;
                     let expected = add_layer_norm(&wide(&x)?, &wide(&residual)?, &exact)?;
                     assert_near(&got, &expected, tolerance, &format!("sum of {what}"))?;
                 }
@@ -209,11 +205,11 @@ mod kernels {
                     };
                     let ids = Ids::new((0..15).map(id).collect(), (3, 5), 13)?;
                     let expected = gather_rows(&x.to_dtype(DType::F64)?, &ids)?;
-                    let got = gather_rows(&like(&x, &device)?, &ids)?;
+                    let got = gather_rows(&to(&x, &device)?, &ids)?;
                     assert_near(&got, &expected, 0., &format!("{h} numbers in {dtype:?}"))?;
                     // Rows that lie apart.
                     let wide = random.tensor(&[13, 3 * h], 0., dtype)?;
-                    let part = like(&wide, &device)?.narrow(1, h, h)?;
+                    let part = to(&wide, &device)?.narrow(1, h, h)?;
                     if device.is_cuda() {
                         let expected = gather_rows(&wide.narrow(1, h, h)?.contiguous()?, &ids)?;
                         assert_near(&gather_rows(&part, &ids)?, &expected, 0., "rows apart")?;
@@ -234,7 +230,7 @@ mod kernels {
             for dtype in DTYPES {
                 for h in [1, 30, 256, 300] {
                     let x = random.tensor(&[40, h], 3., dtype)?;
-                    let got = sum_rows(&like(&x, &device)?, &[0..1, 3..40, 5..5, 1..3])?;
+                    let got = sum_rows(&to(&x, &device)?, &[0..1, 3..40, 5..5, 1..3])?;
                     let expected = sum_rows(&x.to_dtype(DType::F64)?, &[0..1, 3..40, 5..5, 1..3])?;
                     assert_eq!(got.dtype(), DType::F32);
                     assert_near(&got, &expected, 1e-6, &format!("{h} columns in {dtype:?}"))?;
@@ -255,7 +251,7 @@ mod kernels {
                         let x =
                             (random.tensor(&[length], 0., DType::F64)? * 9.)?.to_dtype(dtype)?;
                         let expected = f64s(&activate(&x.to_dtype(DType::F64)?, activation)?)?;
-                        let got = f64s(&activate(&like(&x, &device)?, activation)?)?;
+                        let got = f64s(&activate(&to(&x, &device)?, activation)?)?;
                         for ((got, expected), x) in got.iter().zip(expected).zip(f64s(&x)?) {
                             // An absolute error of the order of F32's, and the rounding of the result.
                             let most = 2e-6 + tolerance(dtype, 1.1) * expected.abs();
@@ -281,7 +277,7 @@ mod kernels {
             for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::F16, 1e-3), (DType::BF16, 5e-3)]
             {
                 let x = Tensor::new(&[-4f32, -3.5, -3., -2., f32::INFINITY], &Device::Cpu)?;
-                let got = activate(&like(&x.to_dtype(dtype)?, &device)?, Activation::Gelu)?;
+                let got = activate(&to(&x.to_dtype(dtype)?, &device)?, Activation::Gelu)?;
                 // x Φ(x), by Python's math.erfc.
                 let expected = [
                     -0.00012668496733288495,
@@ -311,7 +307,7 @@ mod kernels {
         for n in sizes {
             let weight = random.tensor(&[*n, k], 0., dtype)?;
             let bias = random.tensor(&[*n], 0., dtype)?;
-            on_device.push(LinearWeights::new(like(&weight, device)?, like(&bias, device)?));
+            on_device.push(LinearWeights::new(to(&weight, device)?, to(&bias, device)?));
             exact
                 .push(LinearWeights::new(weight.to_dtype(DType::F64)?, bias.to_dtype(DType::F64)?));
         }
@@ -332,7 +328,7 @@ mod kernels {
                     let all = [n, 2 * n, n];
                     let [mut weights, exact] = projections(&mut random, k, &all, dtype, &device)?;
                     let x = random.tensor(&[1, m, k], 0., dtype)?;
-                    let (on_device, x) = (like(&x, &device)?, x.to_dtype(DType::F64)?);
+                    let (on_device, x) = (to(&x, &device)?, x.to_dtype(DType::F64)?);
                     let what = format!("{m}×{k}×{n} in {dtype:?} on {:?}", device.location());
                     // Candle adds up F16 in F16 on the CPU.
                     let tolerance = tolerance(dtype, if device.is_cpu() { 16. } else { 1.1 });
@@ -371,7 +367,7 @@ mod kernels {
             let x = random.tensor(&[3, 4, 16], 0., DType::F32)?;
             let [weights, exact] = projections(&mut random, 16, &[8], DType::F32, &device)?;
             let first = |x: &Tensor| x.narrow(1, 0, 1)?.squeeze(1);
-            let got = linear(&first(&like(&x, &device)?)?, &weights)?;
+            let got = linear(&first(&to(&x, &device)?)?, &weights)?;
             let expected = linear(&first(&x.to_dtype(DType::F64)?)?, &exact)?;
             assert_near(&got, &expected, 1e-5, "first rows")?;
         }
@@ -419,7 +415,7 @@ mod kernels {
                     for s in [1, 15, 64, 65, 130] {
                         let heads = 1 + random.below(2);
                         let x = qkv(&mut random, 2, s, heads * size, dtype)?;
-                        let [q, k, v] = split(&like(&x, &device)?)?;
+                        let [q, k, v] = split(&to(&x, &device)?)?;
                         let got = attention(&q, &k, &v, args(heads, size))?;
                         let [q, k, v] = split(&x.to_dtype(DType::F64)?)?;
                         let expected = attention_with_weights(&q, &k, &v, args(heads, size))?.0;
@@ -479,8 +475,8 @@ mod kernels {
                                 x.narrow(2, n * size, n * size)?,
                             ])
                         };
-                        let [k, v] = halves(&like(&kv, &device)?)?;
-                        let got = attention(&like(&q, &device)?, &k, &v, masked(&mask))?;
+                        let [k, v] = halves(&to(&kv, &device)?)?;
+                        let got = attention(&to(&q, &device)?, &k, &v, masked(&mask))?;
                         let [k, v] = halves(&kv.to_dtype(DType::F64)?)?;
                         let q = q.to_dtype(DType::F64)?;
                         let expected = attention_with_weights(&q, &k, &v, masked(&exact_mask))?.0;
@@ -505,7 +501,7 @@ mod kernels {
         let mut random = Random::new(14);
         for device in devices()? {
             for dtype in DTYPES {
-                let x = like(&random.tensor(&[2, 6, 16], 0., dtype)?, &device)?;
+                let x = to(&random.tensor(&[2, 6, 16], 0., dtype)?, &device)?;
                 let strided = exchanged(&x)?;
                 let same = |got: &Tensor, expected: &Tensor| {
                     assert_near(got, expected, 0., &format!("{dtype:?} on {:?}", device.location()))
@@ -538,7 +534,7 @@ mod kernels {
                     continue;
                 }
                 let x = (qkv(&mut random, 1, 70, 64, DType::F32)? * 200.)?.to_dtype(dtype)?;
-                let [q, k, v] = split(&like(&x, &device)?)?;
+                let [q, k, v] = split(&to(&x, &device)?)?;
                 let got = attention(&q, &k, &v, args(1, 64))?;
                 let [q, k, v] = split(&x.to_dtype(DType::F64)?)?;
                 let expected = attention_with_weights(&q, &k, &v, args(1, 64))?.0;
@@ -568,7 +564,7 @@ mod kernels {
                     let sequences = Sequences::new(all)?;
                     let x = qkv(&mut random, 1, start, heads * size, dtype)?;
                     let packed = AttentionArgs { sequences: Some(&sequences), ..args(heads, size) };
-                    let [q, k, v] = split(&like(&x, &device)?)?;
+                    let [q, k, v] = split(&to(&x, &device)?)?;
                     let got = attention(&q, &k, &v, packed)?;
                     let [q, k, v] = split(&x.to_dtype(DType::F64)?)?;
                     let expected = attention(&q, &k, &v, packed)?;
@@ -598,7 +594,7 @@ mod kernels {
                     random.tensor(&[1, 200, 128], 0., dtype)?,
                 ];
                 let packed = AttentionArgs { sequences: Some(&sequences), ..args(2, 64) };
-                let on = |x: &Tensor| like(x, &device);
+                let on = |x: &Tensor| to(x, &device);
                 let got = attention(&on(&q)?, &on(&kv[0])?, &on(&kv[1])?, packed)?;
                 let wide = |x: &Tensor| x.to_dtype(DType::F64);
                 let expected = attention(&wide(&q)?, &wide(&kv[0])?, &wide(&kv[1])?, packed)?;
@@ -612,25 +608,30 @@ mod kernels {
 /// What no kernel computes, on a GPU.
 #[cfg(feature = "cuda")]
 mod definitions {
-    use bert_kernels::{AttentionArgs, attention, attention_with_weights, layer_norm, linear};
+    use bert_kernels::{
+        AttentionArgs, EmbeddingWeights, Lookup, attention, attention_with_weights, layer_norm,
+        linear,
+    };
     use candle_core::Var;
 
     use super::*;
+
+    const ARGS: AttentionArgs = AttentionArgs {
+        heads: 2,
+        scale: 0.1,
+        mask: None,
+        weights_factor: None,
+        relative: None,
+        sequences: None,
+    };
 
     #[test]
     fn other_dtypes_and_very_large_heads_are_computed() -> Result<()> {
         let (device, mut random) = (gpu()?, Random::new(20));
         for (size, dtype) in [(300, DType::F32), (300, DType::F16), (64, DType::F64)] {
             let x = random.tensor(&[1, 5, size], 0., dtype)?;
-            let args = AttentionArgs {
-                heads: 1,
-                scale: 0.1,
-                mask: None,
-                weights_factor: None,
-                relative: None,
-                sequences: None,
-            };
-            let on_device = like(&x, &device)?;
+            let args = AttentionArgs { heads: 1, ..ARGS };
+            let on_device = to(&x, &device)?;
             let got = attention(&on_device, &on_device, &on_device, args)?;
             let x = x.to_dtype(DType::F64)?;
             let expected = attention_with_weights(&x, &x, &x, args)?.0;
@@ -640,11 +641,94 @@ mod definitions {
     }
 
     #[test]
+    fn one_number_may_be_added_to_all_scores_of_a_head() -> Result<()> {
+        let (device, mut random) = (gpu()?, Random::new(22));
+        let x = random.tensor(&[2, 5, 16], 0., DType::F16)?;
+        let mask = Tensor::new(&[1f32, -2.], &Device::Cpu)?.reshape((1, 2, 1, 1))?;
+        let attend = |x: &Tensor, mask: &Tensor| {
+            let args = AttentionArgs { mask: Some(mask), ..ARGS };
+            attention(x, x, x, args)
+        };
+        let got = attend(&to(&x, &device)?, &to(&mask, &device)?)?;
+        let expected = attend(&x.to_dtype(DType::F64)?, &mask)?;
+        assert_near(&got, &expected, tolerance(DType::F16, 3.), "a number for each head")
+    }
+
+    #[test]
+    fn every_operation_can_be_captured() -> Result<()> {
+        use bert_kernels::{
+            Activation, activate, add_layer_norm, embeddings_layer_norm, gather_rows,
+            linear_activation, linear_joined,
+        };
+        use candle_core::cuda_backend::cudarc::driver::sys::{
+            CUgraphInstantiate_flags, CUstreamCaptureMode,
+        };
+
+        bert_kernels::cuda::use_unconfirmed_kernels();
+        // With a stream of its own: other tests copy.
+        let device = bert_kernels::cuda::device(0).map_err(candle_core::Error::Msg)?;
+        let Device::Cuda(cuda) = &device else { candle_core::bail!("{device:?} is no GPU") };
+        let mut random = Random::new(23);
+        for dtype in DTYPES {
+            let mut tensor = |dims: &[usize]| to(&random.tensor(dims, 0., dtype)?, &device);
+            let mut map = || {
+                Ok::<_, candle_core::Error>(LinearWeights::new(tensor(&[16, 16])?, tensor(&[16])?))
+            };
+            let mut weights = LinearWeights::join([map()?, map()?, map()?])?;
+            weights.convert(WeightForm::Packed)?;
+            let norm = LayerNormWeights { gamma: tensor(&[16])?, beta: tensor(&[16])?, eps: 1e-12 };
+            let table = EmbeddingWeights { weight: tensor(&[9, 16])?, padding: None };
+            let ids = Ids::new(vec![3, 1, 8, 0, 2, 5, 7], (1, 7), 9)?;
+            let few = Ids::new(vec![6, Ids::ABSENT, 0], (1, 3), 7)?;
+            let rows = [(0..3, 0..3), (3..7, 4..7)];
+            let sequence = |(queries, keys)| Sequence { queries, keys };
+            let sequences = Sequences::new(rows.map(sequence).into())?;
+            let mask = Tensor::new(&[[0f32, 0., 0., 0., 0., 0., f32::MIN]], &device)?
+                .reshape((1, 1, 1, 7))?;
+            let pass = || {
+                let lookups = [Lookup { table: &table, ids: &ids }];
+                let x = embeddings_layer_norm(None, &lookups, &norm)?;
+                let qkv = linear_joined(&x, &weights, 0..3)?;
+                let packed = AttentionArgs { sequences: Some(&sequences), ..ARGS };
+                let masked = AttentionArgs { mask: Some(&mask), ..ARGS };
+                let context = attention(&qkv[0], &qkv[1], &qkv[2], packed)?;
+                let x = add_layer_norm(&context, &x, &norm)?;
+                let context = attention(&x, &x, &x, masked)?;
+                let x = linear_activation(&context, &weights, Activation::Gelu)?;
+                gather_rows(&activate(&x, Activation::Tanh)?.squeeze(0)?, &few)
+            };
+            let expected = f64s(&pass()?)?;
+            let stream = cuda.cuda_stream();
+            let mode = CUstreamCaptureMode::CU_STREAM_CAPTURE_MODE_THREAD_LOCAL;
+            let failed = |error: &dyn std::fmt::Display| candle_core::Error::Msg(error.to_string());
+            stream.begin_capture(mode).map_err(|error| failed(&error))?;
+            let y = pass();
+            let flags = CUgraphInstantiate_flags::CUDA_GRAPH_INSTANTIATE_FLAG_AUTO_FREE_ON_LAUNCH;
+            let graph = stream.end_capture(flags).map_err(|error| failed(&error))?;
+            graph.unwrap().launch().map_err(|error| failed(&error))?;
+            assert_eq!(f64s(&y?)?, expected, "{dtype:?}");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn packed_sequences_of_very_large_heads_are_computed_one_by_one() -> Result<()> {
+        let (device, mut random) = (gpu()?, Random::new(24));
+        let x = random.tensor(&[1, 5, 600], 0., DType::F32)?;
+        let rows = |(queries, keys)| Sequence { queries, keys };
+        let sequences = Sequences::new([(0..2, 0..2), (2..5, 2..5)].map(rows).into())?;
+        let args = AttentionArgs { sequences: Some(&sequences), ..ARGS };
+        let attend = |x: &Tensor| attention(x, x, x, args);
+        let expected = attend(&x.to_dtype(DType::F64)?)?;
+        assert_near(&attend(&to(&x, &device)?)?, &expected, 1e-5, "heads of 300")
+    }
+
+    #[test]
     fn gradients_pass() -> Result<()> {
         let (device, mut random) = (gpu()?, Random::new(21));
-        let x = Var::from_tensor(&like(&random.tensor(&[3, 8], 0., DType::F32)?, &device)?)?;
-        let weight = Var::from_tensor(&like(&random.tensor(&[8, 8], 0., DType::F32)?, &device)?)?;
-        let bias = like(&random.tensor(&[8], 0., DType::F32)?, &device)?;
+        let x = Var::from_tensor(&to(&random.tensor(&[3, 8], 0., DType::F32)?, &device)?)?;
+        let weight = Var::from_tensor(&to(&random.tensor(&[8, 8], 0., DType::F32)?, &device)?)?;
+        let bias = to(&random.tensor(&[8], 0., DType::F32)?, &device)?;
         let norm =
             LayerNormWeights { gamma: bias.ones_like()?, beta: bias.zeros_like()?, eps: 1e-12 };
         let y =

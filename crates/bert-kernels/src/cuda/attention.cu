@@ -31,9 +31,10 @@ struct Attention {
     }
 };
 
-// The least float. A score that a mask hides is this number exactly, so that a query that sees no key attends to all of
-// them equally. −∞ in a bias counts as this too. Keys beyond the end are −∞.
-constexpr float LEAST = -3.40282347e38f, LOG2_E = 1.44269504f;
+// The least float. A score that a mask hides is this number exactly, so that a query that sees no
+// key attends to all of them equally. −∞ in a bias counts as this too. Keys beyond the end are −∞.
+constexpr float MASKED = -3.40282347e38f, LOG2_E = 1.44269504f;
+__device__ __forceinline__ float at_least_masked(float score) { return score < MASKED ? MASKED : score; }
 
 // Rows of D numbers of 16 bits in shared memory, in chunks of 16 bytes that are exchanged within a row so that ldmatrix
 // meets no bank twice.
@@ -69,7 +70,6 @@ __device__ __forceinline__ void attend(const Attention& a) {
     T* const k = q + QUERIES * D;
     T* const v = k + 2 * KEYS * D;
     const Tile tile = a.tile(blockIdx.x);
-    if (tile.queries == 0) return;
     const uint32_t head = blockIdx.y, warp = threadIdx.x / 32, lane = threadIdx.x % 32, chunks = a.head_size / 8;
     const size_t column = (size_t)head * a.head_size;
     const T* const keys = static_cast<const T*>(a.k) + (size_t)tile.key_row * a.k_stride + column;
@@ -86,7 +86,7 @@ __device__ __forceinline__ void attend(const Attention& a) {
 
     uint32_t q_fragments[D / 16][4];
     float out[D / 8][4] = {};
-    float most[2] = {-INFINITY, -INFINITY}, total[2] = {0, 0}; // for the lane's two rows
+    float row_max[2] = {-INFINITY, -INFINITY}, row_sum[2] = {0, 0}; // for the lane's two rows
     for (uint32_t first = 0, stage = 0; first < tile.keys; first += KEYS, stage ^= 1) {
         // The next copies overwrite what all warps have finished with.
         wait_copies<0>();
@@ -108,9 +108,9 @@ __device__ __forceinline__ void attend(const Attention& a) {
                 multiply<T>(scores[j + 1], q_fragments[d], b[2], b[3]);
             }
 
-        // Scores in natural units with a bias (LEAST times log₂ e would be −∞), in units of ln 2 without.
+        // Scores in natural units with a bias (MASKED times log₂ e would be −∞), in units of ln 2 without.
         const float unit = BIAS ? a.scale : a.scale * LOG2_E, to_log2 = BIAS ? LOG2_E : 1;
-        float now_most[2] = {most[0], most[1]};
+        float new_max[2] = {row_max[0], row_max[1]};
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
@@ -118,30 +118,30 @@ __device__ __forceinline__ void attend(const Attention& a) {
                 const uint32_t key = first + j * 8 + lane % 4 * 2 + i % 2, query = warp * 16 + lane / 4 + i / 2 * 8;
                 float score = scores[j][i] * unit;
                 if (BIAS && key < tile.keys && query < tile.queries) {
-                    score = fmaxf(score + a.bias_row(tile, head, query)[key], LEAST);
+                    score = at_least_masked(score + a.bias_row(tile, head, query)[key]);
                 }
                 scores[j][i] = key < tile.keys ? score : -INFINITY;
-                now_most[i / 2] = fmaxf(now_most[i / 2], scores[j][i]);
+                new_max[i / 2] = fmaxf(new_max[i / 2], scores[j][i]);
             }
-        float shrink[2];
+        float rescale[2];
 #pragma unroll
         for (int r = 0; r < 2; r++) {
-            for (int mask = 1; mask < 4; mask *= 2) now_most[r] = fmaxf(now_most[r], shuffle_xor(now_most[r], mask));
-            shrink[r] = exp2_fast((most[r] - now_most[r]) * to_log2);
-            most[r] = now_most[r];
-            total[r] *= shrink[r];
+            for (int mask = 1; mask < 4; mask *= 2) new_max[r] = fmaxf(new_max[r], shuffle_xor(new_max[r], mask));
+            rescale[r] = exp2_fast((row_max[r] - new_max[r]) * to_log2);
+            row_max[r] = new_max[r];
+            row_sum[r] *= rescale[r];
         }
 #pragma unroll
         for (int j = 0; j < KEYS / 8; j++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                scores[j][i] = exp2_fast((scores[j][i] - most[i / 2]) * to_log2);
-                total[i / 2] += scores[j][i];
+                scores[j][i] = exp2_fast((scores[j][i] - row_max[i / 2]) * to_log2);
+                row_sum[i / 2] += scores[j][i];
             }
 #pragma unroll
         for (int d = 0; d < D / 8; d++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) out[d][i] *= shrink[i / 2];
+            for (int i = 0; i < 4; i++) out[d][i] *= rescale[i / 2];
 
         const T* const v_now = v + stage * KEYS * D;
 #pragma unroll
@@ -161,8 +161,8 @@ __device__ __forceinline__ void attend(const Attention& a) {
     // Through the warp's own rows of q, so that rows are written in 16 bytes.
     float factor[2];
     for (int r = 0; r < 2; r++) {
-        for (int mask = 1; mask < 4; mask *= 2) total[r] += shuffle_xor(total[r], mask);
-        factor[r] = 1 / total[r];
+        for (int mask = 1; mask < 4; mask *= 2) row_sum[r] += shuffle_xor(row_sum[r], mask);
+        factor[r] = 1 / row_sum[r];
     }
 #pragma unroll
     for (int d = 0; d < D / 8; d++)
@@ -194,7 +194,6 @@ __device__ __forceinline__ void attend_any(const Attention& a) {
     float* const k = p + QUERIES * KEYS;               // [KEYS, pitch]
     float* const v = k + KEYS * pitch;                 // [KEYS, pitch]
     const Tile tile = a.tile(blockIdx.x);
-    if (tile.queries == 0) return;
     const size_t column = (size_t)head * size;
     const T* const queries = static_cast<const T*>(a.q) + (size_t)tile.query_row * a.q_stride + column;
     const T* const keys = static_cast<const T*>(a.k) + (size_t)tile.key_row * a.k_stride + column;
@@ -204,8 +203,8 @@ __device__ __forceinline__ void attend_any(const Attention& a) {
             const float x = row < tile.queries ? widen(queries[(size_t)row * a.q_stride + d]) * a.scale : 0;
             q[(row / EACH * size + d) * EACH + row % EACH] = x;
         }
-    float out[COLUMNS][EACH] = {}, most[EACH], total[EACH] = {};
-    for (int i = 0; i < EACH; i++) most[i] = -INFINITY;
+    float out[COLUMNS][EACH] = {}, row_max[EACH], row_sum[EACH] = {};
+    for (int i = 0; i < EACH; i++) row_max[i] = -INFINITY;
     for (uint32_t first = 0; first < tile.keys; first += KEYS) {
         __syncthreads(); // The keys before are done with.
         for (uint32_t row = warp; row < KEYS; row += blockDim.x / 32)
@@ -224,20 +223,20 @@ __device__ __forceinline__ void attend_any(const Attention& a) {
 #pragma unroll
             for (int i = 0; i < EACH; i++) scores[i] += mine[i] * x;
         }
-        float shrink[EACH];
+        float rescale[EACH];
         const uint32_t key = first + lane;
 #pragma unroll
         for (int i = 0; i < EACH; i++) {
             const uint32_t query = warp * EACH + i;
             if (a.bias && key < tile.keys && query < tile.queries) {
-                scores[i] = fmaxf(scores[i] + a.bias_row(tile, head, query)[key], LEAST);
+                scores[i] = at_least_masked(scores[i] + a.bias_row(tile, head, query)[key]);
             }
             const float score = key < tile.keys ? scores[i] : -INFINITY;
-            const float now_most = fmaxf(most[i], warp_max(score));
-            const float weight = exp2_fast((score - now_most) * LOG2_E);
-            shrink[i] = exp2_fast((most[i] - now_most) * LOG2_E);
-            total[i] = total[i] * shrink[i] + weight;
-            most[i] = now_most;
+            const float new_max = fmaxf(row_max[i], warp_max(score));
+            const float weight = exp2_fast((score - new_max) * LOG2_E);
+            rescale[i] = exp2_fast((row_max[i] - new_max) * LOG2_E);
+            row_sum[i] = row_sum[i] * rescale[i] + weight;
+            row_max[i] = new_max;
             p[(warp * KEYS + lane) * EACH + i] = weight;
         }
         __syncwarp();
@@ -246,7 +245,7 @@ __device__ __forceinline__ void attend_any(const Attention& a) {
             const uint32_t d = c * 32 + lane;
             if (d >= size) break;
 #pragma unroll
-            for (int i = 0; i < EACH; i++) out[c][i] *= shrink[i];
+            for (int i = 0; i < EACH; i++) out[c][i] *= rescale[i];
 #pragma unroll 4
             for (int row = 0; row < KEYS; row++) {
                 const float x = v[row * pitch + d];
@@ -261,7 +260,7 @@ __device__ __forceinline__ void attend_any(const Attention& a) {
     T* const rows = static_cast<T*>(a.out) + (size_t)tile.query_row * a.out_stride + column;
     for (int i = 0; i < EACH; i++) {
         const uint32_t query = warp * EACH + i;
-        const float factor = 1 / warp_sum(total[i]);
+        const float factor = 1 / warp_sum(row_sum[i]);
         for (int c = 0; c < COLUMNS; c++) {
             const uint32_t d = c * 32 + lane;
             if (query < tile.queries && d < size) narrow(rows[(size_t)query * a.out_stride + d], out[c][i] * factor);

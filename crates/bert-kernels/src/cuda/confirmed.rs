@@ -20,7 +20,7 @@ const CONFIRMED: &[(Family, DType)] = &[];
 static ALL: AtomicBool = AtomicBool::new(false);
 
 /// From now on every kernel is used, also those that no record shows to be right on a GPU yet. For tests
-/// and benchmarks; the environment variable `BERT_CUDA_KERNELS=all` does the same in programs.
+/// and benchmarks. `bert::cuda_device` calls it if `BERT_CUDA_KERNELS` is `all` in the environment.
 pub fn use_unconfirmed_kernels() {
     ALL.store(true, Ordering::Relaxed);
 }

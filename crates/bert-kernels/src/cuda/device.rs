@@ -22,7 +22,7 @@ pub fn device(ordinal: usize) -> Result<Device, String> {
         let [got, needed] =
             [version, CUDA_VERSION].map(|it| format!("{}.{}", it / 1000, it % 1000 / 10));
         return Err(format!(
-            "its driver is for CUDA {got}; this program needs a driver for CUDA {needed} or later"
+            "the driver supports CUDA {got}; this program needs one that supports CUDA {needed}"
         ));
     }
     let context = CudaContext::new(ordinal).map_err(|error| error.to_string())?;

@@ -12,7 +12,7 @@ use candle_core::cuda_backend::cudarc::nvrtc::Ptx;
 use candle_core::{CudaDevice, Device, Result, Tensor};
 
 use super::confirmed::{ACTIVATION, ATTENTION, Family, LAYER_NORM, ROWS, is_used};
-use super::matmul::Products;
+use super::matmul::CublasLt;
 
 /// The lowest compute capability for which there are kernels: asynchronous copies and BF16 begin there.
 pub(crate) const LEAST_CAPABILITY: (i32, i32) = (8, 0);
@@ -32,8 +32,7 @@ pub(crate) struct Gpu {
     functions: RwLock<HashMap<String, CudaFunction>>,
     /// The most shared memory that a block can have, in bytes.
     pub(crate) most_shared: usize,
-    /// Matrix products.
-    pub(crate) products: Products,
+    pub(crate) cublas_lt: CublasLt,
 }
 
 /// How a kernel is launched.
@@ -72,13 +71,14 @@ impl Gpu {
         if context.compute_capability().w()? < LEAST_CAPABILITY {
             return Ok(None);
         }
+        context.bind_to_thread().w()?; // cuBLASLt's handle belongs to the current context.
         let most = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN;
         Ok(Some(Self {
             context: context.clone(),
             modules: Mutex::default(),
             functions: RwLock::default(),
             most_shared: context.attribute(most).w()? as usize,
-            products: Products::new()?,
+            cublas_lt: CublasLt::new()?,
         }))
     }
 
@@ -88,6 +88,7 @@ impl Gpu {
             return Ok(function.clone());
         }
         drop(functions);
+        self.context.bind_to_thread().w()?;
         let function = self.module(launch.family)?.load_function(&launch.kernel).w()?;
         if launch.shared > 0 {
             let most =

@@ -99,7 +99,11 @@ pub(crate) fn sum_layer_norm(
 impl<'x> Operand<'x> {
     fn of(x: &'x Tensor, ids: Option<&'x Tensor>) -> Option<Self> {
         let count = ids.map_or(0, Tensor::elem_count);
-        Some(Self { rows: Matrix::of(x)?, ids: ids.and_then(Matrix::of), count })
+        let ids = match ids {
+            Some(ids) => Some(Matrix::of(ids)?),
+            None => None,
+        };
+        Some(Self { rows: Matrix::of(x)?, ids, count })
     }
 
     fn term<'a>(&'a self, stream: &'a CudaStream, guards: &mut Guards<'a>) -> Result<Term> {

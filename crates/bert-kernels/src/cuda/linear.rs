@@ -7,12 +7,12 @@ use candle_core::{Result, Tensor};
 use super::activation::apply;
 use super::confirmed::{ACTIVATION, LINEAR, is_used};
 use super::gpu;
-use super::matmul::Product;
+use super::matmul::Matmul;
 use super::operand::{Guards, Matrix, Output, in_rows};
 use crate::activation::Activation;
 use crate::weights::{LinearWeights, rows_of};
 
-/// See [`Kernels::project`](crate::kernels::Kernels::project). Joined projections are one product, of which
+/// See [`Kernels::project`](crate::kernels::Kernels::project). Joined projections are one matmul, of which
 /// the results are columns.
 pub(crate) fn project(
     x: &Tensor,
@@ -58,7 +58,7 @@ fn linear(
     {
         let mut guards = Guards::new();
         let y = output.address(&stream, &mut guards)?;
-        let product = Product {
+        let matmul = Matmul {
             dtype: x.dtype(),
             m,
             n,
@@ -70,7 +70,7 @@ fn linear(
             y,
         };
         // SAFETY: the sizes are those of the tensors, and `y` has `m * n` numbers.
-        if !unsafe { gpu.products.multiply(&stream, product) }? {
+        if !unsafe { gpu.cublas_lt.multiply(&stream, matmul) }? {
             return Ok(None);
         }
         if activation != Activation::Linear {

@@ -1,8 +1,8 @@
-//! Matrix products by cuBLASLt.
+//! Matrix multiplication by cuBLASLt.
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::cublaslt::{result, sys};
@@ -19,7 +19,7 @@ const MOST_WORKSPACE: usize = 32 << 20;
 /// `y = x Wᵀ + b` with row-major matrices: `x`, `[M, K]`; `w`, `[N, K]`, contiguous; `b`, `[N]`; `y`, `[M, N]`,
 /// contiguous.
 #[derive(Clone, Copy)]
-pub(crate) struct Product {
+pub(crate) struct Matmul {
     pub(crate) dtype: DType,
     pub(crate) m: usize,
     pub(crate) n: usize,
@@ -33,27 +33,41 @@ pub(crate) struct Product {
 }
 
 /// A GPU's cuBLASLt, with the algorithms that it has chosen.
-pub(crate) struct Products {
+pub(crate) struct CublasLt {
     handle: Owned<sys::cublasLtHandle_t>,
     chosen: Mutex<HashMap<Case, Option<Algorithm>>>,
 }
 
 // SAFETY: cuBLASLt's handle may be used by several threads at a time ("Thread Safety" in its documentation).
-unsafe impl Send for Products {}
+unsafe impl Send for CublasLt {}
 // SAFETY: as for `Send`.
-unsafe impl Sync for Products {}
+unsafe impl Sync for CublasLt {}
 
-/// Products that share an algorithm.
+/// Multiplications that share an algorithm.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 struct Case {
     dtype: DType,
-    /// The most rows: batches of similar sizes share an algorithm.
+    /// The most rows: similar batches share an algorithm.
     m: usize,
     n: usize,
     k: usize,
     x_stride: usize,
     /// The alignments of w, x and y, in bytes.
     alignments: [u32; 3],
+}
+
+impl Case {
+    fn new(matmul: Matmul, m: usize) -> Self {
+        let alignment = |at: u64| 1 << at.trailing_zeros().min(8);
+        Self {
+            dtype: matmul.dtype,
+            m,
+            n: matmul.n,
+            k: matmul.k,
+            x_stride: matmul.x_stride,
+            alignments: [matmul.w, matmul.x, matmul.y].map(alignment),
+        }
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -76,53 +90,52 @@ impl<T: Copy> Drop for Owned<T> {
     }
 }
 
-/// cuBLASLt's column-major view of a product: `yᵀ = W xᵀ + b`, with W stored transposed.
+/// cuBLASLt's column-major view of a multiplication: `yᵀ = W xᵀ + b`, with W stored transposed.
 struct Descriptors {
-    product: Owned<sys::cublasLtMatmulDesc_t>,
+    matmul: Owned<sys::cublasLtMatmulDesc_t>,
     w: Owned<sys::cublasLtMatrixLayout_t>,
     x: Owned<sys::cublasLtMatrixLayout_t>,
     y: Owned<sys::cublasLtMatrixLayout_t>,
 }
 
-impl Products {
+impl CublasLt {
     pub(crate) fn new() -> Result<Self> {
         let raw = result::create_handle().map_err(failed)?;
         let handle = Owned { raw, destroy: result::destroy_handle };
         Ok(Self { handle, chosen: Mutex::default() })
     }
 
-    /// Computes a product, or returns false if cuBLASLt does not have it.
+    /// Multiplies, or returns false if cuBLASLt cannot.
     ///
     /// # Safety
     /// The addresses must be those of matrices of these sizes.
-    pub(crate) unsafe fn multiply(
-        &self,
-        stream: &Arc<CudaStream>,
-        product: Product,
-    ) -> Result<bool> {
-        if !product.b.is_multiple_of(16) {
+    pub(crate) unsafe fn multiply(&self, stream: &Arc<CudaStream>, matmul: Matmul) -> Result<bool> {
+        if !matmul.b.is_multiple_of(16) {
             return Ok(false);
         }
-        let alignment = |at: u64| 1 << at.trailing_zeros().min(8);
-        let case = Case {
-            dtype: product.dtype,
-            m: bucket(product.m),
-            n: product.n,
-            k: product.k,
-            x_stride: product.x_stride,
-            alignments: [product.w, product.x, product.y].map(alignment),
-        };
-        let Some(algorithm) = self.algorithm(case, product)? else { return Ok(false) };
-        // SAFETY: the caller's promise.
-        unsafe { self.run(stream, product, algorithm) }
+        // An algorithm for a few rows more may not do for these.
+        for m in [bucket(matmul.m), matmul.m] {
+            let case = Case::new(matmul, m);
+            let Some(algorithm) = self.algorithm(case, matmul)? else { continue };
+            // SAFETY: the caller's promise.
+            if unsafe { self.run(stream, matmul, algorithm) }? {
+                return Ok(true);
+            }
+            self.chosen().insert(case, None);
+        }
+        Ok(false)
     }
 
-    fn algorithm(&self, case: Case, product: Product) -> Result<Option<Algorithm>> {
-        let mut chosen = self.chosen.lock().unwrap_or_else(PoisonError::into_inner);
+    fn chosen(&self) -> MutexGuard<'_, HashMap<Case, Option<Algorithm>>> {
+        self.chosen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn algorithm(&self, case: Case, matmul: Matmul) -> Result<Option<Algorithm>> {
+        let mut chosen = self.chosen();
         if let Some(algorithm) = chosen.get(&case) {
             return Ok(*algorithm);
         }
-        let found = Descriptors::new(Product { m: case.m, ..product })
+        let found = Descriptors::new(Matmul { m: case.m, ..matmul })
             .and_then(|it| it.best_algorithm(self.handle.raw, case.alignments));
         let found = match found {
             Ok(found) => Some(found),
@@ -135,10 +148,10 @@ impl Products {
     unsafe fn run(
         &self,
         stream: &Arc<CudaStream>,
-        product: Product,
+        matmul: Matmul,
         with: Algorithm,
     ) -> Result<bool> {
-        let descriptors = Descriptors::new(product).map_err(failed)?;
+        let descriptors = Descriptors::new(matmul).map_err(failed)?;
         let workspace = match with.workspace {
             0 => None,
             // SAFETY: cuBLASLt writes before it reads.
@@ -152,16 +165,16 @@ impl Products {
         let done = unsafe {
             result::matmul(
                 self.handle.raw,
-                descriptors.product.raw,
+                descriptors.matmul.raw,
                 (&raw const one).cast(),
                 (&raw const zero).cast(),
-                product.w as *const c_void,
+                matmul.w as *const c_void,
                 descriptors.w.raw,
-                product.x as *const c_void,
+                matmul.x as *const c_void,
                 descriptors.x.raw,
-                product.y as *const c_void,
+                matmul.y as *const c_void,
                 descriptors.y.raw,
-                product.y as *mut c_void,
+                matmul.y as *mut c_void,
                 descriptors.y.raw,
                 &with.algorithm,
                 address,
@@ -178,8 +191,8 @@ impl Products {
 }
 
 impl Descriptors {
-    fn new(product: Product) -> std::result::Result<Self, CublasError> {
-        let dtype = match product.dtype {
+    fn new(matmul: Matmul) -> std::result::Result<Self, CublasError> {
+        let dtype = match matmul.dtype {
             DType::F16 => sys::cudaDataType::CUDA_R_16F,
             DType::BF16 => sys::cudaDataType::CUDA_R_16BF,
             _ => sys::cudaDataType::CUDA_R_32F,
@@ -192,9 +205,9 @@ impl Descriptors {
         // Not TF32: F32 has to have 24 bits.
         let compute = sys::cublasComputeType_t::CUBLAS_COMPUTE_32F;
         let raw = result::create_matmul_desc(compute, sys::cudaDataType::CUDA_R_32F)?;
-        let Product { m, n, k, x_stride, b, .. } = product;
+        let Matmul { m, n, k, x_stride, b, .. } = matmul;
         let descriptors = Self {
-            product: Owned { raw, destroy: result::destroy_matmul_desc },
+            matmul: Owned { raw, destroy: result::destroy_matmul_desc },
             w: matrix(k, n, k)?,
             x: matrix(k, m, x_stride)?,
             y: matrix(n, m, n)?,
@@ -212,7 +225,7 @@ impl Descriptors {
         // SAFETY: cuBLASLt reads as many bytes as it is told to.
         unsafe {
             result::set_matmul_desc_attribute(
-                self.product.raw,
+                self.matmul.raw,
                 attribute,
                 value.cast(),
                 size_of::<T>(),
@@ -247,7 +260,7 @@ impl Descriptors {
         let (w, x, y) = (self.w.raw, self.x.raw, self.y.raw);
         // SAFETY: all of them live until after the call.
         let found = unsafe {
-            result::get_matmul_algo_heuristic(handle, self.product.raw, w, x, y, y, preference.raw)
+            result::get_matmul_algo_heuristic(handle, self.matmul.raw, w, x, y, y, preference.raw)
         }?;
         Ok(Algorithm { algorithm: found.algo, workspace: found.workspaceSize })
     }

@@ -1,7 +1,7 @@
 //! Kernels for NVIDIA GPUs of compute capability 8.0 and above, in F16, BF16 and F32.
 //!
 //! A file in CUDA C++ for each family of operations, and a file in Rust beside it that checks tensors and
-//! launches. Matrix products are cuBLASLt's. All statistics and sums are computed in F32. There are no
+//! launches. Matrices are multiplied by cuBLASLt. All statistics and sums are computed in F32. There are no
 //! gradients.
 //!
 //! [`device`] opens a GPU that threads may share. A kernel that no committed record shows to be right on a
@@ -9,7 +9,7 @@
 
 mod activation;
 mod attention;
-pub(crate) mod confirmed;
+mod confirmed;
 mod device;
 mod gpu;
 mod layer_norm;
@@ -62,6 +62,10 @@ impl Kernels for Cuda {
 
     fn activate(&self, x: &Tensor, activation: Activation) -> Result<Option<Tensor>> {
         activation::activate(x, activation)
+    }
+
+    fn joins(&self, weight: &Tensor) -> bool {
+        !weight.track_op() && confirmed::is_used(confirmed::LINEAR, weight.dtype())
     }
 
     fn project(
