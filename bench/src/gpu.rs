@@ -167,6 +167,12 @@ pub fn operations(device: &Device) -> Result<()> {
         line("gather rows", 2. * bytes, &mut |_| gather_rows(&table, &ids).map(drop))?;
         line("sum of rows", bytes, &mut |_| sum_rows(&table, &ranges).map(drop))?;
     }
+    #[cfg(feature = "cuda")]
+    if std::env::var("BERT_CUDA_KERNELS").is_ok_and(|it| it == "all")
+        && bert_kernels::cuda::declined() > 0
+    {
+        anyhow::bail!("{} operations had no kernel", bert_kernels::cuda::declined());
+    }
     Ok(())
 }
 

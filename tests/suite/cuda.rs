@@ -40,7 +40,8 @@ fn texts() -> (BertInput, PackedInput) {
     (BertInput::from_ids(tensor(ids)).with_attention_mask(tensor(mask)), packed)
 }
 
-/// The error of results in a dtype: a few roundings of numbers of the size of states.
+/// The error of states, which are at most about 10: weights and the results of all operations in two layers
+/// are rounded to 2⁻¹¹ or 2⁻⁸ of them.
 fn tolerance(dtype: DType) -> f64 {
     match dtype {
         DType::F32 => 1e-5,

@@ -14,7 +14,7 @@ fn compare<M: PreTrainedModel + Parameters>(
     let options = load_options().with_dtype(DType::F64);
     let (model, vars) = M::from_pretrained_trainable(&folder, &options).unwrap();
     let mut case = cases(&folder.join("cases.safetensors")).remove(case).unwrap();
-    case.widen();
+    case.convert(DType::F64);
     let mut gradients = Gradients::new(&vars);
     gradients.accumulate(&loss(&model, &case, &ForwardOptions::new())).unwrap();
 

@@ -35,6 +35,30 @@ where
             assert_close(&what, &got, expected, 1e-5 * scale);
         }
     }
+    for (dtype, tolerance) in [(DType::F16, 4e-3), (DType::BF16, 3e-2)] {
+        compare_in_half_precision::<M>(name, dtype, tolerance);
+    }
+}
+
+/// Runs every case in F16 or BF16 and compares scores, relative to the largest of a case. Weights and
+/// the states of each layer are rounded to 2⁻¹¹ or 2⁻⁸ of them; scores sum up hundreds of such errors.
+fn compare_in_half_precision<M>(name: &str, dtype: DType, tolerance: f64)
+where
+    M: PreTrainedModel + Head,
+    M::Output: ModelOutput,
+{
+    let folder = fixture("heads").join(name);
+    let model = M::from_pretrained(&folder, &load_options().with_dtype(dtype)).unwrap();
+    for (case_name, mut case) in cases(&folder.join("cases.safetensors")) {
+        case.convert(dtype);
+        let kept = &ForwardOptions::new().with_padding_states(PaddingStates::Kept);
+        for (field, got) in model.forward_with(&case.input, kept).unwrap().items() {
+            let expected = &case.expected[&field];
+            let largest = values(expected).iter().fold(0f64, |most, x| most.max(x.abs()));
+            let what = format!("{name} {case_name} {field} in {dtype:?}");
+            assert_close(&what, &got, expected, tolerance * largest);
+        }
+    }
 }
 
 #[test]

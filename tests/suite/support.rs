@@ -54,11 +54,11 @@ pub struct Case {
 }
 
 impl Case {
-    /// Converts floating-point inputs to F64, for models of that dtype.
-    pub fn widen(&mut self) {
+    /// Converts floating-point inputs to the dtype of a model.
+    pub fn convert(&mut self, dtype: DType) {
         let inputs = [&mut self.input.inputs_embeds, &mut self.input.encoder_hidden_states];
         for tensor in inputs.into_iter().flatten() {
-            *tensor = tensor.to_dtype(DType::F64).unwrap();
+            *tensor = tensor.to_dtype(dtype).unwrap();
         }
     }
 }

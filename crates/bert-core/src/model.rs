@@ -107,7 +107,7 @@ impl BertModel {
     ///
     /// **Padding takes no time** when all of this holds:
     ///
-    /// * the model is on the CPU in F32, or on CUDA where attention has a kernel, and none of its
+    /// * the model is on the CPU in F32, or on CUDA with this library's kernels in use, and none of its
     ///   parameters is trained;
     /// * it is an encoder with absolute positions, and `chunk_size_feed_forward` is 0;
     /// * the mask is `[B, S]`, and no row of it hides every token;

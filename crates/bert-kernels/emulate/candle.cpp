@@ -1,5 +1,5 @@
-// Candle's own kernels that BERT calls, so that whole models run: plain loops over the grid's work, by the names and with the
-// arguments of candle-kernels 0.11.
+// Candle's own kernels that BERT calls, so that whole models run: plain loops over the grid's work,
+// by the names and with the arguments of candle-kernels 0.11.
 #include <algorithm>
 #include <cmath>
 #include <limits>
@@ -12,15 +12,22 @@ typedef int64_t i64;
 typedef double f64;
 typedef float f32;
 
-template <class T> auto wide(T x) {
-    if constexpr (std::is_arithmetic_v<T>) return x;
-    else return widen(x);
+template <class T>
+auto wide(T x) {
+    if constexpr (std::is_arithmetic_v<T>)
+        return x;
+    else
+        return widen(x);
 }
-template <class T> using Wide = decltype(wide(T()));
-template <class T, class W> T from_wide(W x) {
+template <class T>
+using Wide = decltype(wide(T()));
+template <class T, class W>
+T from_wide(W x) {
     T to;
-    if constexpr (std::is_arithmetic_v<T>) to = static_cast<T>(x);
-    else narrow(to, static_cast<float>(x));
+    if constexpr (std::is_arithmetic_v<T>)
+        to = static_cast<T>(x);
+    else
+        narrow(to, static_cast<float>(x));
     return to;
 }
 
@@ -32,7 +39,8 @@ static size_t strided(size_t i, size_t rank, const size_t* dims, const size_t* s
     return at;
 }
 
-template <class F> struct KernelOf;
+template <class F>
+struct KernelOf;
 template <class... A>
 struct KernelOf<void (*)(A...)> {
     static void add(const std::string& name, void (*kernel)(A...)) {
@@ -40,53 +48,71 @@ struct KernelOf<void (*)(A...)> {
         emulate::kernels()[name].native = true;
     }
 };
-template <class F> void add(const std::string& name, F f) {
+template <class F>
+void add(const std::string& name, F f) {
     auto* kernel = +f;
     KernelOf<decltype(kernel)>::add(name, kernel);
 }
 
-template <class T, class F> void unary(const std::string& name, F) {
+template <class T, class F>
+void unary(const std::string& name, F) {
     add(name, [](size_t count, size_t rank, const size_t* info, const T* x, T* y) {
-        for (size_t i = 0; i < count; i++) y[i] = from_wide<T>(F()(wide(x ? x[strided(i, rank, info, info + rank)] : y[i])));
+        for (size_t i = 0; i < count; i++)
+            y[i] = from_wide<T>(F()(wide(x ? x[strided(i, rank, info, info + rank)] : y[i])));
     });
 }
-template <class T, class Out, class F> void binary(const std::string& name, F) {
+template <class T, class Out, class F>
+void binary(const std::string& name, F) {
     add(name, [](size_t count, size_t rank, const size_t* info, const T* x, const T* y, Out* z) {
         for (size_t i = 0; i < count; i++) {
-            const T a = x[strided(i, rank, info, info + rank)], b = y[strided(i, rank, info, info + 2 * rank)];
+            const T a = x[strided(i, rank, info, info + rank)],
+                    b = y[strided(i, rank, info, info + 2 * rank)];
             z[i] = from_wide<Out>(F()(wide(a), wide(b)));
         }
     });
 }
-template <class T, class F> void reduction(const std::string& name, F) {
+template <class T, class F>
+void reduction(const std::string& name, F) {
     add(name, [](size_t count, size_t each, size_t rank, const size_t* info, const T* x, T* y) {
-        const bool small = emulate::block.kernel[8] == '_' && emulate::block.kernel[9] == 's'; // fast_sum_small: count of outputs
+        const bool small = emulate::block.kernel[8] == '_' &&
+                           emulate::block.kernel[9] == 's';  // fast_sum_small: count of outputs
         for (size_t o = 0; o < (small ? count : count / each); o++) {
             auto sum = wide(x[strided(o * each, rank, info, info + rank)]);
-            for (size_t i = 1; i < each; i++) sum = F()(sum, wide(x[strided(o * each + i, rank, info, info + rank)]));
+            for (size_t i = 1; i < each; i++)
+                sum = F()(sum, wide(x[strided(o * each + i, rank, info, info + rank)]));
             y[o] = from_wide<T>(sum);
         }
     });
 }
 
-template <class From, class To> void cast(const std::string& name) {
+template <class From, class To>
+void cast(const std::string& name) {
     add(name, [](size_t count, size_t rank, const size_t* info, const From* x, To* y) {
-        for (size_t i = 0; i < count; i++) y[i] = from_wide<To>(wide(x[strided(i, rank, info, info + rank)]));
+        for (size_t i = 0; i < count; i++)
+            y[i] = from_wide<To>(wide(x[strided(i, rank, info, info + rank)]));
     });
 }
 
-template <class T, class Id> void indexing(const std::string& ids_and_type) {
-    add("is_" + ids_and_type, [](size_t count, size_t, const size_t*, const Id* ids, const T* x, T* y, size_t, size_t size, size_t n, size_t right) {
+template <class T, class Id>
+void indexing(const std::string& ids_and_type) {
+    add("is_" + ids_and_type, [](size_t count, size_t, const size_t*, const Id* ids, const T* x,
+                                 T* y, size_t, size_t size, size_t n, size_t right) {
         for (size_t i = 0; i < count; i++) {
             const Id id = ids[i / right % n];
-            y[i] = id == std::numeric_limits<Id>::max() ? T{} : x[(i / (n * right) * size + id) * right + i % right];
+            y[i] = id == std::numeric_limits<Id>::max()
+                       ? T{}
+                       : x[(i / (n * right) * size + id) * right + i % right];
         }
     });
-    add("gather_" + ids_and_type, [](size_t count, const Id* ids, const T* x, T* y, size_t, size_t size, size_t n, size_t right) {
+    add("gather_" + ids_and_type, [](size_t count, const Id* ids, const T* x, T* y, size_t,
+                                     size_t size, size_t n, size_t right) {
         for (size_t i = 0; i < count; i++)
-            y[i] = ids[i] == std::numeric_limits<Id>::max() ? T{} : x[(i / (right * n) * size + ids[i]) * right + i % right];
+            y[i] = ids[i] == std::numeric_limits<Id>::max()
+                       ? T{}
+                       : x[(i / (right * n) * size + ids[i]) * right + i % right];
     });
-    add("ia_" + ids_and_type, [](const Id* ids, size_t n, const T* x, T* y, size_t left, size_t, size_t size, size_t right) {
+    add("ia_" + ids_and_type, [](const Id* ids, size_t n, const T* x, T* y, size_t left, size_t,
+                                 size_t size, size_t right) {
         for (size_t i = 0; i < left * right; i++)
             for (size_t j = 0; j < n; j++) {
                 if (ids[j] == std::numeric_limits<Id>::max()) continue;
@@ -94,25 +120,40 @@ template <class T, class Id> void indexing(const std::string& ids_and_type) {
                 to = from_wide<T>(wide(to) + wide(x[(i / right * n + j) * right + i % right]));
             }
     });
-    add("sa_" + ids_and_type, [](const Id* ids, const T* x, T* y, size_t left, size_t n, size_t size, size_t right) {
-        for (size_t i = 0; i < left * right; i++)
-            for (size_t j = 0; j < n; j++) {
-                const size_t from = (i / right * n + j) * right + i % right;
-                if (ids[from] == std::numeric_limits<Id>::max()) continue;
-                T& to = y[(i / right * size + ids[from]) * right + i % right];
-                to = from_wide<T>(wide(to) + wide(x[from]));
-            }
-    });
-    add("where_" + ids_and_type, [](size_t count, size_t rank, const size_t* info, const Id* ids, const T* x, const T* y, T* z) {
+    add("sa_" + ids_and_type,
+        [](const Id* ids, const T* x, T* y, size_t left, size_t n, size_t size, size_t right) {
+            for (size_t i = 0; i < left * right; i++)
+                for (size_t j = 0; j < n; j++) {
+                    const size_t from = (i / right * n + j) * right + i % right;
+                    if (ids[from] == std::numeric_limits<Id>::max()) continue;
+                    T& to = y[(i / right * size + ids[from]) * right + i % right];
+                    to = from_wide<T>(wide(to) + wide(x[from]));
+                }
+        });
+    add("where_" + ids_and_type, [](size_t count, size_t rank, const size_t* info, const Id* ids,
+                                    const T* x, const T* y, T* z) {
         for (size_t i = 0; i < count; i++) {
             const bool which = ids[strided(i, rank, info, info + rank)];
-            z[i] = which ? x[strided(i, rank, info, info + 2 * rank)] : y[strided(i, rank, info, info + 3 * rank)];
+            z[i] = which ? x[strided(i, rank, info, info + 2 * rank)]
+                         : y[strided(i, rank, info, info + 3 * rank)];
         }
     });
 }
 
-#define FUNCTION(name, ...) struct name { template <class W> auto operator()(W x) const { return __VA_ARGS__; } }
-#define FUNCTION_OF_TWO(name, ...) struct name { template <class W> auto operator()(W x, W y) const { return __VA_ARGS__; } }
+#define FUNCTION(name, ...)          \
+    struct name {                    \
+        template <class W>           \
+        auto operator()(W x) const { \
+            return __VA_ARGS__;      \
+        }                            \
+    }
+#define FUNCTION_OF_TWO(name, ...)        \
+    struct name {                         \
+        template <class W>                \
+        auto operator()(W x, W y) const { \
+            return __VA_ARGS__;           \
+        }                                 \
+    }
 FUNCTION(Same, x);
 FUNCTION(Negative, W(-x));
 FUNCTION(Reciprocal, 1 / x);
@@ -143,7 +184,8 @@ FUNCTION_OF_TWO(LessOrEqual, x <= y);
 FUNCTION_OF_TWO(Greater, x > y);
 FUNCTION_OF_TWO(GreaterOrEqual, x >= y);
 
-template <class T> void of_every_type(const std::string& type) {
+template <class T>
+void of_every_type(const std::string& type) {
     unary<T>("ucopy_" + type, Same());
     binary<T, T>("badd_" + type, Add());
     binary<T, T>("bsub_" + type, Subtract());
@@ -161,23 +203,28 @@ template <class T> void of_every_type(const std::string& type) {
     reduction<T>("fast_sum_small_" + type, Add());
     reduction<T>("fast_max_" + type, Maximum());
     reduction<T>("fast_min_" + type, Minimum());
-    add("fast_argmax_" + type, [](size_t count, size_t each, size_t rank, const size_t* info, const T* x, u32* y) {
-        for (size_t o = 0; o < count / each; o++) {
-            y[o] = 0;
-            const auto at = [&](size_t i) { return wide(x[strided(o * each + i, rank, info, info + rank)]); };
-            for (size_t i = 1; i < each; i++)
-                if (at(i) > at(y[o])) y[o] = i;
-        }
-    });
-    add("affine_" + type, [](size_t count, size_t rank, const size_t* info, const T* x, T* y, T factor, T addend) {
-        for (size_t i = 0; i < count; i++) {
-            const auto number = wide(x ? x[strided(i, rank, info, info + rank)] : y[i]);
-            y[i] = from_wide<T>(number * wide(factor) + wide(addend));
-        }
-    });
+    add("fast_argmax_" + type,
+        [](size_t count, size_t each, size_t rank, const size_t* info, const T* x, u32* y) {
+            for (size_t o = 0; o < count / each; o++) {
+                y[o] = 0;
+                const auto at = [&](size_t i) {
+                    return wide(x[strided(o * each + i, rank, info, info + rank)]);
+                };
+                for (size_t i = 1; i < each; i++)
+                    if (at(i) > at(y[o])) y[o] = i;
+            }
+        });
+    add("affine_" + type,
+        [](size_t count, size_t rank, const size_t* info, const T* x, T* y, T factor, T addend) {
+            for (size_t i = 0; i < count; i++) {
+                const auto number = wide(x ? x[strided(i, rank, info, info + rank)] : y[i]);
+                y[i] = from_wide<T>(number * wide(factor) + wide(addend));
+            }
+        });
     add("copy2d_" + type, [](const T* x, T* y, u32 rows, u32 columns, u32 x_stride, u32 y_stride) {
         for (u32 i = 0; i < rows; i++)
-            for (u32 j = 0; j < columns; j++) y[(size_t)i * y_stride + j] = x[(size_t)i * x_stride + j];
+            for (u32 j = 0; j < columns; j++)
+                y[(size_t)i * y_stride + j] = x[(size_t)i * x_stride + j];
     });
     add("const_set_" + type, [](size_t count, size_t rank, const size_t* info, T x, T* y) {
         for (size_t i = 0; i < count; i++) y[strided(i, rank, info, info + rank)] = x;
@@ -194,7 +241,8 @@ template <class T> void of_every_type(const std::string& type) {
     cast<T, f64>("cast_" + type + "_f64");
 }
 
-template <class T> void of_real_numbers(const std::string& type) {
+template <class T>
+void of_real_numbers(const std::string& type) {
     unary<T>("uneg_" + type, Negative());
     unary<T>("urecip_" + type, Reciprocal());
     unary<T>("uexp_" + type, Exp());
@@ -216,13 +264,16 @@ template <class T> void of_real_numbers(const std::string& type) {
             auto most = wide(x[0]), sum = wide(T{});
             for (int i = 0; i < columns; i++) most = std::max(most, wide(x[i]));
             for (int i = 0; i < columns; i++) sum += std::exp(wide(x[i]) - most);
-            for (int i = 0; i < columns; i++) y[i] = from_wide<T>(std::exp(wide(x[i]) - most) / sum);
+            for (int i = 0; i < columns; i++)
+                y[i] = from_wide<T>(std::exp(wide(x[i]) - most) / sum);
         }
     });
-    add("upowf_" + type, [](size_t count, size_t rank, const size_t* info, T power, const T* x, T* y) {
-        for (size_t i = 0; i < count; i++)
-            y[i] = from_wide<T>(std::pow(wide(x ? x[strided(i, rank, info, info + rank)] : y[i]), wide(power)));
-    });
+    add("upowf_" + type,
+        [](size_t count, size_t rank, const size_t* info, T power, const T* x, T* y) {
+            for (size_t i = 0; i < count; i++)
+                y[i] = from_wide<T>(
+                    std::pow(wide(x ? x[strided(i, rank, info, info + rank)] : y[i]), wide(power)));
+        });
 }
 
 __attribute__((constructor)) static void register_kernels() {

@@ -1,4 +1,5 @@
-// What driver and libraries share: a lock, the thread's context, and streams of work. Work runs at once, or becomes a part of the graph that the stream captures.
+// What driver and libraries share: a lock, the thread's context, and streams of work. Work runs at
+// once, or becomes a part of the graph that the stream captures.
 #pragma once
 #include <functional>
 #include <map>
@@ -11,8 +12,12 @@ inline void*& current_context() {
     return current;
 }
 
-struct Graph { std::vector<std::function<void()>> work; };
-struct Stream { Graph* graph; };
+struct Graph {
+    std::vector<std::function<void()>> work;
+};
+struct Stream {
+    Graph* graph;
+};
 
 inline std::recursive_mutex& emulated_lock() {
     static std::recursive_mutex lock;
@@ -30,6 +35,8 @@ inline bool is_any_capturing() {
     return false;
 }
 inline void submit(void* stream, std::function<void()> work) {
-    if (Graph* graph = stream_of(stream).graph) graph->work.push_back(std::move(work));
-    else work();
+    if (Graph* graph = stream_of(stream).graph)
+        graph->work.push_back(std::move(work));
+    else
+        work();
 }

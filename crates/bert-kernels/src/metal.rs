@@ -10,9 +10,8 @@ use crate::kernels::Kernels;
 use crate::sequences::Sequences;
 use crate::weights::LayerNormWeights;
 
-/// The head sizes that Candle's attention knows in every dtype, and those that it knows for one query.
-const HEAD_SIZES: [usize; 7] = [32, 64, 72, 80, 96, 128, 256];
-const HEAD_SIZES_OF_ONE_QUERY: [usize; 5] = [32, 64, 96, 128, 256];
+/// The head sizes that Candle's attention knows in every dtype and for any number of queries.
+const HEAD_SIZES: [usize; 4] = [32, 64, 96, 128];
 
 /// What is added to the scores of hidden keys. Candle's attention multiplies it by log₂ e, which would make −∞ of
 /// [`MASKED`](crate::MASKED), and NaN of a query that sees no key. Scores disappear in this number too.
@@ -52,15 +51,14 @@ impl Kernels for Metal {
         let computes = matches!(q.dtype(), DType::F32 | DType::F16 | DType::BF16)
             && [k, v].iter().all(|x| x.dtype() == q.dtype() && x.device().is_metal())
             && ![q, k, v].iter().any(|x| x.track_op());
-        // With one query, Candle's attention ignores masks. Scores of F16 would not disappear in its
-        // least number.
-        let adds_mask = queries > 1 && q.dtype() != DType::F16;
+        // With one query, Candle's attention ignores masks; in F16 and BF16 it would round them, and F16 scores
+        // would not disappear in the least number.
+        let adds_mask = queries > 1 && q.dtype() == DType::F32;
         let is_empty = q.elem_count() == 0 || keys == 0;
         if !fits || !computes || is_empty || sequences.is_some() || (mask.is_some() && !adds_mask) {
             return Ok(None);
         }
-        let sizes = if queries == 1 { &HEAD_SIZES_OF_ONE_QUERY[..] } else { &HEAD_SIZES };
-        if !sizes.contains(&(h / heads)) || queries > keys {
+        if !HEAD_SIZES.contains(&(h / heads)) || queries > keys {
             return Ok(None);
         }
         let scores = (b, heads, queries, keys);

@@ -319,7 +319,7 @@ mod kernels {
         let mut random = Random::new(5);
         for device in devices()? {
             for dtype in DTYPES {
-                // cuBLASLt multiplies 16-bit numbers in rows of whole 16 bytes only.
+                // cuBLASLt wants biases at multiples of 16 bytes.
                 let sizes: &[_] = match dtype {
                     DType::F32 => &[(1, 4, 8), (5, 20, 12), (33, 64, 24), (130, 128, 40)],
                     _ => &[(1, 8, 8), (5, 24, 16), (33, 64, 24), (130, 128, 40)],
@@ -520,6 +520,87 @@ mod kernels {
                 same(&gather_rows(&exchanged(&rows)?, &ids)?, &gather_rows(&rows, &ids)?)?;
                 let ranges = [1..4, 0..2];
                 same(&sum_rows(&exchanged(&rows)?, &ranges)?, &sum_rows(&rows, &ranges)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn rows_may_begin_anywhere() -> Result<()> {
+        let mut random = Random::new(15);
+        for device in devices()? {
+            for dtype in DTYPES {
+                let wide = to(&random.tensor(&[2, 6, 40], 0., dtype)?, &device)?;
+                for start in [1, 2, 4, 8] {
+                    let x = wide.narrow(2, start, 16)?;
+                    let apart = to(&to(&x, &Device::Cpu)?.contiguous()?, &device)?;
+                    let what = format!("{start} in {dtype:?} on {:?}", device.location());
+                    // Kernels for other alignments add up in another order.
+                    let same = |got: &Tensor, expected: &Tensor| {
+                        assert_near(got, expected, tolerance(dtype, 2.), &what)
+                    };
+                    let norm = norm_on(&norm(&mut random, 16, dtype)?, &device, dtype)?;
+                    same(&layer_norm(&x, &norm)?, &layer_norm(&apart, &norm)?)?;
+                    same(&activate(&x, Activation::Gelu)?, &activate(&apart, Activation::Gelu)?)?;
+                    let [weights, _] = projections(&mut random, 16, &[8], dtype, &device)?;
+                    same(&linear(&x, &weights)?, &linear(&apart, &weights)?)?;
+                    let of = |x: &Tensor| attention(x, x, x, args(2, 8));
+                    same(&of(&x)?, &of(&apart)?)?;
+                    let rows = |x: &Tensor| sum_rows(&x.get(1)?, &[0..3, 2..6]);
+                    same(&rows(&x)?, &rows(&apart)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn maps_to_any_number_of_outputs_are_multiplied() -> Result<()> {
+        let mut random = Random::new(16);
+        for device in devices()? {
+            for dtype in DTYPES {
+                for (m, k, n) in [(1, 20, 2), (3, 64, 2), (7, 30, 10), (19, 9, 1), (37, 16, 50)] {
+                    let [weights, exact] = projections(&mut random, k, &[n], dtype, &device)?;
+                    let x = random.tensor(&[m, k], 0., dtype)?;
+                    let got = linear(&to(&x, &device)?, &weights)?;
+                    let expected = linear(&x.to_dtype(DType::F64)?, &exact)?;
+                    let tolerance = tolerance(dtype, if device.is_cpu() { 16. } else { 1.1 });
+                    assert_near(&got, &expected, tolerance, &format!("{m}×{k}×{n} in {dtype:?}"))?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() -> Result<()> {
+        for device in devices()? {
+            for dtype in DTYPES {
+                if device.is_cpu() {
+                    continue; // As its kernels do it.
+                }
+                let mut numbers = vec![1f32; 5 * 16];
+                numbers[16] = f32::NAN; // In the second row.
+                let x = Tensor::from_vec(numbers, (1, 5, 16), &Device::Cpu)?.to_dtype(dtype)?;
+                let x = to(&x, &device)?;
+                let ones = to(&Tensor::ones((1, 5, 16), dtype, &Device::Cpu)?, &device)?;
+                let mask = Tensor::zeros((1, 1, 5, 5), DType::F32, &device)?;
+                let mut results = vec![activate(&x, Activation::Relu)?];
+                for mask in [None, Some(&mask)] {
+                    results.push(attention(
+                        &x,
+                        &ones,
+                        &ones,
+                        AttentionArgs { mask, ..args(1, 16) },
+                    )?);
+                }
+                for result in results {
+                    let nans: Vec<_> = f64s(&result)?
+                        .chunks(16)
+                        .map(|row| row.iter().any(|x| x.is_nan()))
+                        .collect();
+                    assert_eq!(nans, [false, true, false, false, false], "{dtype:?}");
+                }
             }
         }
         Ok(())

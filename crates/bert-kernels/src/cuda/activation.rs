@@ -14,10 +14,9 @@ struct Activate {
     x: u64,
     y: u64,
     count: usize,
-    activation: u32,
 }
 
-// SAFETY: two addresses, a size_t and a u32, as in activation.cu.
+// SAFETY: two addresses and a size_t, as in activation.cu.
 unsafe impl DeviceRepr for Activate {}
 
 /// See [`activate`](crate::activate).
@@ -53,10 +52,10 @@ pub(crate) unsafe fn apply(
 ) -> Result<()> {
     const THREADS: usize = 256;
     let vectors = (count * dtype.size_in_bytes()).div_ceil(16);
-    let arguments = Activate { x, y, count, activation: activation as u32 };
+    let arguments = Activate { x, y, count };
     let launch = Launch {
         family: ACTIVATION,
-        kernel: format!("activate_{}", type_name(dtype)),
+        kernel: format!("activate_{}_{}", type_name(dtype), activation as u32),
         // More blocks than all multiprocessors hold go around.
         blocks: (vectors.div_ceil(THREADS).min(1 << 16), 1),
         threads: THREADS as u32,

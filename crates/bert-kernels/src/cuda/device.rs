@@ -38,7 +38,9 @@ pub fn device(ordinal: usize) -> Result<Device, String> {
         // SAFETY: there is one stream, so no event has anything to order.
         unsafe { cuda.disable_event_tracking() };
     }
-    keep_memory(&context).map_err(|error| error.to_string())?;
+    if context.has_async_alloc() {
+        keep_memory(&context).map_err(|error| error.to_string())?;
+    }
     Ok(device)
 }
 

@@ -6,7 +6,7 @@ struct Term {
     const void* matrix;
     const uint32_t* ids;
     uint32_t count;
-    uint32_t stride; // from row to row, in numbers
+    uint32_t stride;  // from row to row, in numbers
 };
 constexpr int MOST_TERMS = 3;
 struct LayerNorm {
@@ -24,8 +24,8 @@ __device__ __forceinline__ const T* row_of(const Term& term, uint32_t row) {
     return static_cast<const T*>(term.matrix) + at * term.stride;
 }
 
-// A warp computes a row. Its numbers stay in registers: at most 32 in each lane, so at most 1024 in all. Rows begin at
-// 16 bytes and are a multiple of 16 bytes long.
+// A warp computes a row. Its numbers stay in registers: at most 32 in each lane, so at most 1024 in
+// all. Rows begin at 16 bytes and are a multiple of 16 bytes long.
 template <class T>
 __device__ void layer_norm(const LayerNorm& a) {
     constexpr int SIZE = IN_16_BYTES<T>, CHUNKS = 32 / SIZE;
@@ -85,7 +85,8 @@ __device__ void layer_norm_any(const LayerNorm& a) {
     T* const y = static_cast<T*>(a.y) + (size_t)row * width;
     const T* from[MOST_TERMS];
 #pragma unroll
-    for (int t = 0; t < MOST_TERMS; t++) from[t] = t < a.terms_count ? row_of<T>(a.terms[t], row) : nullptr;
+    for (int t = 0; t < MOST_TERMS; t++)
+        from[t] = t < a.terms_count ? row_of<T>(a.terms[t], row) : nullptr;
     const auto x = [&](uint32_t column) {
         float x = 0;
 #pragma unroll
@@ -106,8 +107,8 @@ __device__ void layer_norm_any(const LayerNorm& a) {
         narrow(y[column], (x(column) - mean) * scale * widen(gamma[column]) + widen(beta[column]));
 }
 
-#define LAYER_NORM(T)                                                          \
-    KERNEL(layer_norm_##T, (LayerNorm a), 128, 8) { layer_norm<T>(a); }         \
+#define LAYER_NORM(T)                                                   \
+    KERNEL(layer_norm_##T, (LayerNorm a), 128, 8) { layer_norm<T>(a); } \
     KERNEL(layer_norm_any_##T, (LayerNorm a), 128, 8) { layer_norm_any<T>(a); }
 LAYER_NORM(bf16)
 LAYER_NORM(f16)

@@ -139,7 +139,7 @@ impl CublasLt {
             .and_then(|it| it.best_algorithm(self.handle.raw, case.alignments));
         let found = match found {
             Ok(found) => Some(found),
-            Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => None,
+            Err(error) if is_refusal(error) => None,
             Err(error) => return Err(failed(error)),
         };
         Ok(*chosen.entry(case).or_insert(found))
@@ -184,7 +184,7 @@ impl CublasLt {
         };
         match done {
             Ok(()) => Ok(true),
-            Err(CublasError(sys::cublasStatus_t::CUBLAS_STATUS_NOT_SUPPORTED)) => Ok(false),
+            Err(error) if is_refusal(error) => Ok(false),
             Err(error) => Err(failed(error)),
         }
     }
@@ -269,6 +269,12 @@ impl Descriptors {
 /// The least of eight sizes between two powers of two that is not below `m`.
 fn bucket(m: usize) -> usize {
     m.next_multiple_of((m.next_power_of_two() / 16).max(1))
+}
+
+/// Whether cuBLASLt does not have a multiplication, or an algorithm does not do for it.
+fn is_refusal(CublasError(status): CublasError) -> bool {
+    use sys::cublasStatus_t::{CUBLAS_STATUS_INVALID_VALUE, CUBLAS_STATUS_NOT_SUPPORTED};
+    matches!(status, CUBLAS_STATUS_INVALID_VALUE | CUBLAS_STATUS_NOT_SUPPORTED)
 }
 
 fn failed(error: CublasError) -> candle_core::Error {

@@ -22,9 +22,10 @@ use std::ops::Range;
 
 use candle_core::{Result, Tensor};
 
-pub use confirmed::use_unconfirmed_kernels;
+pub use confirmed::{declined, use_unconfirmed_kernels};
 pub use device::device;
 
+use self::confirmed::{ACTIVATION, ATTENTION, LAYER_NORM, LINEAR, ROWS, counted, is_used};
 use crate::activation::Activation;
 use crate::ids::Ids;
 use crate::kernels::Kernels;
@@ -39,17 +40,16 @@ impl Kernels for Cuda {
     /// Padding is skipped if attention to packed sequences has a kernel; without one they would be
     /// computed one by one.
     fn policy(&self, x: &Tensor) -> PassPolicy {
-        let skips_padding =
-            !x.track_op() && gpu::of(x, confirmed::ATTENTION).is_ok_and(|it| it.is_some());
+        let skips_padding = !x.track_op() && gpu::of(x, ATTENTION).is_ok_and(|it| it.is_some());
         PassPolicy { skips_padding, ..PassPolicy::WHOLE }
     }
 
     fn gather_rows(&self, x: &Tensor, rows: &Ids) -> Result<Option<Tensor>> {
-        rows::gather_rows(x, rows)
+        counted(x, ROWS, rows::gather_rows(x, rows))
     }
 
     fn sum_rows(&self, x: &Tensor, ranges: &[Range<usize>]) -> Result<Option<Tensor>> {
-        rows::sum_rows(x, ranges)
+        counted(x, ROWS, rows::sum_rows(x, ranges))
     }
 
     fn sum_layer_norm(
@@ -57,15 +57,15 @@ impl Kernels for Cuda {
         terms: &[(&Tensor, Option<&Ids>)],
         weights: &LayerNormWeights,
     ) -> Result<Option<Tensor>> {
-        layer_norm::sum_layer_norm(terms, weights)
+        counted(&weights.gamma, LAYER_NORM, layer_norm::sum_layer_norm(terms, weights))
     }
 
     fn activate(&self, x: &Tensor, activation: Activation) -> Result<Option<Tensor>> {
-        activation::activate(x, activation)
+        counted(x, ACTIVATION, activation::activate(x, activation))
     }
 
     fn joins(&self, weight: &Tensor) -> bool {
-        !weight.track_op() && confirmed::is_used(confirmed::LINEAR, weight.dtype())
+        !weight.track_op() && is_used(LINEAR, weight.dtype())
     }
 
     fn project(
@@ -75,7 +75,7 @@ impl Kernels for Cuda {
         projections: Range<usize>,
         activation: Activation,
     ) -> Result<Option<Vec<Tensor>>> {
-        linear::project(x, weights, projections, activation)
+        counted(x, LINEAR, linear::project(x, weights, projections, activation))
     }
 
     fn attention(
@@ -85,6 +85,6 @@ impl Kernels for Cuda {
         mask: Option<&Tensor>,
         sequences: Option<&Sequences>,
     ) -> Result<Option<Tensor>> {
-        attention::attention(qkv, heads_and_scale, mask, sequences)
+        counted(qkv[0], ATTENTION, attention::attention(qkv, heads_and_scale, mask, sequences))
     }
 }

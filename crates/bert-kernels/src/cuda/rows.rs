@@ -71,7 +71,7 @@ unsafe impl DeviceRepr for SumRows {}
 
 /// See [`sum_rows`](crate::sum_rows).
 pub(crate) fn sum_rows(x: &Tensor, ranges: &[Range<usize>]) -> Result<Option<Tensor>> {
-    const THREADS: usize = 256;
+    const WARPS: usize = 8;
     let Some((gpu, device)) = gpu::of(x, ROWS)? else { return Ok(None) };
     let (&[t, h], b) = (x.dims(), ranges.len()) else { return Ok(None) };
     let x = in_rows(x)?;
@@ -90,9 +90,13 @@ pub(crate) fn sum_rows(x: &Tensor, ranges: &[Range<usize>]) -> Result<Option<Ten
             width: u32_of(h)?,
             stride: u32_of(matrix.stride)?,
         };
-        let kernel = format!("sum_rows_{}", type_name(x.dtype()));
-        let (blocks, threads) = ((b, h.div_ceil(THREADS)), THREADS as u32);
-        let launch = Launch { family: ROWS, kernel, blocks, threads, shared: 0 };
+        let size = x.dtype().size_in_bytes();
+        let in_16_bytes = matrix.is_aligned() && (h * size).is_multiple_of(16);
+        let (form, each) = if in_16_bytes { ("", 16 / size) } else { ("any_", 1) };
+        let kernel = format!("sum_rows_{form}{}", type_name(x.dtype()));
+        let (blocks, threads) = ((b, h.div_ceil(32 * each)), WARPS as u32 * 32);
+        let shared = WARPS * 32 * each * size_of::<f32>();
+        let launch = Launch { family: ROWS, kernel, blocks, threads, shared };
         // SAFETY: `SumRows` is the kernel's parameter; the caller has checked the ranges, and `y` has
         // `b` rows.
         unsafe { gpu.launch(&stream, &launch, &arguments) }?;
