@@ -132,7 +132,7 @@ pub fn operations(device: &Device) -> Result<()> {
         let table = xs[0].reshape((t, H))?;
         let ranges: Vec<_> = (0..b).map(rows).collect();
         let (product, bytes) = (2. * (t * H * H) as f64, 2. * (t * H) as f64);
-        let mut line =
+        let line =
             |name: &str, work: f64, run: &mut dyn FnMut(&Tensor) -> candle_core::Result<()>| {
                 let times = repeated(&xs, device, run)?;
                 let [median, p10, p90] = [0.5, 0.1, 0.9].map(|q| quantile(&times, q));

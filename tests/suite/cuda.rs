@@ -160,7 +160,13 @@ mod emulated {
     #[ignore = "needs the emulated driver"]
     fn a_pass_without_reading_its_result() {
         let pass = || {
-            let device = cuda_device()?;
+            let device = match std::env::var_os("DEVICE_OF_CANDLE") {
+                None => cuda_device()?,
+                Some(_) => {
+                    bert_kernels::cuda::use_unconfirmed_kernels();
+                    Device::new_cuda(0)?
+                }
+            };
             let options = LoadOptions::new().with_device(device.clone());
             let model = BertModel::from_pretrained(fixture("base"), &options)?;
             println!("loaded");
@@ -224,6 +230,25 @@ mod emulated {
         assert!(said_by_default.contains("named symbol not found"), "{said_by_default}");
         let said = said(&[without_candle, ("BERT_CUDA_KERNELS", "all")]);
         assert!(said.contains("said: Ok"), "{said}");
+    }
+
+    #[test]
+    #[ignore = "needs the emulated driver"]
+    fn a_device_of_candle_has_kernels_unless_its_gpu_is_too_old() {
+        let own = ("DEVICE_OF_CANDLE", "1");
+        let said_without_candle = said(&[own, ("EMULATE_CANDLE_KERNELS", "copies")]);
+        assert!(said_without_candle.contains("said: Ok"), "{said_without_candle}");
+        let said = said(&[own, ("EMULATE_CAPABILITY", "75")]);
+        assert!(said.contains("said: Ok"), "{said}");
+    }
+
+    #[test]
+    #[ignore = "needs the emulated driver"]
+    fn kernels_that_cannot_be_loaded_say_why() {
+        let variables = [("EMULATE_FATBINS", "no"), ("BERT_CUDA_KERNELS", "all")];
+        let said = said(&variables);
+        let expected = "The driver is too old for CUDA 13, or this program was built without nvcc";
+        assert!(said.contains(expected), "{said}");
     }
 
     #[test]

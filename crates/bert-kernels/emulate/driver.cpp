@@ -2,10 +2,14 @@
 // driver refuses is refused with its error. It has the functions that cudarc calls for Candle and
 // for our kernels.
 //
-// These variables of the environment set the machine: EMULATE_DEVICES (1), EMULATE_CAPABILITY (80),
-// EMULATE_DRIVER (13000) and EMULATE_MEMORY (bytes; no limit). With EMULATE_DOWNLOADS=no, copies to
-// the host are errors. With EMULATE_VERBOSE, the names of kernels that are looked up are printed;
-// with EMULATE_CANDLE_KERNELS=copies, Candle has kernels that copy and no others.
+// Variables of the environment:
+//
+// * EMULATE_DEVICES (1), EMULATE_CAPABILITY (80), EMULATE_DRIVER (13000), EMULATE_MEMORY (bytes; no
+//   limit): the machine.
+// * EMULATE_CANDLE_KERNELS=copies: Candle has kernels that copy and no others.
+// * EMULATE_FATBINS=no: our kernels cannot be loaded.
+// * EMULATE_DOWNLOADS=no: copies to the host are errors.
+// * EMULATE_VERBOSE: the names of kernels that are looked up are printed.
 #include <signal.h>
 #include <unistd.h>
 
@@ -22,6 +26,7 @@ enum {
     INVALID_DEVICE = 101,
     NOT_FOUND = 500,
     INVALID_CONTEXT = 201,
+    UNSUPPORTED_PTX_VERSION = 222,
     ILLEGAL_STATE = 401,
     CAPTURE_UNSUPPORTED = 900,
     CAPTURE_ISOLATION = 905
@@ -106,6 +111,9 @@ Result cuGetErrorString(Result result, const char** text) {
         case INVALID_DEVICE: *text = "invalid device ordinal"; break;
         case ILLEGAL_STATE: *text = "the operation cannot be performed in the present state"; break;
         case NOT_FOUND: *text = "named symbol not found"; break;
+        case UNSUPPORTED_PTX_VERSION:
+            *text = "the provided PTX was compiled with an unsupported toolchain.";
+            break;
         case INVALID_CONTEXT: *text = "invalid device context"; break;
         case CAPTURE_UNSUPPORTED: *text = "operation not permitted when stream is capturing"; break;
         default: *text = "invalid argument";
@@ -165,8 +173,11 @@ Result cuMemsetD8Async(uint64_t to, unsigned char byte, size_t bytes, void* stre
     return submitted(stream, [=] { memset((void*)to, byte, bytes); });
 }
 
-Result cuModuleLoadData(void** module, const void*) {
+Result cuModuleLoadData(void** module, const void* image) {
     NEEDS_CONTEXT;
+    static const char* loads = getenv("EMULATE_FATBINS");
+    const bool is_fatbin = !strncmp(static_cast<const char*>(image), "// --fatbin", 11);
+    if (is_fatbin && loads && !strcmp(loads, "no")) return UNSUPPORTED_PTX_VERSION;
     return *module = (void*)1, SUCCESS;
 }
 Result cuModuleUnload(void*) { return SUCCESS; }

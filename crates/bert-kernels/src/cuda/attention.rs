@@ -101,8 +101,8 @@ pub(crate) fn attention(
     let form = Form::choose(q.dtype(), h / heads, longest, bias.is_some(), aligned);
     let Some(form) = form.filter(|it| it.shared <= gpu.most_shared) else { return Ok(None) };
     let tiles = sequences.map(|it| it.tiles(form.queries, q.device())).transpose()?;
-    let in_rows = b * queries.div_ceil(form.queries);
-    let blocks = tiles.as_ref().map_or(in_rows, |tiles| tiles.dims()[0]);
+    let padded_blocks = b * queries.div_ceil(form.queries);
+    let blocks = tiles.as_ref().map_or(padded_blocks, |tiles| tiles.dims()[0]);
     let sizes = Attention {
         tile_queries: u32_of(form.queries)?,
         queries: u32_of(queries)?,
