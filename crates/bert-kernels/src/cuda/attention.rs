@@ -87,10 +87,10 @@ pub(crate) fn attention(
     let Some((gpu, device)) = gpu::of(q, ATTENTION)? else { return Ok(None) };
     let Some(scores) = scores_of([q, k, v], heads) else { return Ok(None) };
     let [b, _, queries, keys] = scores;
-    let bias = match mask.map(|mask| bias_of(mask, scores, q.device())) {
+    let bias = match mask.map(|mask| bias_of(mask, scores, q.device())).transpose()? {
         Some(Some(bias)) if sequences.is_none() => Some(bias),
         None => None,
-        // The definition computes it, or returns the error.
+        // The definition returns the error.
         _ => return Ok(None),
     };
     let (q, k, v) = (in_rows(q)?, in_rows(k)?, in_rows(v)?);
@@ -172,11 +172,24 @@ impl Operands<'_> {
     }
 }
 
-/// A view of `mask` for all scores `[B, N, Q, K]`, and its strides over sequences, heads and queries. `None` if
-/// it does not fit, or neighboring keys are no neighbors.
-fn bias_of(mask: &Tensor, scores: [usize; 4], device: &Device) -> Option<(Tensor, [usize; 3])> {
-    let all = mask.broadcast_as(&scores).ok()?;
-    let &[batch, head, query, key] = all.stride() else { return None };
+/// A view of `mask` for all scores `[B, N, Q, K]` in which neighboring keys are neighbors, and its strides over
+/// sequences, heads and queries. `None` if it does not fit.
+fn bias_of(
+    mask: &Tensor,
+    scores: [usize; 4],
+    device: &Device,
+) -> Result<Option<(Tensor, [usize; 3])>> {
     let fits = mask.dtype() == DType::F32 && mask.device().same_device(device) && !mask.track_op();
-    (fits && (key == 1 || scores[3] == 1)).then_some((all, [batch, head, query]))
+    let Some((_, leading)) = mask.dims().split_last().filter(|_| fits) else { return Ok(None) };
+    let rows = match mask.stride().last() {
+        Some(1) if mask.dims().last() == Some(&scores[3]) => mask.clone(),
+        // The same number for all keys, or another order in memory.
+        _ => match mask.broadcast_as([leading, &[scores[3]]].concat()) {
+            Ok(rows) => rows.contiguous()?,
+            Err(_) => return Ok(None),
+        },
+    };
+    let Ok(all) = rows.broadcast_as(&scores) else { return Ok(None) };
+    let &[batch, head, query, _] = all.stride() else { return Ok(None) };
+    Ok(Some((all, [batch, head, query])))
 }
