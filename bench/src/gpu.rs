@@ -105,7 +105,7 @@ pub fn operations(device: &Device) -> Result<()> {
     let norm = LayerNormWeights { gamma: tensor(&[H])?, beta: tensor(&[H])?, eps: 1e-12 };
     for (b, s) in [(1, 8), (1, 128), (64, 512), (256, 128)] {
         let t = b * s;
-        // Larger together than the second-level cache.
+        // Larger together than the L2 cache.
         let xs = (0..if t > 1000 { 3 } else { 1 })
             .map(|_| tensor(&[b, s, H]))
             .collect::<Result<Vec<_>>>()?;
@@ -131,7 +131,7 @@ pub fn operations(device: &Device) -> Result<()> {
         let ids = Ids::new((0..t as u32).rev().collect(), (1, t), t)?;
         let table = xs[0].reshape((t, H))?;
         let ranges: Vec<_> = (0..b).map(rows).collect();
-        let (product, bytes) = (2. * (t * H * H) as f64, 2. * (t * H) as f64);
+        let (matmul, bytes) = (2. * (t * H * H) as f64, 2. * (t * H) as f64);
         let line =
             |name: &str, work: f64, run: &mut dyn FnMut(&Tensor) -> candle_core::Result<()>| {
                 let times = repeated(&xs, device, run)?;
@@ -144,14 +144,14 @@ pub fn operations(device: &Device) -> Result<()> {
                 );
                 Ok::<_, anyhow::Error>(())
             };
-        line("linear QKV", 3. * product, &mut |x| linear_joined(x, &qkv, 0..3).map(drop))?;
-        line("linear output", product, &mut |x| linear(x, &output).map(drop))?;
-        line("linear FF1", 4. * product, &mut |x| linear(x, &expand).map(drop))?;
-        line("linear FF1 and GELU", 4. * product, &mut |x| {
+        line("linear QKV", 3. * matmul, &mut |x| linear_joined(x, &qkv, 0..3).map(drop))?;
+        line("linear output", matmul, &mut |x| linear(x, &output).map(drop))?;
+        line("linear FF1", 4. * matmul, &mut |x| linear(x, &expand).map(drop))?;
+        line("linear FF1 and GELU", 4. * matmul, &mut |x| {
             linear_activation(x, &expand, Activation::Gelu).map(drop)
         })?;
-        line("linear FF2", 4. * product, &mut |_| linear(&wide, &contract).map(drop))?;
-        line("feed forward", 8. * product, &mut |x| {
+        line("linear FF2", 4. * matmul, &mut |_| linear(&wide, &contract).map(drop))?;
+        line("feed forward", 8. * matmul, &mut |x| {
             feed_forward(x, &expand, Activation::Gelu, &contract).map(drop)
         })?;
         line("GELU", 8. * bytes, &mut |_| activate(&wide, Activation::Gelu).map(drop))?;

@@ -84,6 +84,15 @@ pub(crate) trait Kernels {
     }
 }
 
+/// `[B, N, Q, K]` of queries, keys and values that fit each other; `None` for others, and for none.
+pub(crate) fn dims_of_scores([q, k, v]: [&Tensor; 3], heads: usize) -> Option<[usize; 4]> {
+    let (&[b, queries, h], &[kb, keys, kh]) = (q.dims(), k.dims()) else { return None };
+    let is_same = |x: &Tensor| x.dtype() == q.dtype() && x.device().same_device(q.device());
+    let fits = heads > 0 && h % heads == 0 && kb == b && kh == h && v.dims() == k.dims();
+    let is_empty = q.elem_count() == 0 || keys == 0;
+    (fits && !is_empty && is_same(k) && is_same(v)).then_some([b, heads, queries, keys])
+}
+
 /// For devices without kernels.
 pub(crate) struct NoKernels;
 

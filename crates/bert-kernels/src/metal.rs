@@ -6,7 +6,7 @@ use candle_core::{DType, Result, Tensor};
 use candle_nn::ops;
 
 use crate::ids::Ids;
-use crate::kernels::Kernels;
+use crate::kernels::{Kernels, dims_of_scores};
 use crate::sequences::Sequences;
 use crate::weights::LayerNormWeights;
 
@@ -46,16 +46,14 @@ impl Kernels for Metal {
         mask: Option<&Tensor>,
         sequences: Option<&Sequences>,
     ) -> Result<Option<Tensor>> {
-        let (&[b, queries, h], &[kb, keys, kh]) = (q.dims(), k.dims()) else { return Ok(None) };
-        let fits = heads > 0 && h % heads == 0 && kb == b && kh == h && v.dims() == k.dims();
+        let Some([b, _, queries, keys]) = dims_of_scores([q, k, v], heads) else { return Ok(None) };
+        let h = q.dim(2)?;
         let computes = matches!(q.dtype(), DType::F32 | DType::F16 | DType::BF16)
-            && [k, v].iter().all(|x| x.dtype() == q.dtype() && x.device().is_metal())
             && ![q, k, v].iter().any(|x| x.track_op());
         // With one query, Candle's attention ignores masks; in F16 and BF16 it would round them, and F16 scores
         // would not disappear in the least number.
         let adds_mask = queries > 1 && q.dtype() == DType::F32;
-        let is_empty = q.elem_count() == 0 || keys == 0;
-        if !fits || !computes || is_empty || sequences.is_some() || (mask.is_some() && !adds_mask) {
+        if !computes || sequences.is_some() || (mask.is_some() && !adds_mask) {
             return Ok(None);
         }
         if !HEAD_SIZES.contains(&(h / heads)) || queries > keys {

@@ -3,7 +3,9 @@
 //! With the feature `cuda` there has to be a GPU; `scripts/emulate-cuda` emulates one. With
 //! `EMULATE_CANDLE_KERNELS=copies` none of Candle's computes there, so tests in `kernels` pass only if ours do.
 
-use bert_kernels::{Ids, LayerNormWeights, LinearWeights, Sequence, Sequences, WeightForm};
+use bert_kernels::{
+    AttentionArgs, Ids, LayerNormWeights, LinearWeights, Sequence, Sequences, WeightForm,
+};
 use candle_core::{DType, Device, Result, Tensor};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -25,7 +27,7 @@ fn gpu() -> Result<Device> {
     bert_kernels::cuda::use_unconfirmed_kernels();
     let mut device = DEVICE.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     if device.is_none() {
-        *device = Some(bert_kernels::cuda::device(0).map_err(candle_core::Error::Msg)?);
+        *device = Some(bert_kernels::cuda::device(0)?);
     }
     device.clone().ok_or_else(|| candle_core::Error::Msg("no device".into()))
 }
@@ -48,10 +50,6 @@ impl Random {
         let numbers: Vec<f64> = (0..dims.iter().product()).map(number).collect();
         Tensor::from_vec(numbers, dims, &Device::Cpu)?.to_dtype(dtype)
     }
-}
-
-fn to(x: &Tensor, device: &Device) -> Result<Tensor> {
-    x.to_device(device)
 }
 
 fn f64s(x: &Tensor) -> Result<Vec<f64>> {
@@ -80,11 +78,21 @@ fn tolerance(dtype: DType, roundings: f64) -> f64 {
     }
 }
 
+/// Attention without anything but queries, keys and values.
+const ARGS: AttentionArgs = AttentionArgs {
+    heads: 2,
+    scale: 0.1,
+    mask: None,
+    weights_factor: None,
+    relative: None,
+    sequences: None,
+};
+
 mod kernels {
     use bert_kernels::{
-        Activation, AttentionArgs, EmbeddingWeights, Lookup, MASKED, activate, add_layer_norm,
-        attention, attention_with_weights, embeddings_layer_norm, feed_forward, gather_rows,
-        layer_norm, linear, linear_activation, linear_joined, sum_rows,
+        Activation, EmbeddingWeights, Lookup, MASKED, activate, add_layer_norm, attention,
+        attention_with_weights, embeddings_layer_norm, feed_forward, gather_rows, layer_norm,
+        linear, linear_activation, linear_joined, sum_rows,
     };
 
     use super::*;
@@ -130,13 +138,16 @@ mod kernels {
                     let what = format!("{h} numbers in {dtype:?} on {:?}", device.location());
                     // F32 has lost the digits of a large mean when the kernel gets it.
                     let tolerance = tolerance(dtype, 1.1) * mean.abs().max(1.);
-                    let got = layer_norm(&to(&x, &device)?, &on_device)?;
+                    let got = layer_norm(&x.to_device(&device)?, &on_device)?;
                     assert_near(&got, &layer_norm(&wide(&x)?, &exact)?, tolerance, &what)?;
                     if device.is_cpu() && dtype != DType::F32 {
                         continue; // The definition rounds the sum.
                     }
-                    let got =
-                        add_layer_norm(&to(&x, &device)?, &to(&residual, &device)?, &on_device)?;
+                    let got = add_layer_norm(
+                        &x.to_device(&device)?,
+                        &residual.to_device(&device)?,
+                        &on_device,
+                    )?;
                     let expected = add_layer_norm(&wide(&x)?, &wide(&residual)?, &exact)?;
                     assert_near(&got, &expected, tolerance, &format!("sum of {what}"))?;
                 }
@@ -205,11 +216,11 @@ mod kernels {
                     };
                     let ids = Ids::new((0..15).map(id).collect(), (3, 5), 13)?;
                     let expected = gather_rows(&x.to_dtype(DType::F64)?, &ids)?;
-                    let got = gather_rows(&to(&x, &device)?, &ids)?;
+                    let got = gather_rows(&x.to_device(&device)?, &ids)?;
                     assert_near(&got, &expected, 0., &format!("{h} numbers in {dtype:?}"))?;
                     // Rows that lie apart.
                     let wide = random.tensor(&[13, 3 * h], 0., dtype)?;
-                    let part = to(&wide, &device)?.narrow(1, h, h)?;
+                    let part = wide.to_device(&device)?.narrow(1, h, h)?;
                     if device.is_cuda() {
                         let expected = gather_rows(&wide.narrow(1, h, h)?.contiguous()?, &ids)?;
                         assert_near(&gather_rows(&part, &ids)?, &expected, 0., "rows apart")?;
@@ -230,7 +241,7 @@ mod kernels {
             for dtype in DTYPES {
                 for h in [1, 30, 256, 300] {
                     let x = random.tensor(&[40, h], 3., dtype)?;
-                    let got = sum_rows(&to(&x, &device)?, &[0..1, 3..40, 5..5, 1..3])?;
+                    let got = sum_rows(&x.to_device(&device)?, &[0..1, 3..40, 5..5, 1..3])?;
                     let expected = sum_rows(&x.to_dtype(DType::F64)?, &[0..1, 3..40, 5..5, 1..3])?;
                     assert_eq!(got.dtype(), DType::F32);
                     assert_near(&got, &expected, 1e-6, &format!("{h} columns in {dtype:?}"))?;
@@ -251,7 +262,7 @@ mod kernels {
                         let x =
                             (random.tensor(&[length], 0., DType::F64)? * 9.)?.to_dtype(dtype)?;
                         let expected = f64s(&activate(&x.to_dtype(DType::F64)?, activation)?)?;
-                        let got = f64s(&activate(&to(&x, &device)?, activation)?)?;
+                        let got = f64s(&activate(&x.to_device(&device)?, activation)?)?;
                         for ((got, expected), x) in got.iter().zip(expected).zip(f64s(&x)?) {
                             // An absolute error of the order of F32's, and the rounding of the result.
                             let most = 2e-6 + tolerance(dtype, 1.1) * expected.abs();
@@ -277,7 +288,7 @@ mod kernels {
             for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::F16, 1e-3), (DType::BF16, 5e-3)]
             {
                 let x = Tensor::new(&[-4f32, -3.5, -3., -2., f32::INFINITY], &Device::Cpu)?;
-                let got = activate(&to(&x.to_dtype(dtype)?, &device)?, Activation::Gelu)?;
+                let got = activate(&x.to_dtype(dtype)?.to_device(&device)?, Activation::Gelu)?;
                 // x Φ(x), by Python's math.erfc.
                 let expected = [
                     -0.00012668496733288495,
@@ -307,7 +318,7 @@ mod kernels {
         for n in sizes {
             let weight = random.tensor(&[*n, k], 0., dtype)?;
             let bias = random.tensor(&[*n], 0., dtype)?;
-            on_device.push(LinearWeights::new(to(&weight, device)?, to(&bias, device)?));
+            on_device.push(LinearWeights::new(weight.to_device(device)?, bias.to_device(device)?));
             exact
                 .push(LinearWeights::new(weight.to_dtype(DType::F64)?, bias.to_dtype(DType::F64)?));
         }
@@ -328,7 +339,7 @@ mod kernels {
                     let all = [n, 2 * n, n];
                     let [mut weights, exact] = projections(&mut random, k, &all, dtype, &device)?;
                     let x = random.tensor(&[1, m, k], 0., dtype)?;
-                    let (on_device, x) = (to(&x, &device)?, x.to_dtype(DType::F64)?);
+                    let (on_device, x) = (x.to_device(&device)?, x.to_dtype(DType::F64)?);
                     let what = format!("{m}×{k}×{n} in {dtype:?} on {:?}", device.location());
                     // Candle adds up F16 in F16 on the CPU.
                     let tolerance = tolerance(dtype, if device.is_cpu() { 16. } else { 1.1 });
@@ -367,7 +378,7 @@ mod kernels {
             let x = random.tensor(&[3, 4, 16], 0., DType::F32)?;
             let [weights, exact] = projections(&mut random, 16, &[8], DType::F32, &device)?;
             let first = |x: &Tensor| x.narrow(1, 0, 1)?.squeeze(1);
-            let got = linear(&first(&to(&x, &device)?)?, &weights)?;
+            let got = linear(&first(&x.to_device(&device)?)?, &weights)?;
             let expected = linear(&first(&x.to_dtype(DType::F64)?)?, &exact)?;
             assert_near(&got, &expected, 1e-5, "first rows")?;
         }
@@ -385,14 +396,7 @@ mod kernels {
     }
 
     fn args(heads: usize, size: usize) -> AttentionArgs<'static> {
-        AttentionArgs {
-            heads,
-            scale: (size as f64).powf(-0.5),
-            mask: None,
-            weights_factor: None,
-            relative: None,
-            sequences: None,
-        }
+        AttentionArgs { heads, scale: (size as f64).powf(-0.5), ..ARGS }
     }
 
     /// Rounding of weights and of the result, of numbers below 1.
@@ -415,7 +419,7 @@ mod kernels {
                     for s in [1, 15, 64, 65, 130] {
                         let heads = 1 + random.below(2);
                         let x = qkv(&mut random, 2, s, heads * size, dtype)?;
-                        let [q, k, v] = split(&to(&x, &device)?)?;
+                        let [q, k, v] = split(&x.to_device(&device)?)?;
                         let got = attention(&q, &k, &v, args(heads, size))?;
                         let [q, k, v] = split(&x.to_dtype(DType::F64)?)?;
                         let expected = attention_with_weights(&q, &k, &v, args(heads, size))?.0;
@@ -472,8 +476,8 @@ mod kernels {
                                 x.narrow(2, n * size, n * size)?,
                             ])
                         };
-                        let [k, v] = halves(&to(&kv, &device)?)?;
-                        let got = attention(&to(&q, &device)?, &k, &v, masked(&mask))?;
+                        let [k, v] = halves(&kv.to_device(&device)?)?;
+                        let got = attention(&q.to_device(&device)?, &k, &v, masked(&mask))?;
                         let [k, v] = halves(&kv.to_dtype(DType::F64)?)?;
                         let q = q.to_dtype(DType::F64)?;
                         let expected = attention_with_weights(&q, &k, &v, masked(&exact_mask))?.0;
@@ -498,7 +502,7 @@ mod kernels {
         let mut random = Random::new(14);
         for device in devices()? {
             for dtype in DTYPES {
-                let x = to(&random.tensor(&[2, 6, 16], 0., dtype)?, &device)?;
+                let x = random.tensor(&[2, 6, 16], 0., dtype)?.to_device(&device)?;
                 let strided = exchanged(&x)?;
                 let same = |got: &Tensor, expected: &Tensor| {
                     assert_near(got, expected, 0., &format!("{dtype:?} on {:?}", device.location()))
@@ -527,10 +531,10 @@ mod kernels {
         let mut random = Random::new(15);
         for device in devices()? {
             for dtype in DTYPES {
-                let wide = to(&random.tensor(&[2, 6, 40], 0., dtype)?, &device)?;
+                let wide = random.tensor(&[2, 6, 40], 0., dtype)?.to_device(&device)?;
                 for start in [1, 2, 4, 8] {
                     let x = wide.narrow(2, start, 16)?;
-                    let apart = to(&to(&x, &Device::Cpu)?.contiguous()?, &device)?;
+                    let apart = x.to_device(&Device::Cpu)?.contiguous()?.to_device(&device)?;
                     let what = format!("{start} in {dtype:?} on {:?}", device.location());
                     // Kernels for other alignments add up in another order.
                     let same = |got: &Tensor, expected: &Tensor| {
@@ -559,7 +563,7 @@ mod kernels {
                 for (m, k, n) in [(1, 20, 2), (3, 64, 2), (7, 30, 10), (19, 9, 1), (37, 16, 50)] {
                     let [weights, exact] = projections(&mut random, k, &[n], dtype, &device)?;
                     let x = random.tensor(&[m, k], 0., dtype)?;
-                    let got = linear(&to(&x, &device)?, &weights)?;
+                    let got = linear(&x.to_device(&device)?, &weights)?;
                     let expected = linear(&x.to_dtype(DType::F64)?, &exact)?;
                     let tolerance = tolerance(dtype, if device.is_cpu() { 16. } else { 1.1 });
                     assert_near(&got, &expected, tolerance, &format!("{m}×{k}×{n} in {dtype:?}"))?;
@@ -579,8 +583,8 @@ mod kernels {
                 let mut numbers = vec![1f32; 5 * 16];
                 numbers[16] = f32::NAN; // In the second row.
                 let x = Tensor::from_vec(numbers, (1, 5, 16), &Device::Cpu)?.to_dtype(dtype)?;
-                let x = to(&x, &device)?;
-                let ones = to(&Tensor::ones((1, 5, 16), dtype, &Device::Cpu)?, &device)?;
+                let x = x.to_device(&device)?;
+                let ones = Tensor::ones((1, 5, 16), dtype, &Device::Cpu)?.to_device(&device)?;
                 let mask = Tensor::zeros((1, 1, 5, 5), DType::F32, &device)?;
                 let mut results = vec![activate(&x, Activation::Relu)?];
                 for mask in [None, Some(&mask)] {
@@ -612,7 +616,7 @@ mod kernels {
                     continue;
                 }
                 let x = (qkv(&mut random, 1, 70, 64, DType::F32)? * 200.)?.to_dtype(dtype)?;
-                let [q, k, v] = split(&to(&x, &device)?)?;
+                let [q, k, v] = split(&x.to_device(&device)?)?;
                 let got = attention(&q, &k, &v, args(1, 64))?;
                 let [q, k, v] = split(&x.to_dtype(DType::F64)?)?;
                 let expected = attention_with_weights(&q, &k, &v, args(1, 64))?.0;
@@ -642,7 +646,7 @@ mod kernels {
                     let sequences = Sequences::new(all)?;
                     let x = qkv(&mut random, 1, start, heads * size, dtype)?;
                     let packed = AttentionArgs { sequences: Some(&sequences), ..args(heads, size) };
-                    let [q, k, v] = split(&to(&x, &device)?)?;
+                    let [q, k, v] = split(&x.to_device(&device)?)?;
                     let got = attention(&q, &k, &v, packed)?;
                     let [q, k, v] = split(&x.to_dtype(DType::F64)?)?;
                     let expected = attention(&q, &k, &v, packed)?;
@@ -672,7 +676,7 @@ mod kernels {
                     random.tensor(&[1, 200, 128], 0., dtype)?,
                 ];
                 let packed = AttentionArgs { sequences: Some(&sequences), ..args(2, 64) };
-                let on = |x: &Tensor| to(x, &device);
+                let on = |x: &Tensor| x.to_device(&device);
                 let got = attention(&on(&q)?, &on(&kv[0])?, &on(&kv[1])?, packed)?;
                 let wide = |x: &Tensor| x.to_dtype(DType::F64);
                 let expected = attention(&wide(&q)?, &wide(&kv[0])?, &wide(&kv[1])?, packed)?;
@@ -687,21 +691,11 @@ mod kernels {
 #[cfg(feature = "cuda")]
 mod definitions {
     use bert_kernels::{
-        AttentionArgs, EmbeddingWeights, Lookup, attention, attention_with_weights, layer_norm,
-        linear,
+        EmbeddingWeights, Lookup, attention, attention_with_weights, layer_norm, linear,
     };
     use candle_core::Var;
 
     use super::*;
-
-    const ARGS: AttentionArgs = AttentionArgs {
-        heads: 2,
-        scale: 0.1,
-        mask: None,
-        weights_factor: None,
-        relative: None,
-        sequences: None,
-    };
 
     #[test]
     fn other_dtypes_and_very_large_heads_are_computed() -> Result<()> {
@@ -709,7 +703,7 @@ mod definitions {
         for (size, dtype) in [(300, DType::F32), (300, DType::F16), (64, DType::F64)] {
             let x = random.tensor(&[1, 5, size], 0., dtype)?;
             let args = AttentionArgs { heads: 1, ..ARGS };
-            let on_device = to(&x, &device)?;
+            let on_device = x.to_device(&device)?;
             let got = attention(&on_device, &on_device, &on_device, args)?;
             let x = x.to_dtype(DType::F64)?;
             let expected = attention_with_weights(&x, &x, &x, args)?.0;
@@ -730,11 +724,11 @@ mod definitions {
 
         bert_kernels::cuda::use_unconfirmed_kernels();
         // With a stream of its own: other tests copy.
-        let device = bert_kernels::cuda::device(0).map_err(candle_core::Error::Msg)?;
+        let device = bert_kernels::cuda::device(0)?;
         let Device::Cuda(cuda) = &device else { candle_core::bail!("{device:?} is no GPU") };
         let mut random = Random::new(23);
         for dtype in DTYPES {
-            let mut tensor = |dims: &[usize]| to(&random.tensor(dims, 0., dtype)?, &device);
+            let mut tensor = |dims: &[usize]| random.tensor(dims, 0., dtype)?.to_device(&device);
             let mut map = || {
                 Ok::<_, candle_core::Error>(LinearWeights::new(tensor(&[16, 16])?, tensor(&[16])?))
             };
@@ -784,15 +778,16 @@ mod definitions {
         let args = AttentionArgs { sequences: Some(&sequences), ..ARGS };
         let attend = |x: &Tensor| attention(x, x, x, args);
         let expected = attend(&x.to_dtype(DType::F64)?)?;
-        assert_near(&attend(&to(&x, &device)?)?, &expected, 1e-5, "heads of 300")
+        assert_near(&attend(&x.to_device(&device)?)?, &expected, 1e-5, "heads of 300")
     }
 
     #[test]
     fn gradients_pass() -> Result<()> {
         let (device, mut random) = (gpu()?, Random::new(21));
-        let x = Var::from_tensor(&to(&random.tensor(&[3, 8], 0., DType::F32)?, &device)?)?;
-        let weight = Var::from_tensor(&to(&random.tensor(&[8, 8], 0., DType::F32)?, &device)?)?;
-        let bias = to(&random.tensor(&[8], 0., DType::F32)?, &device)?;
+        let x = Var::from_tensor(&random.tensor(&[3, 8], 0., DType::F32)?.to_device(&device)?)?;
+        let weight =
+            Var::from_tensor(&random.tensor(&[8, 8], 0., DType::F32)?.to_device(&device)?)?;
+        let bias = random.tensor(&[8], 0., DType::F32)?.to_device(&device)?;
         let norm =
             LayerNormWeights { gamma: bias.ones_like()?, beta: bias.zeros_like()?, eps: 1e-12 };
         let y =

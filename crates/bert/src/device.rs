@@ -22,20 +22,20 @@ pub fn best_device() -> Device {
 /// was built without the feature `cuda`.
 pub fn cuda_device() -> Result<Device> {
     static DEVICE: OnceLock<Device> = OnceLock::new();
-    once(&DEVICE, new_cuda_device)
+    once(&DEVICE, || new_cuda_device().map_err(|error| no_device("cuda", &error)))
 }
 
 #[cfg(feature = "cuda")]
-fn new_cuda_device() -> Result<Device> {
+fn new_cuda_device() -> candle_core::Result<Device> {
     if std::env::var("BERT_CUDA_KERNELS").is_ok_and(|kernels| kernels == "all") {
         bert_kernels::cuda::use_unconfirmed_kernels();
     }
-    bert_kernels::cuda::device(0).map_err(|reason| Error::NoDevice { name: "cuda", reason })
+    bert_kernels::cuda::device(0)
 }
 
 #[cfg(not(feature = "cuda"))]
-fn new_cuda_device() -> Result<Device> {
-    Device::new_cuda(0).map_err(|error| no_device("cuda", &error))
+fn new_cuda_device() -> candle_core::Result<Device> {
+    Device::new_cuda(0)
 }
 
 /// The first Metal device. Every call gives the same one.

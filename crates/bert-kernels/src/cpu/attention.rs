@@ -19,6 +19,7 @@ use super::scratch::with_scratch;
 use super::simd::arch;
 use super::slices::try_cpu_slice;
 use super::team;
+use crate::kernels::dims_of_scores;
 use crate::sequences::{Sequence, Sequences};
 
 /// The most queries of a task, if there are fewer heads and sequences than threads can share.
@@ -31,16 +32,14 @@ pub(crate) fn attention(
     mask: Option<&Tensor>,
     sequences: Option<&Sequences>,
 ) -> Result<Option<Tensor>> {
-    let ((b, queries, h), (kb, keys, kh)) = (q.dims3()?, k.dims3()?);
-    let fits = heads > 0 && h % heads == 0 && kb == b && kh == h && v.dims() == k.dims();
-    let covered = sequences.is_none_or(|sequences| sequences.rows() == b * queries);
-    if !fits || !covered || q.elem_count() == 0 || keys == 0 {
+    let Some(scores) = dims_of_scores([q, k, v], heads) else { return Ok(None) };
+    let ([b, _, queries, keys], h) = (scores, q.dim(2)?);
+    if sequences.is_some_and(|sequences| sequences.rows() != b * queries) {
         return Ok(None);
     }
     let (q, k, v) = (q.contiguous()?, k.contiguous()?, v.contiguous()?);
     let [Some(q), Some(k), Some(v)] = [&q, &k, &v].map(try_cpu_slice) else { return Ok(None) };
     let mask = mask.map(Tensor::contiguous).transpose()?;
-    let scores = [b, heads, queries, keys];
     let mask = mask.as_ref().map(|mask| try_cpu_slice(mask).zip(mask_strides(mask, scores)));
     let bias = match &mask {
         Some(Some((data, strides))) => Some(Bias { data, strides: *strides }),

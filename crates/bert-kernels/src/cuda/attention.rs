@@ -6,6 +6,7 @@ use candle_core::{DType, Device, Result, Tensor};
 use super::confirmed::ATTENTION;
 use super::gpu::{self, Launch};
 use super::operand::{Guards, Matrix, Output, in_rows, type_name, u32_of};
+use crate::kernels::dims_of_scores;
 use crate::sequences::Sequences;
 
 /// `Attention` of attention.cu.
@@ -85,8 +86,10 @@ pub(crate) fn attention(
     sequences: Option<&Sequences>,
 ) -> Result<Option<Tensor>> {
     let Some((gpu, device)) = gpu::of(q, ATTENTION)? else { return Ok(None) };
-    let Some(scores) = scores_of([q, k, v], heads) else { return Ok(None) };
-    let [b, _, queries, keys] = scores;
+    // The kernel counts rows.
+    let counts = |[b, _, queries, keys]: &[usize; 4]| u32::try_from(b * queries.max(keys)).is_ok();
+    let scores = dims_of_scores([q, k, v], heads).filter(counts);
+    let Some(scores @ [b, _, queries, keys]) = scores else { return Ok(None) };
     let bias = match mask.map(|mask| bias_of(mask, scores, q.device())).transpose()? {
         Some(Some(bias)) if sequences.is_none() => Some(bias),
         None => None,
@@ -104,6 +107,7 @@ pub(crate) fn attention(
     let padded_blocks = b * queries.div_ceil(form.queries);
     let blocks = tiles.as_ref().map_or(padded_blocks, |tiles| tiles.dims()[0]);
     let sizes = Attention {
+        out_stride: u32_of(h)?,
         tile_queries: u32_of(form.queries)?,
         queries: u32_of(queries)?,
         keys: u32_of(keys)?,
@@ -124,11 +128,7 @@ pub(crate) fn attention(
     {
         let mut guards = Guards::new();
         let out = output.address(&stream, &mut guards)?;
-        let arguments = Attention {
-            out,
-            out_stride: u32_of(h)?,
-            ..operands.addresses(sizes, &stream, &mut guards)?
-        };
+        let arguments = Attention { out, ..operands.addresses(sizes, &stream, &mut guards)? };
         let Form { kernel, threads, shared, .. } = form;
         let launch = Launch { family: ATTENTION, kernel, blocks: (blocks, heads), threads, shared };
         // SAFETY: `Attention` is the kernel's parameter. Its sizes are those of the tensors; sequences were
@@ -137,16 +137,6 @@ pub(crate) fn attention(
         unsafe { gpu.launch(&stream, &launch, &arguments) }?;
     }
     Ok(Some(output.into_tensor((b, queries, h))))
-}
-
-/// `[B, N, Q, K]` of queries, keys and values that fit each other; `None` for others, and for none.
-fn scores_of([q, k, v]: [&Tensor; 3], heads: usize) -> Option<[usize; 4]> {
-    let (&[b, queries, h], &[kb, keys, kh]) = (q.dims(), k.dims()) else { return None };
-    let is_same = |x: &Tensor| x.dtype() == q.dtype() && x.device().same_device(q.device());
-    let fits = heads > 0 && h % heads == 0 && kb == b && kh == h && v.dims() == k.dims();
-    let is_empty = q.elem_count() == 0 || keys == 0;
-    u32::try_from(b * queries.max(keys)).ok()?; // The kernel counts rows.
-    (fits && !is_empty && is_same(k) && is_same(v)).then_some([b, heads, queries, keys])
 }
 
 impl Operands<'_> {
