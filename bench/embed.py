@@ -14,11 +14,14 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import statistics
 import subprocess
 import sys
 import time
+
+from onnx_export import export
 
 HERE = pathlib.Path(__file__).parent
 ENGINES = ["ours", "sentence-transformers", "fastembed", "fastembed+32", "openvino+sorted"]
@@ -35,35 +38,11 @@ def make_texts(folder):
 
 def onnx_file(folder):
     """The model as ONNX, exported once, with the files that fastembed reads beside it."""
-    target = HERE / "target" / "minilm-onnx"
-    if not (target / "model.onnx").exists():
-        import shutil
-
-        import torch
-        from transformers import BertModel
-
-        target.mkdir(parents=True, exist_ok=True)
-        model = BertModel.from_pretrained(folder, attn_implementation="eager").eval()
-        ids = torch.randint(5, 1000, (2, 16))
-        names = ["input_ids", "attention_mask", "token_type_ids"]
-        axes = {name: {0: "batch", 1: "sequence"} for name in [*names, "last_hidden_state"]}
-
-        class Export(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.model = model
-
-            def forward(self, input_ids, attention_mask, token_type_ids):
-                return self.model(
-                    input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-                ).last_hidden_state
-
-        inputs = (ids, torch.ones_like(ids), torch.zeros_like(ids))
-        torch.onnx.export(Export(), inputs, target / "model.onnx", input_names=names, dynamic_axes=axes,
-                          output_names=["last_hidden_state"], opset_version=17, dynamo=False)
-        for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
-            shutil.copy(folder / file, target)
-    return target / "model.onnx"
+    path = HERE / "target" / "minilm-onnx" / "model.onnx"
+    export(folder, path)
+    for file in ("config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
+        shutil.copy(folder / file, path.parent)
+    return path
 
 
 def sentence_transformers_engine(folder, threads):

@@ -16,6 +16,7 @@ import time
 ENGINE, FOLDER, THREADS = sys.argv[1], pathlib.Path(sys.argv[2]), int(sys.argv[3])
 os.environ["OMP_NUM_THREADS"] = str(THREADS)
 import numpy as np  # noqa: E402  after the number of threads
+from onnx_export import export  # noqa: E402
 
 
 def padded(rows):
@@ -46,31 +47,8 @@ def torch_engine():
 
 def onnx_file():
     """The model as ONNX, exported once."""
-    path = FOLDER / "model.onnx"
-    if not path.exists():
-        import torch
-        from transformers import BertModel
-
-        model = BertModel.from_pretrained(FOLDER, attn_implementation="eager").eval()
-
-        class Export(torch.nn.Module):
-            def __init__(self):
-                super().__init__()
-                self.model = model
-
-            def forward(self, input_ids, attention_mask, token_type_ids):
-                return self.model(
-                    input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-                ).last_hidden_state
-
-        ids = torch.randint(5, 1000, (2, 16))
-        mask = torch.ones_like(ids)
-        mask[1, 10:] = 0
-        names = ["input_ids", "attention_mask", "token_type_ids"]
-        axes = {name: {0: "batch", 1: "sequence"} for name in names}
-        torch.onnx.export(Export(), (ids, mask, torch.zeros_like(ids)), path, input_names=names,
-                          output_names=["last_hidden_state"], dynamic_axes=axes, opset_version=17, dynamo=False)
-    return path
+    export(FOLDER, FOLDER / "model.onnx")
+    return FOLDER / "model.onnx"
 
 
 def onnxruntime_engine(fused):
