@@ -42,24 +42,23 @@ pub(crate) fn in_windows<T, R>(
 ) -> impl Iterator<Item = Result<R>> {
     let mut texts = texts.into_iter().fuse();
     let (mut ready, mut row, mut error) = (Vec::new().into_iter(), 0, None);
+    let mut ended = false;
     std::iter::from_fn(move || {
-        if ready.len() == 0 && error.is_none() {
+        if ready.len() == 0 && !ended {
             let window = window(&mut texts, &size);
             let results = run(&window, row).or_else(|first| {
                 let whole = first.row().map_or(0, |it| it.saturating_sub(row)).min(window.len());
-                error = Some(Some(first));
+                error = Some(first);
                 run(&window[..whole], row)
             });
             row += window.len();
             match results {
                 Ok(results) => ready = results.into_iter(),
-                Err(other) => error = Some(Some(other)),
+                Err(other) => error = Some(other),
             }
+            ended = window.is_empty() || error.is_some();
         }
-        match ready.next() {
-            Some(result) => Some(Ok(result)),
-            None => error.as_mut().and_then(Option::take).map(Err),
-        }
+        ready.next().map(Ok).or_else(|| error.take().map(Err))
     })
 }
 
