@@ -26,10 +26,10 @@ pub use zero_shot_classification::{
     ZeroShotClassification, ZeroShotClassificationOptions, ZeroShotClassificationPipeline,
 };
 
-/// Defines a pipeline: its model and tokenizer, how it is loaded, and its calls, which go through
-/// `window`.
+/// Defines a pipeline: its model and tokenizer, how it is loaded, and, if its options and result are given, its
+/// calls, which go through `window`.
 macro_rules! pipeline {
-    ($(#[$doc:meta])* $name:ident($model:ty, $loader:ty, $options:ty) -> $result:ty) => {
+    ($(#[$doc:meta])* $name:ident($model:ty, $loader:ty)) => {
         $(#[$doc])*
         #[derive(Clone, Debug)]
         pub struct $name {
@@ -64,7 +64,12 @@ macro_rules! pipeline {
                     checkpoint.tokenizer()?,
                 ))
             }
+        }
+    };
+    ($(#[$doc:meta])* $name:ident($model:ty, $loader:ty, $options:ty) -> $result:ty) => {
+        pipeline! { $(#[$doc])* $name($model, $loader) }
 
+        impl $name {
             /// The result of one text.
             ///
             /// # Errors

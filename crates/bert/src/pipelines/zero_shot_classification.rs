@@ -1,46 +1,40 @@
 //! Labels that the model was not trained for.
 
 use bert_core::{BertForSequenceClassification, Head};
-use bert_tokenize::{BertTokenizer, Text, Truncation, TruncationStrategy};
+use bert_tokenize::{Text, Truncation, TruncationStrategy};
 use serde::Serialize;
 
+use super::pipeline;
 use crate::batches::{encode, in_batches, in_windows, max_length};
-use crate::checkpoint::Checkpoint;
-use crate::error::{Error, Result};
-use crate::load::options::LoadOptions;
-use crate::load::pretrained::PreTrainedModel;
+use crate::error::Result;
 use crate::scores::{rows, softmax};
 use crate::task_error::TaskError;
 
-/// How well labels fit a text, by a model that was trained for natural-language inference: it tells whether
-/// "This example is LABEL." follows from the text. Hugging Face: `ZeroShotClassificationPipeline`.
-///
-/// ```
-/// use bert::*;
-///
-/// # fn main() -> bert::Result<()> {
-/// // The built-in checkpoint has no classifier: a new one knows nothing.
-/// let names = ["contradiction", "neutral", "entailment"];
-/// let options = LoadOptions::new().with_labels(names).with_missing_initialized(0);
-/// let checkpoint = Checkpoint::built_in();
-/// let pipeline = ZeroShotClassificationPipeline::from_pretrained(checkpoint, &options)?;
-/// let labels = ["animals", "sports"];
-/// let result = pipeline.run("my dog is cute", &labels, &ZeroShotClassificationOptions::new())?;
-/// println!("{}: {:.2}", result.labels[0], result.scores[0]);
-/// # Ok(())
-/// # }
-/// ```
-///
-/// # Errors
-/// [`TaskError::NoEntailment`] for a model with other labels, [`TaskError::Option`] without candidate labels or for
-/// a template without `{}`; [`TaskError::TextTooLong`] for a text that the model cannot read whole, unless
-/// [`ZeroShotClassificationOptions::with_truncation`] allows to cut it.
-#[derive(Clone, Debug)]
-pub struct ZeroShotClassificationPipeline {
-    /// The model.
-    pub model: BertForSequenceClassification,
-    /// Its tokenizer.
-    pub tokenizer: BertTokenizer,
+pipeline! {
+    /// How well labels fit a text, by a model that was trained for natural-language inference: it tells whether
+    /// "This example is LABEL." follows from the text. Hugging Face: `ZeroShotClassificationPipeline`.
+    ///
+    /// ```
+    /// use bert::*;
+    ///
+    /// # fn main() -> bert::Result<()> {
+    /// // The built-in checkpoint has no classifier: a new one knows nothing.
+    /// let names = ["contradiction", "neutral", "entailment"];
+    /// let options = LoadOptions::new().with_labels(names).with_missing_initialized(0);
+    /// let checkpoint = Checkpoint::built_in();
+    /// let pipeline = ZeroShotClassificationPipeline::from_pretrained(checkpoint, &options)?;
+    /// let labels = ["animals", "sports"];
+    /// let result = pipeline.run("my dog is cute", &labels, &ZeroShotClassificationOptions::new())?;
+    /// println!("{}: {:.2}", result.labels[0], result.scores[0]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// [`TaskError::NoEntailment`] for a model with other labels, [`TaskError::Option`] without candidate labels or for
+    /// a template without `{}`; [`TaskError::TextTooLong`] for a text that the model cannot read whole, unless
+    /// [`ZeroShotClassificationOptions::with_truncation`] allows to cut it.
+    ZeroShotClassificationPipeline(BertForSequenceClassification, BertForSequenceClassification)
 }
 
 /// Labels of a text, the best one first.
@@ -97,24 +91,6 @@ impl ZeroShotClassificationOptions {
 }
 
 impl ZeroShotClassificationPipeline {
-    /// A pipeline of a model and its tokenizer.
-    pub fn new(model: BertForSequenceClassification, tokenizer: BertTokenizer) -> Self {
-        Self { model, tokenizer }
-    }
-
-    /// Loads model and tokenizer from a [`Checkpoint`], a folder's path or a hub id.
-    ///
-    /// # Errors
-    /// As [`PreTrainedModel::from_pretrained`] and [`Checkpoint::tokenizer`].
-    pub fn from_pretrained(
-        checkpoint: impl TryInto<Checkpoint, Error: Into<Error>>,
-        options: &LoadOptions,
-    ) -> Result<Self> {
-        let checkpoint = checkpoint.try_into().map_err(Into::into)?;
-        let model = BertForSequenceClassification::from_pretrained(&checkpoint, options)?;
-        Ok(Self::new(model, checkpoint.tokenizer()?))
-    }
-
     /// How well labels fit one text.
     ///
     /// # Errors
