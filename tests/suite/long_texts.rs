@@ -79,7 +79,8 @@ fn what_remains_of_a_long_text_is_what_remains_of_its_whole_encoding() {
                 _ => Text::WordPair(first, second),
             };
             let truncation = Truncation::to(random.random_range(3..24))
-                .with_strategy(*strategies.choose(&mut random).unwrap());
+                .with_strategy(*strategies.choose(&mut random).unwrap())
+                .with_side(*[Side::Right, Side::Right, Side::Left].choose(&mut random).unwrap());
             // Without special tokens, all tokens come from the texts.
             let options = EncodeOptions::new().without_special_tokens();
             let options = options.with_truncation(truncation);

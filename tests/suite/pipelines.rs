@@ -237,6 +237,19 @@ fn answers_are_those_of_transformers() {
     }
 }
 
+#[test]
+fn a_question_has_no_answers_even_where_it_has_special_tokens() {
+    let folder = fixture("pipelines/answers");
+    let pipeline = QuestionAnsweringPipeline::from_pretrained(folder, &load_options()).unwrap();
+    // All answers of one token: "a", "happy" and "dog". The second `[CLS]` would be one more.
+    let options = QuestionAnsweringOptions::new().with_top_k(99).with_max_answer_len(1);
+    let pair = ("[CLS] who [CLS] is [SEP] it?", "a happy dog");
+    let answers = pipeline.run(pair, &options.without_alignment()).unwrap();
+    let mut words: Vec<&str> = answers.iter().map(|it| &*it.answer).collect();
+    words.sort_unstable();
+    assert_eq!(words, ["a", "dog", "happy"]);
+}
+
 fn classifier() -> TextClassificationPipeline {
     let folder = fixture("pipelines/three_labels");
     TextClassificationPipeline::from_pretrained(&folder, &load_options()).unwrap()

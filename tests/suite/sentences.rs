@@ -1,5 +1,7 @@
 //! Vectors of texts against sentence-transformers, on tiny checkpoints.
 
+use std::collections::BTreeMap;
+
 use bert::*;
 use serde_json::{Value, json};
 
@@ -324,10 +326,10 @@ fn model(name: &str) -> SentenceTransformer {
     SentenceTransformer::from_pretrained(folder, &load_options()).unwrap()
 }
 
-/// A checkpoint in memory: the files of a fixture, some of them replaced or taken away.
-fn with_files(name: &str, changes: &[(&str, Option<&str>)]) -> Checkpoint {
+/// The files of a fixture, some of them replaced or taken away.
+fn files(name: &str, changes: &[(&str, Option<&str>)]) -> BTreeMap<String, Vec<u8>> {
     let folder = fixture("sentences").join(name);
-    let mut files = std::collections::BTreeMap::new();
+    let mut files = BTreeMap::new();
     let mut folders = vec![folder.clone()];
     while let Some(current) = folders.pop() {
         for entry in std::fs::read_dir(current).unwrap() {
@@ -346,7 +348,12 @@ fn with_files(name: &str, changes: &[(&str, Option<&str>)]) -> Checkpoint {
             None => drop(files.remove(*name)),
         }
     }
-    Checkpoint::from_bytes(files)
+    files
+}
+
+/// These files as a checkpoint in memory.
+fn with_files(name: &str, changes: &[(&str, Option<&str>)]) -> Checkpoint {
+    Checkpoint::from_bytes(files(name, changes))
 }
 
 #[test]
@@ -380,6 +387,31 @@ fn a_checkpoint_in_memory_and_one_with_its_transformer_in_a_folder_are_the_same(
     std::fs::write(folder.path().join("modules.json"), modules).unwrap();
     let moved = SentenceTransformer::from_pretrained(folder.path(), &load_options()).unwrap();
     assert_eq!(moved.encode("hot water", &options).unwrap(), expected);
+}
+
+#[test]
+fn without_the_network_a_module_needs_only_files_that_say_something() {
+    let (cache, commit) = (tempfile::tempdir().unwrap(), "0123456789abcdef");
+    let repo = cache.path().join("models--some--model");
+    let snapshot = repo.join("snapshots").join(commit);
+    let write = |path: std::path::PathBuf, content: &[u8]| {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, content).unwrap();
+    };
+    write(repo.join("refs/main"), commit.as_bytes());
+    for (name, content) in files("mean", &[("2_Normalize/config.json", None)]) {
+        write(snapshot.join(name), &content);
+    }
+    let load = || {
+        let checkpoint = Checkpoint::from_hub("some/model").unwrap();
+        let checkpoint = checkpoint.with_cache_dir(cache.path()).with_local_files_only();
+        SentenceTransformer::from_pretrained(checkpoint, &load_options())
+    };
+    let options = SentenceOptions::new();
+    let encode = |model: SentenceTransformer| model.encode("a dog", &options).unwrap();
+    assert_eq!(encode(load().unwrap()), encode(model("mean")));
+    std::fs::remove_file(snapshot.join("1_Pooling/config.json")).unwrap();
+    assert_says(&load().unwrap_err(), &["1_Pooling/config.json", "local_files_only"]);
 }
 
 #[test]
