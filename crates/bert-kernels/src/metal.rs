@@ -2,7 +2,7 @@
 //!
 //! It was type-checked for aarch64-apple-darwin and has never run.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{D, DType, Result, Tensor};
 use candle_nn::ops;
 
 use crate::ids::Ids;
@@ -61,7 +61,12 @@ impl Kernels for Metal {
         }
         let scores = (b, heads, queries, keys);
         // A new tensor: Candle's attention reads masks from the beginning of their memory.
-        let mask = mask.map(|mask| mask.maximum(HIDDEN)?.to_dtype(q.dtype())?.broadcast_as(scores));
+        let mask = mask.map(|mask| {
+            let hidden = mask.maximum(HIDDEN)?.to_dtype(q.dtype())?;
+            let mask = hidden.broadcast_as(scores)?;
+            // The numbers of neighboring keys have to be neighbors in memory.
+            if hidden.dim(D::Minus1)? == keys { Ok(mask) } else { mask.contiguous() }
+        });
         let split =
             |x: &Tensor| x.reshape((b, (), heads, h / heads))?.transpose(1, 2)?.contiguous();
         let (q, k, v) = (split(q)?, split(k)?, split(v)?);
