@@ -32,9 +32,9 @@ pub(crate) fn is_used(family: Family, dtype: DType) -> bool {
         && (ALL.load(Ordering::Relaxed) || CONFIRMED.contains(&(family, dtype)))
 }
 
-/// How many operations of this process had no kernel for their sizes or layouts, although their family is
-/// used for their dtype. They used their definitions, which take longer; benchmarks make sure that there
-/// are none.
+/// How many operations of this process had no kernel for their sizes or layouts, or because one of several
+/// operands needs a gradient, although their family is used for their dtype. They used their definitions, which
+/// take longer; benchmarks make sure that there are none.
 pub fn declined() -> u64 {
     DECLINED.load(Ordering::Relaxed)
 }

@@ -15,9 +15,9 @@ pub(crate) struct Matrix<'a> {
     pub(crate) stride: usize,
 }
 
-/// `x`, copied if its rows do not lie at equal distances.
+/// `x`, copied if its rows do not lie at equal distances. If it needs a gradient, no kernel will read it.
 pub(crate) fn in_rows(x: &Tensor) -> Result<Tensor> {
-    if Matrix::of(x).is_some() { Ok(x.clone()) } else { x.contiguous() }
+    if x.track_op() || Matrix::of(x).is_some() { Ok(x.clone()) } else { x.contiguous() }
 }
 
 /// What keeps the addresses of a launch valid until it is submitted.
