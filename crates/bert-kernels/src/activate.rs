@@ -26,28 +26,43 @@ fn reference(x: &Tensor, activation: Activation) -> Result<Tensor> {
     let (dtype, x) = (x.dtype(), widen(x)?);
     let y = match activation {
         Activation::Gelu => x.gelu_erf(),
-        Activation::Gelu10 => x.gelu_erf()?.clamp(-10., 10.),
+        Activation::Gelu10 => between(&x.gelu_erf()?, -10., 10.),
         Activation::GeluTanh => x.gelu(),
         Activation::QuickGelu => &x * sigmoid(&(&x * 1.702)?)?,
-        Activation::Hardswish => &x * ((&x + 3.)?.clamp(0., 6.)? / 6.)?,
+        Activation::Hardswish => &x * (between(&(&x + 3.)?, 0., 6.)? / 6.)?,
         Activation::Laplace => {
             // √½ with the six digits of transformers.
             #[allow(clippy::approx_constant)]
             let z = ((&x - 0.707107)? / (0.282095 * std::f64::consts::SQRT_2))?;
             (z.erf()? + 1.)? * 0.5
         }
-        Activation::LeakyRelu => x.relu()? - (x.neg()?.relu()? * 0.01)?,
+        Activation::LeakyRelu => x.le(0.)?.where_cond(&(&x * 0.01)?, &x),
         Activation::Linear => Ok(x),
         Activation::Mish => &x * softplus(&x)?.tanh()?,
-        Activation::Relu => x.relu(),
-        Activation::Relu2 => x.relu()?.sqr(),
-        Activation::Relu6 => x.clamp(0., 6.),
+        Activation::Relu => relu(&x),
+        Activation::Relu2 => relu(&x)?.sqr(),
+        Activation::Relu6 => between(&x, 0., 6.),
         Activation::Sigmoid => sigmoid(&x),
         Activation::Silu => x.silu(),
         Activation::SqrtSoftplus => softplus(&x)?.sqrt(),
         Activation::Tanh => x.tanh(),
     };
     y?.to_dtype(dtype)
+}
+
+/// `x`, but `value` where `at` says so. Unlike Candle's functions, these keep NaN, and have no gradient where
+/// `x` is replaced: PyTorch's ReLU has none at 0.
+fn replaced(x: &Tensor, at: Tensor, value: f64) -> Result<Tensor> {
+    at.where_cond(&(x.zeros_like()? + value)?, x)
+}
+
+fn relu(x: &Tensor) -> Result<Tensor> {
+    replaced(x, x.le(0.)?, 0.)
+}
+
+fn between(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
+    let x = replaced(x, x.le(low)?, low)?;
+    replaced(&x, x.ge(high)?, high)
 }
 
 /// `ln(1 + eˣ)`, as `max(x, 0) + ln(1 + u)` with `u = e^−|x|`.
@@ -64,7 +79,7 @@ fn softplus(x: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::{DType, Device};
+    use candle_core::{DType, Device, Var};
 
     /// `ACT2FN[name](x)` at −30, −4, −1, −0.1, 0.5, 3 and 12, from transformers 5.23.0 in float64.
     const EXPECTED: &[(&str, [f64; 7])] = &[
@@ -252,6 +267,44 @@ mod tests {
         for name in ["", "GELU", "prelu", "xielu", "no_such_activation"] {
             assert_eq!(Activation::from_name(name), None);
         }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() -> Result<()> {
+        for dtype in [DType::F64, DType::F32, DType::F16, DType::BF16] {
+            // Longer than a vector of any processor.
+            let x = Tensor::full(f32::NAN, 37, &Device::Cpu)?.to_dtype(dtype)?;
+            for name in Activation::names() {
+                let y = activate(&x, Activation::from_name(name).unwrap())?;
+                let y = y.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+                assert!(y.iter().all(|y| y.is_nan()), "{name} in {dtype:?}: {y:?}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn gradients_at_corners_are_those_of_pytorch() -> Result<()> {
+        // At −3, 0, 3, 6 and 10, by PyTorch 2.15.
+        for (name, expected) in [
+            ("relu", [0., 0., 1., 1., 1.]),
+            ("relu2", [0., 0., 6., 12., 20.]),
+            ("relu6", [0., 0., 1., 0., 0.]),
+            ("leaky_relu", [0.01, 0.01, 1., 1., 1.]),
+            ("hardswish", [0., 0.5, 1., 1., 1.]),
+            ("gelu_10", [-0.011945647, 0.5, 1.011945647, 1.000000035, 0.]),
+            ("mish", [-0.093393115, 0.6, 1.021106911, 1.000134141, 1.]),
+            ("sqrtsoftplus", [0.107578065, 0.300280602, 0.272784358, 0.203577428, 0.158105981]),
+        ] {
+            let x = Var::new(&[-3f64, 0., 3., 6., 10.], &Device::Cpu)?;
+            let y = activate(&x, Activation::from_name(name).unwrap())?;
+            let gradients = y.sum_all()?.backward()?;
+            let got = gradients.get(&x).unwrap().to_vec1::<f64>()?;
+            for (got, expected) in got.iter().zip(expected) {
+                assert!((got - expected).abs() < 1e-6, "{name}: {got} is not {expected}");
+            }
+        }
+        Ok(())
     }
 
     #[test]
