@@ -137,6 +137,44 @@ fn greedy_text_is_that_of_transformers_with_and_without_cache() {
 }
 
 #[test]
+fn without_a_mask_the_padding_token_is_padding_unless_it_ends_texts() {
+    // As transformers 5.24 continues these prompts.
+    let padded = BertInput::from_ids(ids(&[&[0, 0, 0, 7, 9], &[5, 6, 7, 8, 9]]));
+    let inside = BertInput::from_ids(ids(&[&[5, 0, 7, 8]]));
+    let new = |model: &BertLMHeadModel, input: &BertInput| -> Vec<Vec<i64>> {
+        let all = generated(model, input, &GenerationConfig::new(6));
+        all.narrow(1, all.dim(1).unwrap() - 6, 6).unwrap().to_vec2().unwrap()
+    };
+    let rest = vec![27; 6];
+    assert_eq!(new(&decoder(), &padded), [vec![7, 7, 38, 38, 7, 27], rest.clone()]);
+    assert_eq!(new(&decoder(), &inside), [rest]);
+    let ends = decoder_with(serde_json::json!({"eos_token_id": [0, 57]}));
+    assert_eq!(new(&ends, &inside), [[27, 27, 27, 27, 27, 9]]);
+    assert_eq!(new(&decoder(), &inside.with_pad_token_id(3)), [[27, 27, 27, 27, 27, 9]]);
+    let right = BertInput::from_ids(ids(&[&[5, 0]]));
+    let error = decoder().generate(&right, &GenerationConfig::new(1)).unwrap_err();
+    assert_says(&error, &["last token of a row is 0", "if pad_token_id is a word"]);
+}
+
+#[test]
+fn a_decoder_without_layers_continues_texts_too() {
+    let model = decoder_with(serde_json::json!({"num_hidden_layers": 0}));
+    let prompt = BertInput::from_ids(ids(&[&[5, 6, 7]]));
+    let text = |options| generated(&model, &prompt, &options);
+    let expected = text(GenerationConfig::new(4).without_cache());
+    assert_same("with a cache", &text(GenerationConfig::new(4)), &expected);
+}
+
+#[test]
+fn settings_of_generation_are_those_of_the_call_and_two_tokens_of_the_config() {
+    let settings =
+        serde_json::json!({"repetition_penalty": 5., "max_length": 4, "do_sample": true});
+    let prompt = BertInput::from_ids(ids(&[&[5, 6, 7]]));
+    let text = |model: BertLMHeadModel| generated(&model, &prompt, &GenerationConfig::new(6));
+    assert_same("text", &text(decoder_with(settings)), &text(decoder()));
+}
+
+#[test]
 fn text_ends_at_the_end_token() {
     let case = all_cases().remove("generate").unwrap();
     let stop = values(&case.expected["stop"])[0] as i64;
@@ -267,7 +305,7 @@ fn what_cannot_be_generated_is_an_error() {
     let one = &GenerationConfig::new(1);
     let right = Tensor::new(&[[1u32, 1, 0]], &device()).unwrap();
     let error = model.generate(&prompt.clone().with_attention_mask(right), one).unwrap_err();
-    assert_says(&error, &["attention_mask is 0", "pad on the left"]);
+    assert_says(&error, &["the mask of the last token of a row is 0", "pad on the left"]);
     let half = Tensor::new(&[[0.5f32, 1., 1.]], &device()).unwrap();
     let error = model.generate(&prompt.clone().with_attention_mask(half), one).unwrap_err();
     assert!(matches!(error, ModelError::MaskValue { .. }), "{error}");
@@ -352,6 +390,10 @@ fn a_bad_label_is_named_with_its_own_index() {
     let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
     let error = decoder().forward_with_labels(&input, &labels, &ForwardOptions::new());
     assert_says(&error.unwrap_err(), &["label 99 at index 2"]);
+    // The first label of a row is no next token.
+    let labels = Tensor::new(&[[1i64, -100, -100]], &device()).unwrap();
+    let error = decoder().forward_with_labels(&input, &labels, &ForwardOptions::new());
+    assert_says(&error.unwrap_err(), &["no label counts", "the first token of a row"]);
 }
 
 #[test]

@@ -305,7 +305,10 @@ pub enum Error {
     },
 
     /// No label counts, so the loss would be the mean of nothing.
-    #[error("every label is {ignored}, so there is nothing to learn from; leave such batches out")]
+    #[error(
+        "no label counts, so there is nothing to learn from: {ignored} stands for none, and a language model \
+         does not predict the first token of a row; leave such batches out"
+    )]
     NoLabels {
         /// The label that is not counted.
         ignored: i64,

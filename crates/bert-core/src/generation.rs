@@ -131,13 +131,15 @@ impl Sampling {
 impl BertLMHeadModel {
     /// Continues token sequences until each has an `eos_token_id` or `max_new_tokens` are added.
     ///
-    /// `input`: `input_ids` `[B, S]` → ids `[B, S + new]`, U32, beginning with the input's. With an
-    /// `attention_mask` `[B, S]`, sequences are padded on the left and positions are counted from
-    /// their first token. New tokens have the type of the last one. Encoder states, with a mask
-    /// `[B, K]`, are as in [`BertInput`]. Sequences that end before the others are filled with
-    /// `pad_token_id` or, without one, with `eos_token_id`; a sequence that has all positions ends too.
-    /// A sequence has the same tokens whatever its neighbors are, also when they are drawn. Hugging
-    /// Face: `generate`, greedy or sampling.
+    /// `input`: `input_ids` `[B, S]` → ids `[B, S + new]`, U32, beginning with the input's. Sequences are
+    /// padded on the left, as an `attention_mask` `[B, S]` says; without one, each `pad_token_id` is
+    /// padding, unless it ends texts too. Positions are counted from the first token that is not padding.
+    /// New tokens have the type of the last one. Encoder states, with a mask `[B, K]`, are as in
+    /// [`BertInput`]. Sequences that end before the others are filled with `pad_token_id` or, without one,
+    /// with `eos_token_id`; a sequence that has all positions ends too. A sequence has the same tokens
+    /// whatever its neighbors are, also when they are drawn. Hugging Face: `generate`, greedy or sampling.
+    /// Of the checkpoint's settings, `eos_token_id` and `pad_token_id` of `config.json` count. The other
+    /// ones are those of `generation`; a `generation_config.json` is not read.
     ///
     /// # Errors
     /// [`Error::NotADecoder`] when the model looks at later tokens; [`Error::NotForGeneration`] for
@@ -155,6 +157,8 @@ impl BertLMHeadModel {
         let generator = |row| generation.sampling.as_ref().map(|it| it.generator(row)).transpose();
         let mut generators: Vec<_> = (0..texts.ids.len()).map(generator).collect::<Result<_>>()?;
         texts.check_length(generation.max_new_tokens, config.max_position_embeddings)?;
+        // Without layers there is nothing to keep.
+        let uses_cache = generation.use_cache && config.num_hidden_layers > 0;
         let mut options = ForwardOptions::new();
         for _ in 0..generation.max_new_tokens {
             texts.end_at(config.max_position_embeddings);
@@ -163,7 +167,7 @@ impl BertLMHeadModel {
             }
             let step = texts.next_input(input, options.cache.is_some(), device)?;
             let output = self.forward_last(&step, 1, &options)?;
-            options.cache = output.past_key_values.filter(|_| generation.use_cache);
+            options.cache = output.past_key_values.filter(|_| uses_cache);
             let logits = output.logits.squeeze(1)?.to_dtype(DType::F32)?.to_vec2::<f32>()?;
             for (row, logits) in logits.iter().enumerate() {
                 if texts.ended[row] {
@@ -196,32 +200,40 @@ impl BertLMHeadModel {
         let config = self.bert.config();
         let ids = input.input_ids.as_ref().ok_or(Error::NoInput)?;
         let (b, s) = self.bert.embeddings.check(input, 0)?.dims;
+        let ids = rows_of(ids)?;
+        let ends = match &config.eos_token_id {
+            Some(TokenIds::One(id)) => vec![*id],
+            Some(TokenIds::Many(ids)) => ids.clone(),
+            None => Vec::new(),
+        };
         let masks = match &input.attention_mask {
             Some(mask) => {
                 check_shape("attention_mask", mask, &[b, s])?;
                 AttentionMask::new(mask)?;
                 rows_of(mask)?
             }
-            None => vec![vec![1; s]; b],
+            None => {
+                let pad = input.pad_token_id.map(i64::from).or(config.pad_token_id);
+                let pad = pad.filter(|pad| !ends.contains(pad));
+                let visible = |id: &i64| i64::from(Some(*id) != pad);
+                ids.iter().map(|row| row.iter().map(visible).collect()).collect()
+            }
         };
         if masks.iter().any(|mask| mask[s - 1] == 0) {
-            let (what, got) = ("the last value of a row of attention_mask", 0.);
-            return Err(Error::Generation { what, got, expected: "1: pad on the left" });
+            let (what, got) = ("the mask of the last token of a row", 0.);
+            let expected =
+                "1: pad on the left, and pass an attention_mask if pad_token_id is a word";
+            return Err(Error::Generation { what, got, expected });
         }
         let types = match &input.token_type_ids {
             Some(types) => rows_of(&types.broadcast_as((b, s))?)?,
             None => vec![vec![0; s]; b],
         };
-        let ends = match &config.eos_token_id {
-            Some(TokenIds::One(id)) => vec![*id],
-            Some(TokenIds::Many(ids)) => ids.clone(),
-            None => Vec::new(),
-        };
         // As in transformers, an id that no word has ends nothing.
         let ends: Vec<i64> =
             ends.into_iter().filter(|id| (0..config.vocab_size as i64).contains(id)).collect();
         let pad = config.padding_row().map(i64::from).or(ends.first().copied()).unwrap_or(0);
-        Ok(Texts { ids: rows_of(ids)?, types, masks, ended: vec![false; b], ends, pad })
+        Ok(Texts { ids, types, masks, ended: vec![false; b], ends, pad })
     }
 }
 
