@@ -15,14 +15,14 @@ use crate::error::{Error, Result, check};
 pub struct Gradients {
     vars: Vec<(String, Var)>,
     sums: BTreeMap<String, Tensor>,
-    /// The number of items over which the sums are means.
-    items: usize,
+    /// The number of items over which the sums are means; 0 for sums.
+    items: f64,
 }
 
 impl Gradients {
     /// No gradients yet, of the parameters in `vars`.
     pub fn new(vars: &VarMap) -> Self {
-        Self { vars: named_vars(vars), sums: BTreeMap::new(), items: 0 }
+        Self { vars: named_vars(vars), sums: BTreeMap::new(), items: 0. }
     }
 
     /// Adds the gradients of `loss`, a scalar.
@@ -31,7 +31,7 @@ impl Gradients {
     /// [`Error::LossShape`] when it is not a single number, [`Error::NoGradients`] when it depends on
     /// no parameter, [`Error::SumAndMean`] after [`Gradients::accumulate_mean`].
     pub fn accumulate(&mut self, loss: &Tensor) -> Result<()> {
-        self.merge(self.of(loss, 0)?)
+        self.merge(self.of(loss, 0.)?)
     }
 
     /// Adds a part of a batch whose `loss` is a mean over `items`, like the labels that count. After all
@@ -41,17 +41,13 @@ impl Gradients {
     /// # Errors
     /// As [`Gradients::accumulate`], and [`Error::SumAndMean`] after it; [`Error::Setting`] for 0 items.
     pub fn accumulate_mean(&mut self, loss: &Tensor, items: usize) -> Result<()> {
-        check(
-            "items",
-            items as f64,
-            |items| items > 0.,
-            "the number of items of the mean, at least 1",
-        )?;
+        let (items, expected) = (items as f64, "the number of items of the mean, at least 1");
+        check("items", items, |items| items > 0., expected)?;
         self.merge(self.of(loss, items)?)
     }
 
     /// The gradients of one loss: a mean over `items`, or a sum if there are none.
-    fn of(&self, loss: &Tensor, items: usize) -> Result<Self> {
+    fn of(&self, loss: &Tensor, items: f64) -> Result<Self> {
         if loss.rank() != 0 {
             return Err(Error::LossShape { got: loss.dims().to_vec() });
         }
@@ -88,13 +84,13 @@ impl Gradients {
             (self.sums, self.items) = (other.sums, other.items);
             return Ok(());
         }
-        if (self.items == 0) != (other.items == 0) {
+        if (self.items == 0.) != (other.items == 0.) {
             return Err(Error::SumAndMean);
         }
         let all = self.items + other.items;
-        let weighed = |sum: &Tensor, items: usize| match all {
-            0 => Ok(sum.clone()),
-            _ => sum * (items as f64 / all as f64),
+        let weighed = |sum: &Tensor, items: f64| match items > 0. {
+            true => sum * (items / all),
+            false => Ok(sum.clone()),
         };
         let mut sums = BTreeMap::new();
         for (name, sum) in &self.sums {
@@ -165,7 +161,7 @@ impl Gradients {
     /// Removes all gradients, for example those of a batch to leave out.
     pub fn clear(&mut self) {
         self.sums.clear();
-        self.items = 0;
+        self.items = 0.;
     }
 }
 
@@ -235,6 +231,11 @@ mod tests {
         gradients.clear();
         gradients.accumulate_mean(&a.sum_all()?, 5)?;
         assert_eq!(gradients.get("a").unwrap().to_vec1::<f32>()?, [1.; 2]);
+        // Numbers of items do not overflow.
+        gradients.clear();
+        gradients.accumulate_mean(&a.sum_all()?, usize::MAX)?;
+        gradients.accumulate_mean(&(a.sum_all()? * 3.)?, usize::MAX)?;
+        assert_eq!(gradients.get("a").unwrap().to_vec1::<f32>()?, [2.; 2]);
         Ok(())
     }
 
