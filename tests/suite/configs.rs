@@ -190,7 +190,7 @@ fn configs_that_are_not_a_bert_or_not_json_are_errors() {
         &["\"roberta\"", "expected \"bert\""],
     );
     assert_says(&config_refusal(r#"{"model_type": 3}"#), &["3", "expected \"bert\""]);
-    for text in ["", "{", "[]"] {
+    for text in ["", "{", "[]", r#"{"dropout": NaN}"#, r#"{"dropout": -Infinity}"#] {
         assert!(matches!(config_refusal(text), ModelError::ConfigSyntax(_)), "{text}");
     }
     for (text, parts) in [

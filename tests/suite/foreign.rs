@@ -144,6 +144,28 @@ fn another_architecture_that_calls_itself_bert_is_refused() {
 }
 
 #[test]
+fn an_untied_decoder_has_the_bias_of_the_head() {
+    let folder = fixture("heads/masked_lm");
+    let text = std::fs::read_to_string(folder.join("config.json")).unwrap();
+    let mut config: Value = serde_json::from_str(&text).unwrap();
+    config["tie_word_embeddings"] = false.into();
+    let mut weights = tensors(&folder.join("model.safetensors"));
+    let words = weights["bert.embeddings.word_embeddings.weight"].clone();
+    weights.insert("cls.predictions.decoder.weight".to_owned(), words.affine(-2., 0.5).unwrap());
+    let bias = weights["cls.predictions.bias"].clone();
+    assert!(!weights.contains_key("cls.predictions.decoder.bias"));
+    let scores = |bias: &Tensor| {
+        let mut weights = weights.clone();
+        weights.insert("cls.predictions.bias".to_owned(), bias.clone());
+        let folder = folder_with(&weights, config.clone());
+        let model = BertForMaskedLM::from_pretrained(folder.path(), &load_options()).unwrap();
+        model.forward(&BertInput::from_ids(ids(&[&[1, 2, 3]]))).unwrap().logits
+    };
+    let plain = scores(&bias.zeros_like().unwrap());
+    assert_close("scores", &scores(&bias), &plain.broadcast_add(&bias).unwrap(), 1e-5);
+}
+
+#[test]
 fn what_other_models_share_a_file_with_a_bert_is_left_alone() {
     let zeros = || Tensor::zeros(3, DType::F32, &Device::Cpu).unwrap();
     let bert = renamed(|name| format!("bert.{name}"));

@@ -86,7 +86,7 @@ impl BertLMPredictionHead {
         {
             decoder = None;
         }
-        // transformers adds the decoder's own bias if there is one, and otherwise the head's.
+        // As in transformers 4: the decoder's own bias if there is one, and otherwise the head's.
         let bias = |vb: &VarBuilder| vb.get_with_hints(v, "bias", Init::Const(0.));
         let bias = match (at_decoder.contains_tensor("bias"), vb.contains_tensor("bias")) {
             (true, true) => bias(&vb).and(bias(&at_decoder)),
