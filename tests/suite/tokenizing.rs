@@ -130,6 +130,57 @@ fn truncation_and_padding_in_the_file_are_ignored() {
 }
 
 #[test]
+fn sides_are_those_of_the_config_or_else_of_the_file() {
+    let mut file: serde_json::Value = serde_json::from_slice(
+        &std::fs::read(root().join("crates/bert/built-in/tokenizer.json")).unwrap(),
+    )
+    .unwrap();
+    file["truncation"] = serde_json::json!(
+        {"direction": "Left", "max_length": 3, "strategy": "LongestFirst", "stride": 0});
+    file["padding"] = serde_json::json!({
+        "strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": null,
+        "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"});
+    let file = file.to_string();
+    let encoded = |config: &str| {
+        let files = TokenizerFiles {
+            tokenizer: Some(file.as_bytes()),
+            tokenizer_config: Some(config.as_bytes()),
+            ..TokenizerFiles::default()
+        };
+        let tokenizer = BertTokenizer::from_files(&files).unwrap();
+        let options = EncodeOptions::new().with_padding(Padding::Longest);
+        let options = options.with_truncation(Truncation::to(4));
+        tokens(&tokenizer.encode_batch(["my dog is cute", "my"], &options).unwrap())
+    };
+    // As in transformers 5.24, for both classes.
+    for class in ["BertTokenizer", "PreTrainedTokenizerFast"] {
+        let left = encoded(&format!(r#"{{"tokenizer_class": "{class}"}}"#));
+        assert_eq!(left, ["[CLS] is cute [SEP]", "[PAD] [CLS] my [SEP]"], "{class}");
+    }
+    let right = encoded(r#"{"truncation_side": "right", "padding_side": "right"}"#);
+    assert_eq!(right, ["[CLS] my dog [SEP]", "[CLS] my [SEP] [PAD]"]);
+}
+
+#[test]
+fn old_files_say_the_most_tokens_under_another_name() {
+    let file = std::fs::read(root().join("crates/bert/built-in/tokenizer.json")).unwrap();
+    for (config, expected) in [
+        (r#"{"max_len": 20}"#, Some(20)),
+        (r#"{"max_len": 20, "model_max_length": 30}"#, Some(30)),
+        (r#"{"max_len": 20, "model_max_length": null}"#, None),
+        ("{}", None),
+    ] {
+        let files = TokenizerFiles {
+            tokenizer: Some(&file),
+            tokenizer_config: Some(config.as_bytes()),
+            ..TokenizerFiles::default()
+        };
+        let tokenizer = BertTokenizer::from_files(&files).unwrap();
+        assert_eq!(tokenizer.model_max_length(), expected, "{config}");
+    }
+}
+
+#[test]
 fn offsets_count_characters_or_bytes() {
     let run = |unit| {
         let options = EncodeOptions::new().with_offsets(unit).without_special_tokens();

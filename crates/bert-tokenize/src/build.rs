@@ -49,6 +49,9 @@ impl Built {
         if let Some(padding) = stored.as_ref().and_then(|it| it.get_padding()) {
             settings.specials.name("pad_token", &padding.pad_token);
         }
+        if let Some(stored) = &stored {
+            settings.sides_of(stored);
+        }
         let tokens = settings.tokens(stored.as_ref(), is_bert);
         let mut tokenizer = match stored {
             Some(stored) if !is_bert => stored,

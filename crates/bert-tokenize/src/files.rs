@@ -14,12 +14,12 @@
 /// | | pre-tokenizer, decoder | those of BERT instead | count |
 /// | | post-processor | `[CLS] A [SEP]` and `[CLS] A [SEP] B [SEP]` instead | counts |
 /// | | added tokens | count without `added_tokens_decoder` | count |
-/// | | truncation, padding | ignored, except for the name of the padding token | the same |
+/// | | truncation, padding | their sides count where `tokenizer_config.json` names none, and the padding token's name; the rest is ignored | the same |
 /// | `vocab.txt` | | counts without `tokenizer.json` | an error without `tokenizer.json` |
 /// | `tokenizer_config.json` | `do_lower_case`, `strip_accents`, `tokenize_chinese_chars` | count more than `tokenizer.json`'s normalizer; without both, lower case | ignored |
 /// | | `added_tokens_decoder` | counts; the next two files are then ignored | the same |
 /// | | `cls_token` and every other `…_token`, `extra_special_tokens`, `additional_special_tokens` | special tokens; `[CLS]`, `[SEP]`, `[PAD]`, `[MASK]`, `[UNK]` where it names none | special tokens |
-/// | | `clean_up_tokenization_spaces`, `split_special_tokens` | count | count |
+/// | | `clean_up_tokenization_spaces`, `split_special_tokens`, `model_max_length` (or, without it, `max_len`), `truncation_side`, `padding_side` | count | count |
 /// | `special_tokens_map.json` | the same names | count more than `tokenizer_config.json`'s | the same |
 /// | `added_tokens.json` | | counts where `tokenizer.json` does not have the token | the same |
 /// | `config.json` | `tokenizer_class` | counts without the other | the same |

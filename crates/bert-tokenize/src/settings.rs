@@ -132,6 +132,17 @@ impl Settings {
         }
     }
 
+    /// Takes the sides of truncation and padding from a `tokenizer.json`, if no other file says.
+    pub(crate) fn sides_of(&mut self, stored: &Tokenizer) {
+        let truncation = stored.get_truncation().map(|it| it.direction.as_ref());
+        let padding = stored.get_padding().map(|it| it.direction.as_ref());
+        for (key, side) in [("truncation_side", truncation), ("padding_side", padding)] {
+            if let Some(side) = side {
+                self.config.entry(key).or_insert(side.into());
+            }
+        }
+    }
+
     /// The error for a class that there is no `tokenizer.json` of.
     pub(crate) fn needs_a_program(&self, class: &str) -> Error {
         let segmenter = self.config.get("word_tokenizer_type").and_then(Value::as_str);

@@ -20,8 +20,8 @@ use crate::template::Template;
 
 /// Texts to token ids and back. Hugging Face: `BertTokenizer`.
 ///
-/// Truncation and padding happen when a call asks for them. Those that a `tokenizer.json` contains are
-/// ignored: they would cut texts silently.
+/// Truncation and padding happen when a call asks for them. Of those that a `tokenizer.json` contains only the
+/// side counts: they would cut texts silently.
 #[derive(Clone, Debug)]
 pub struct BertTokenizer {
     /// Normalizer, pre-tokenizer, vocabulary and decoder only.
@@ -221,7 +221,8 @@ impl BertTokenizer {
     /// The most tokens that the tokenizer's model reads, if `tokenizer_config.json` says. A call truncates
     /// only if it is told to.
     pub fn model_max_length(&self) -> Option<usize> {
-        let length = self.config.get("model_max_length")?;
+        // Old files have another name for it.
+        let length = self.config.get("model_max_length").or(self.config.get("max_len"))?;
         // transformers writes 10^30 for none.
         let length = length.as_u64().or_else(|| length.as_f64().map(|length| length as u64))?;
         usize::try_from(length).ok().filter(|length| (1..1 << 32).contains(length))
