@@ -364,11 +364,16 @@ fn a_text_that_is_too_long_is_an_error_unless_told_otherwise() {
 
 #[test]
 fn options_and_texts_that_cannot_be_are_errors_with_a_way_out() {
-    let fill_mask = mask_filler();
+    let mut fill_mask = mask_filler();
     let error = fill_mask.run("no mask", &FillMaskOptions::new()).unwrap_err();
     assert_says(&error, &["text 0 has no [MASK]"]);
     let targets = FillMaskOptions::new().with_targets(["", " "]);
     assert_says(&fill_mask.run("[MASK]", &targets).unwrap_err(), &["at least one word"]);
+    // A word that the tokenizer has and the model has not.
+    fill_mask.tokenizer.add_tokens(["wolfgang"]).unwrap();
+    let unknown = FillMaskOptions::new().with_targets(["wolfgang"]);
+    let error = fill_mask.run("[MASK]", &unknown).unwrap_err();
+    assert_says(&error, &["target is \"wolfgang\"", "resize_token_embeddings"]);
     let none = FillMaskOptions::new().with_top_k(0);
     assert_says(&fill_mask.run("[MASK]", &none).unwrap_err(), &["top_k is 0, expected 1 or more"]);
 
@@ -467,6 +472,48 @@ fn a_model_that_reads_no_types_gets_none() {
         config["tokenizer_class"] = "DistilBertTokenizer".into();
     });
     assert_eq!(run(distil), plain);
+}
+
+#[test]
+fn a_target_is_cut_on_the_side_where_texts_are() {
+    let word = |side: &str| {
+        let checkpoint = changed("masked_lm", "tokenizer_config.json", |config| {
+            config["truncation_side"] = side.into();
+        });
+        let pipeline = FillMaskPipeline::from_pretrained(checkpoint, &load_options()).unwrap();
+        let options = FillMaskOptions::new().with_targets(["unhappily"]);
+        pipeline.run("[MASK]", &options).unwrap()[0][0].token_str.clone()
+    };
+    // As in transformers 5.24.
+    assert_eq!([word("right"), word("left")], ["un", "##ly"]);
+}
+
+#[test]
+fn scores_that_are_no_numbers_are_shown() {
+    let folder = fixture("pipelines/answers");
+    let mut files = std::collections::BTreeMap::new();
+    for entry in std::fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap().to_owned();
+        files.insert(name, std::fs::read(&path).unwrap());
+    }
+    let mut weights = tensors(&folder.join("model.safetensors"));
+    weights
+        .insert("qa_outputs.bias".to_owned(), Tensor::new(&[f32::NAN; 2], &Device::Cpu).unwrap());
+    let broken = tempfile::tempdir().unwrap();
+    candle_core::safetensors::save(&weights, broken.path().join("model.safetensors")).unwrap();
+    let content = std::fs::read(broken.path().join("model.safetensors")).unwrap();
+    files.insert("model.safetensors".to_owned(), content);
+    let checkpoint = Checkpoint::from_bytes(files);
+    let pipeline = QuestionAnsweringPipeline::from_pretrained(checkpoint, &load_options()).unwrap();
+    for options in [
+        QuestionAnsweringOptions::new(),
+        QuestionAnsweringOptions::new().with_impossible_answer().with_top_k(99),
+    ] {
+        let answers = pipeline.run(("who?", "a dog"), &options).unwrap();
+        assert!(!answers.is_empty());
+        assert!(answers.iter().all(|answer| answer.score.is_nan()), "{answers:?}");
+    }
 }
 
 #[test]

@@ -10,7 +10,7 @@ use bert_tokenize::{
 };
 use candle_core::Device;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::task_error::TaskError;
 
 /// Texts that are read at a time: enough to find others of the same length.
@@ -46,8 +46,9 @@ pub(crate) fn in_windows<T, R>(
     std::iter::from_fn(move || {
         if ready.len() == 0 && !ended {
             let window = window(&mut texts, &size);
-            let results = run(&window, row).or_else(|first| {
-                let whole = first.row().map_or(0, |it| it.saturating_sub(row)).min(window.len());
+            let results = run(&window, row).or_else(|mut first| {
+                let whole = first.row_mut().map_or(0, |it| it.saturating_sub(row));
+                let whole = whole.min(window.len());
                 error = Some(first);
                 run(&window[..whole], row)
             });
@@ -63,7 +64,7 @@ pub(crate) fn in_windows<T, R>(
 }
 
 /// [`in_windows`], where the next texts are encoded by another thread while these are computed. `run` gets
-/// encodings, and the number of texts when they are done.
+/// encodings, and the number of texts when they are done. Rows of errors count from the first of all texts.
 pub(crate) fn in_windows_ahead<T: Send + Sync, R>(
     texts: impl IntoIterator<Item = T>,
     size: impl Fn(&T) -> usize,
@@ -72,11 +73,16 @@ pub(crate) fn in_windows_ahead<T: Send + Sync, R>(
 ) -> impl Iterator<Item = Result<R>> {
     let mut texts = texts.into_iter().fuse();
     let (mut ready, mut ahead) = (Vec::new().into_iter(), Ok(Vec::new()));
-    let (mut done, mut ended) = (0, false);
+    let (mut read, mut done, mut ended) = (0, 0, false);
     std::iter::from_fn(move || {
         while ready.len() == 0 && !ended {
             let next = window(&mut texts, &size);
-            let encode_next = || if next.is_empty() { Ok(Vec::new()) } else { encode(&next) };
+            let first = read;
+            read += next.len();
+            let encode_next = || match next.as_slice() {
+                [] => Ok(Vec::new()),
+                next => encode(next).map_err(|error| error.at_row(|row| first + row)),
+            };
             let results = std::mem::replace(&mut ahead, Ok(Vec::new())).and_then(|encodings| {
                 if encodings.is_empty() {
                     // The beginning or the end.
@@ -84,10 +90,12 @@ pub(crate) fn in_windows_ahead<T: Send + Sync, R>(
                     ended = next.is_empty();
                     return Ok(Vec::new());
                 }
+                let first = done;
                 done += encodings.len();
                 std::thread::scope(|scope| {
                     let encoding = scope.spawn(encode_next);
                     let results = run(&encodings, done);
+                    let results = results.map_err(|error| error.at_row(|row| first + row));
                     ahead = encoding.join().unwrap_or_else(|it| std::panic::resume_unwind(it));
                     results
                 })
@@ -128,7 +136,8 @@ pub(crate) fn in_batches<R>(
         let (batch, others) = rest.split_at(count);
         rest = others;
         let batch_encodings: Vec<&Encoding> = batch.iter().map(|i| &encodings[*i]).collect();
-        let input = BatchEncoding::pack(batch_encodings.iter().copied(), device)?;
+        let input = BatchEncoding::pack(batch_encodings.iter().copied(), device);
+        let input = input.map_err(|error| Error::from(error).at_row(|i| batch[i]))?;
         for (i, result) in batch.iter().zip(run(&input, &batch_encodings)?) {
             results[*i] = Some(result);
         }

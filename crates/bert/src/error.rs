@@ -326,12 +326,21 @@ impl From<candle_core::Error> for Error {
 
 impl Error {
     /// The text that an error is about.
-    pub(crate) fn row(&self) -> Option<usize> {
+    pub(crate) fn row_mut(&mut self) -> Option<&mut usize> {
+        use bert_tokenize::Error::{NoTokens, Stride, Truncation};
         match self {
-            Self::Task(error) => error.row(),
-            Self::Text(bert_tokenize::Error::NoTokens { row }) => Some(*row),
+            Self::Task(error) => error.row_mut(),
+            Self::Text(NoTokens { row } | Truncation { row, .. } | Stride { row, .. }) => Some(row),
             _ => None,
         }
+    }
+
+    /// The error with the row that its text has for the caller.
+    pub(crate) fn at_row(mut self, of: impl FnOnce(usize) -> usize) -> Self {
+        if let Some(row) = self.row_mut() {
+            *row = of(*row);
+        }
+        self
     }
 }
 

@@ -124,13 +124,13 @@ pub enum TaskError {
 
 impl TaskError {
     /// The text that an error is about.
-    pub(crate) fn row(&self) -> Option<usize> {
+    pub(crate) fn row_mut(&mut self) -> Option<&mut usize> {
         match self {
             Self::TextTooLong { row, .. }
             | Self::NoRoom { row, .. }
             | Self::NoMask { row, .. }
             | Self::NotAPair { row }
-            | Self::IsAPair { row } => Some(*row),
+            | Self::IsAPair { row } => Some(row),
             _ => None,
         }
     }

@@ -80,7 +80,8 @@ impl FillMaskOptions {
         Self { top_k: words, ..self }
     }
 
-    /// Chooses among these words only. Of one that the vocabulary does not have, the first token counts.
+    /// Chooses among these words only. Of one that the vocabulary does not have, the first token
+    /// counts, or the last one if the tokenizer cuts texts on the left.
     pub fn with_targets<W: Into<String>>(self, words: impl IntoIterator<Item = W>) -> Self {
         Self { targets: Some(words.into_iter().map(Into::into).collect()), ..self }
     }
@@ -145,10 +146,7 @@ impl FillMaskPipeline {
         for (position, scores) in at.into_iter().zip(scores) {
             let all = softmax(&scores);
             let chosen: Vec<f32> = match words {
-                Some(words) => words
-                    .iter()
-                    .map(|id| all.get(*id as usize).copied().unwrap_or_default())
-                    .collect(),
+                Some(words) => words.iter().map(|id| all[*id as usize]).collect(),
                 None => all,
             };
             let filled = largest(&chosen, options.top_k).into_iter().map(|i| {
@@ -165,14 +163,21 @@ impl FillMaskPipeline {
         Ok(masks)
     }
 
-    /// The ids of words: of one that the vocabulary does not have, the first token's.
+    /// The ids of words: of one that the vocabulary does not have, that of the one token to which it is cut.
     fn ids_of(&self, words: &[String]) -> Result<Vec<u32>> {
         let mut ids = Vec::new();
         for word in words {
             let id = match self.tokenizer.token_to_id(word) {
                 Some(id) => Some(id),
-                None => first_token(&self.tokenizer, word)?,
+                None => one_token(&self.tokenizer, word)?,
             };
+            let words = self.model.bert.config().vocab_size;
+            if id.is_some_and(|id| id as usize >= words) {
+                let expected = format!(
+                    "one of the model's {words} words; resize_token_embeddings makes room for new ones"
+                );
+                return Err(TaskError::option("target", format!("{word:?}"), expected).into());
+            }
             ids.extend(id.filter(|id| !ids.contains(id)));
         }
         if ids.is_empty() {
@@ -182,8 +187,9 @@ impl FillMaskPipeline {
     }
 }
 
-fn first_token(tokenizer: &BertTokenizer, word: &str) -> Result<Option<u32>> {
+fn one_token(tokenizer: &BertTokenizer, word: &str) -> Result<Option<u32>> {
     let options = EncodeOptions::new().without_special_tokens();
+    let options = options.with_truncation(Truncation::to(1));
     let batch = tokenizer.encode(word, &options)?;
     Ok(batch.encodings.iter().flat_map(|it| &it.ids).next().copied())
 }

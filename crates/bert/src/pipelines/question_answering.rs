@@ -186,7 +186,8 @@ impl QuestionAnsweringPipeline {
         let mut answers: Vec<Answers> = pairs.iter().map(|(_, text)| Answers::of(text)).collect();
         let pieces = batch.encodings.iter().zip(&batch.overflow_to_sample_mapping).zip(found);
         for ((encoding, row), found) in pieces {
-            answers[*row].none = answers[*row].none.min(found.none);
+            let none = &mut answers[*row].none;
+            *none = if found.none < *none || found.none.is_nan() { found.none } else { *none };
             for span in found.spans {
                 let whole_words = options.align_to_words;
                 let (start, end) = place(encoding, &span, self.sequence(), whole_words);
@@ -266,9 +267,10 @@ fn find(
         scores.iter_mut().take(1).for_each(|score| *score = 0.);
     }
     let mut spans = Vec::new();
-    for first in (0..starts.len()).filter(|i| allowed[*i] && starts[*i] > 0.) {
+    // Scores that are no numbers are shown, not taken for no answer.
+    for first in (0..starts.len()).filter(|i| allowed[*i] && starts[*i] != 0.) {
         let lasts = first..starts.len().min(first.saturating_add(options.max_answer_len));
-        let lasts = lasts.filter(|i| allowed[*i] && ends[*i] > 0.);
+        let lasts = lasts.filter(|i| allowed[*i] && ends[*i] != 0.);
         spans.extend(lasts.map(|last| Span { first, last, score: starts[first] * ends[last] }));
     }
     // Some become the same answer once they are whole words.
