@@ -653,6 +653,123 @@ fn late_interaction_checkpoints_of_pylate_are_known_without_their_type() {
 }
 
 #[test]
+fn scores_in_half_precision_become_probabilities_and_weights_in_single_precision() {
+    let half = load_options().with_dtype(DType::BF16);
+    let encode = |tokenizer: &BertTokenizer, text: Text| {
+        tokenizer.encode(text, &EncodeOptions::new()).unwrap().to_packed(&device()).unwrap()
+    };
+    let model = CrossEncoder::from_pretrained(fixture("sentences/cross_one"), &half).unwrap();
+    let pair = ("how long is the day", "the day is hot");
+    let input = encode(&model.tokenizer, pair.into());
+    let logit = values(&model.model.forward_packed(&input).unwrap().logits)[0];
+    let score = model.predict(pair, &CrossEncoderOptions::new()).unwrap()[0];
+    assert!((f64::from(score) - 1. / (1. + (-logit).exp())).abs() < 1e-6, "{score} of {logit}");
+
+    for name in ["sparse_max", "sparse_sum"] {
+        let model = SparseEncoder::from_pretrained(fixture("sentences").join(name), &half).unwrap();
+        let text = "how long is the day";
+        let input = encode(model.tokenizer(), text.into());
+        let scores = model.model().forward_packed(&input).unwrap().logits;
+        let (tokens, words) = scores.dims2().unwrap();
+        let scores = values(&scores);
+        let options = SentenceOptions::new().with_max_active_dims(words);
+        let vector = model.encode(text, &options).unwrap().to_dense(words);
+        for (word, got) in vector.iter().enumerate() {
+            let grown = (0..tokens).map(|i| scores[i * words + word].max(0.).ln_1p());
+            let expected = match name {
+                "sparse_max" => grown.fold(0., f64::max),
+                _ => grown.map(f64::ln_1p).sum(),
+            };
+            let apart = (f64::from(*got) - expected).abs();
+            assert!(apart <= 1e-6 * expected.max(1e-3), "{name}: {got} and {expected}");
+        }
+    }
+}
+
+#[test]
+fn functions_of_other_packages_do_not_hide_those_of_the_config() {
+    let (own, torch) = ("my_package.Own", "torch.nn.modules.linear.Identity");
+    let score = |first: &str, second: Value, third: Value| {
+        let read = |file: &str| -> Value {
+            let path = fixture("sentences/cross_one").join(file);
+            serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+        };
+        let mut settings = read("config_sentence_transformers.json");
+        settings["activation_fn"] = first.into();
+        let mut config = read("config.json");
+        config["sentence_transformers"] = second;
+        config["sbert_ce_default_activation_function"] = third;
+        let (settings, config) = (settings.to_string(), config.to_string());
+        let changes = [
+            ("config_sentence_transformers.json", Some(&*settings)),
+            ("config.json", Some(&*config)),
+        ];
+        let checkpoint = with_files("cross_one", &changes);
+        let model = CrossEncoder::from_pretrained(checkpoint, &load_options()).unwrap();
+        model.predict(("a", "b"), &CrossEncoderOptions::new()).unwrap()[0]
+    };
+    let plain = score(torch, Value::Null, Value::Null);
+    let probability = score("torch.nn.Sigmoid", Value::Null, Value::Null);
+    assert!((probability - 1. / (1. + (-plain).exp())).abs() < 1e-6);
+    // As CrossEncoder.get_default_activation_fn of sentence-transformers 6.2 has it.
+    assert_eq!(score(own, json!({"activation_fn": torch}), Value::Null), plain);
+    assert_eq!(score(own, Value::Null, json!(torch)), plain);
+    assert_eq!(score(own, json!({"activation_fn": null}), json!(torch)), probability);
+    assert_eq!(score(own, json!({"activation_fn": own}), json!(torch)), probability);
+}
+
+#[test]
+fn a_prompt_that_leaves_no_token_leaves_the_last_one() {
+    let model = model("prompt_excluded");
+    // "caf" is three tokens, and "cafe" is one.
+    let options = SentenceOptions::new().with_prompt("caf");
+    let tokens = model.encode_tokens("e", &options).unwrap();
+    let vector = model.encode("e", &options).unwrap();
+    assert_eq!((tokens.len(), vector.len()), (3, 6 * tokens[2].len()));
+    for part in vector.chunks(tokens[2].len()) {
+        part.iter().zip(&tokens[2]).for_each(|(x, y)| assert!((x - y).abs() < 1e-6, "{x} {y}"));
+    }
+}
+
+#[test]
+fn a_text_without_tokens_is_named_with_its_row() {
+    let path = fixture("sentences/mean/tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    tokenizer["post_processor"] = Value::Null;
+    let tokenizer = tokenizer.to_string();
+    let config = r#"{"tokenizer_class": "PreTrainedTokenizerFast", "pad_token": "[PAD]"}"#;
+    let changes = [("tokenizer.json", Some(&*tokenizer)), ("tokenizer_config.json", Some(config))];
+    let checkpoint = with_files("mean", &changes);
+    let model = SentenceTransformer::from_pretrained(checkpoint, &load_options()).unwrap();
+    for row in [0, 2, 530] {
+        let texts = (0..600).map(|i| match i {
+            _ if i == row => String::new(),
+            _ => "the day is hot ".repeat(1 + i % 7),
+        });
+        let results: Vec<_> = model.encode_all(texts, &SentenceOptions::new()).collect();
+        let error = results.last().unwrap().as_ref().unwrap_err();
+        assert_says(error, &[&format!("text {row} has no tokens")]);
+    }
+}
+
+#[test]
+fn what_is_no_number_is_not_similar() {
+    let (nan, one) = (vec![f32::NAN, 1.], vec![1., 2.]);
+    for function in [
+        SimilarityFunction::Cosine,
+        SimilarityFunction::Dot,
+        SimilarityFunction::Euclidean,
+        SimilarityFunction::Manhattan,
+    ] {
+        assert!(function.between(&nan, &one).unwrap().is_nan(), "{function:?}");
+    }
+    assert!(max_sim(&[&one], &[&one, &nan, &one]).unwrap().is_nan());
+    let hits = semantic_search(&[&one], &[&nan, &one], 2, SimilarityFunction::Cosine).unwrap();
+    assert_eq!((hits[0][0].corpus_id, hits[0][1].corpus_id), (1, 0));
+    assert!(hits[0][1].score.is_nan());
+}
+
+#[test]
 fn half_precision_is_pooled_in_single_precision() {
     let text = "how long is the day and the water ".repeat(9);
     let vector = |dtype| {

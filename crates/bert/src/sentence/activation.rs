@@ -47,7 +47,7 @@ impl Activation {
         Ok(match self {
             Self::Identity => x.clone(),
             Self::Gelu => x.gelu_erf()?,
-            Self::Relu => x.relu()?,
+            Self::Relu => bert_kernels::activate(x, bert_kernels::Activation::Relu)?,
             Self::Sigmoid => candle_nn::ops::sigmoid(x)?,
             Self::Silu => x.silu()?,
             Self::Softmax => candle_nn::ops::softmax(x, D::Minus1)?,

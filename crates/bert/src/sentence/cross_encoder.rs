@@ -4,8 +4,9 @@ use std::borrow::Cow;
 
 use bert_core::{BertForSequenceClassification, Head};
 use bert_tokenize::{BertTokenizer, EncodeOptions, Encoding, Text, Truncation};
-use candle_core::D;
+use candle_core::{D, DType};
 use serde::Serialize;
+use serde_json::Value;
 
 use super::activation::Activation;
 use super::files::SentenceFiles;
@@ -122,13 +123,14 @@ impl CrossEncoder {
         let model = BertForSequenceClassification::from_pretrained(&files.transformer, options)?;
         let config = model.bert.config();
         let (tokenizer, max_length) = files.tokenizer(config)?;
-        let named = [
-            files.config.activation_fn.as_deref(),
-            config.other.get("sentence_transformers").and_then(|it| it["activation_fn"].as_str()),
-            config.other.get("sbert_ce_default_activation_function").and_then(|it| it.as_str()),
-        ];
+        let of_config = match config.other.get("sentence_transformers") {
+            Some(settings) if settings.get("activation_fn").is_some() => &settings["activation_fn"],
+            _ => config.other.get("sbert_ce_default_activation_function").unwrap_or(&Value::Null),
+        };
         // A function of another package is ignored there, too.
-        let named = named.into_iter().flatten().next().filter(|name| name.starts_with("torch."));
+        let is_known = |name: &&str| name.starts_with("torch.");
+        let named = files.config.activation_fn.as_deref().filter(is_known);
+        let named = named.or(of_config.as_str().filter(is_known));
         let activation = match named {
             Some(name) => Activation::of_class(name).map_err(|reason| TaskError::Module {
                 path: checkpoint.to_string().into(),
@@ -223,7 +225,9 @@ impl CrossEncoder {
         options: &CrossEncoderOptions,
     ) -> Result<Vec<Vec<f32>>> {
         in_batches(encodings, self.model.bert.device(), Encoding::len, |input, _| {
-            let scores = self.activation.apply(&self.model.forward_packed(input)?.logits)?;
+            // In half precision, good scores would become equal.
+            let logits = self.model.forward_packed(input)?.logits.to_dtype(DType::F32)?;
+            let scores = self.activation.apply(&logits)?;
             let several = scores.dim(1)? > 1;
             match options.apply_softmax && several {
                 true => rows(&candle_nn::ops::softmax(&scores, D::Minus1)?),

@@ -352,7 +352,8 @@ pub fn max_sim<V: AsRef<[f32]>, W: AsRef<[f32]>>(query: &[V], document: &[W]) ->
         let mut largest = f32::NEG_INFINITY;
         for b in document {
             let dot = super::similarity::SimilarityFunction::Dot.between(a.as_ref(), b.as_ref())?;
-            largest = largest.max(dot);
+            // What is no number stays none.
+            largest = if dot > largest || dot.is_nan() { dot } else { largest };
         }
         sum += largest;
     }

@@ -57,9 +57,9 @@ impl SimilarityFunction {
             Self::Cosine => {
                 // The lengths of both may be very large or very small.
                 let (a_length, b_length) = (length(a), length(b));
-                match a_length > 0. && b_length > 0. {
-                    true => sum(a, b, |x, y| (x / a_length) * (y / b_length)),
-                    false => 0.,
+                match a_length == 0. || b_length == 0. {
+                    true => 0.,
+                    false => sum(a, b, |x, y| (x / a_length) * (y / b_length)),
                 }
             }
             Self::Euclidean => -sum(a, b, |x, y| (x - y) * (x - y)).sqrt(),

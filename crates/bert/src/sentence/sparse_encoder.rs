@@ -1,10 +1,12 @@
 //! A few weighed words for each text.
 
 use bert_core::{BertForMaskedLM, Head};
+use bert_kernels::{Activation, activate};
 use bert_tokenize::{BertTokenizer, Encoding};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 
+use super::features::accumulated_dtype;
 use super::files::{ModuleFiles, SentenceFiles, read};
 use super::options::SentenceOptions;
 use super::similarity::SimilarityFunction;
@@ -140,11 +142,11 @@ impl SpladePooling {
     /// `[N, V]` scores of a text's tokens → `[1, V]` weights.
     fn pool(self, scores: &Tensor) -> Result<Tensor> {
         let grow = |x: &Tensor| -> Result<Tensor> {
-            let once = (x.relu()? + 1.)?.log()?;
-            Ok(match self.activation_function {
-                Growth::Relu => once,
-                Growth::Log1pRelu => (once + 1.)?.log()?,
-            })
+            let once = log1p(&activate(&x.to_dtype(accumulated_dtype(x))?, Activation::Relu)?)?;
+            match self.activation_function {
+                Growth::Relu => Ok(once),
+                Growth::Log1pRelu => log1p(&once),
+            }
         };
         Ok(match self.pooling_strategy {
             // Growth keeps the order.
@@ -152,6 +154,13 @@ impl SpladePooling {
             Strategy::Sum => grow(scores)?.sum_keepdim(0)?,
         })
     }
+}
+
+/// `ln(1 + x)` of numbers that are not negative, with all digits where they are small.
+fn log1p(x: &Tensor) -> Result<Tensor> {
+    let sum = (x + 1.)?;
+    let lost = (x - (&sum - 1.)?)?;
+    Ok((sum.log()? + (lost / &sum)?)?)
 }
 
 impl SparseEncoder {
