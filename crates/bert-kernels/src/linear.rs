@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use crate::activate::activate;
 use crate::activation::Activation;
 use crate::backend::kernels;
-use crate::precision::matmul;
+use crate::precision::{matmul, widen};
 use crate::weights::{LinearWeights, WeightForm, rows_of};
 
 /// `x Wᵀ + b` over the last dimension.
@@ -103,7 +103,12 @@ fn reference(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (o, i) = weight.dims2()?;
     let (leading, rows) = rows_of(x, [o, i])?;
     let y = matmul(&x.reshape((rows, i))?, &weight.t()?)?;
-    y.broadcast_add(bias)?.reshape([leading, &[o]].concat())
+    let y = match bias.track_op() {
+        // The gradient is a sum over all rows, which would stop growing in 16 bits.
+        true => widen(&y)?.broadcast_add(&widen(bias)?)?.to_dtype(y.dtype())?,
+        false => y.broadcast_add(bias)?,
+    };
+    y.reshape([leading, &[o]].concat())
 }
 
 #[cfg(test)]
@@ -113,6 +118,22 @@ mod tests {
     use super::*;
     use crate::WeightForm::Packed;
     use crate::testing::{assert_close, strided};
+
+    #[test]
+    fn gradients_of_biases_in_half_precision_are_added_up_in_single_precision() -> Result<()> {
+        const ROWS: usize = 4096;
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let zeros = |shape: &[usize]| Tensor::zeros(shape, dtype, &Device::Cpu);
+            let bias = candle_core::Var::from_tensor(&zeros(&[2])?)?;
+            let weights = LinearWeights::new(zeros(&[2, 3])?, bias.as_tensor().clone());
+            let loss = (linear(&zeros(&[ROWS, 3])?, &weights)? / ROWS as f64)?.sum_all()?;
+            let gradients = loss.backward()?;
+            let got = gradients.get(&bias).unwrap().to_dtype(DType::F32)?.to_vec1::<f32>()?;
+            // As PyTorch has it.
+            assert_eq!(got, [1., 1.], "{dtype:?}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn every_row_is_mapped_in_every_dtype() -> Result<()> {

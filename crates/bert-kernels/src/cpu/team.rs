@@ -69,7 +69,8 @@ thread_local! {
 /// later or not at all; the result is the same.
 ///
 /// Of the threads outside of the pool, as many as there are processors run such a call at a time. The
-/// others sleep: they would only take memory, and time from those that run.
+/// others sleep: they would only take memory, and time from those that run. So `work` must not wait for
+/// another thread that runs a kernel.
 pub fn with_thread_team<R>(work: impl FnOnce() -> R) -> R {
     if TEAM.with_borrow(Option::is_some) {
         return work();
