@@ -393,7 +393,7 @@ fn a_bad_label_is_named_with_its_own_index() {
     // The first label of a row is no next token.
     let labels = Tensor::new(&[[1i64, -100, -100]], &device()).unwrap();
     let error = decoder().forward_with_labels(&input, &labels, &ForwardOptions::new());
-    assert_says(&error.unwrap_err(), &["no label counts", "the first token of a row"]);
+    assert_says(&error.unwrap_err(), &["no label counts", "first in a decoder's row"]);
 }
 
 #[test]

@@ -241,6 +241,26 @@ fn the_output_prints_names_and_shapes_and_skips_what_is_absent() {
 }
 
 #[test]
+fn a_mask_that_does_not_fit_a_layer_or_is_to_be_learned_is_an_error() {
+    let layer = &model("base", DType::F32).encoder.layer[0];
+    let x = Tensor::zeros((2, 5, 32), DType::F32, &device()).unwrap();
+    let mask = |mask: &Tensor| AttentionMask::new(mask).unwrap();
+    let ones = |shape: &[usize]| Tensor::ones(shape, DType::F32, &device()).unwrap();
+    for fits in [&[2, 5][..], &[2, 5, 5], &[1, 1, 1, 5], &[2, 4, 5, 5]] {
+        layer.forward(&x, &mask(&ones(fits))).unwrap();
+    }
+    for odd in [&[2, 1][..], &[1, 5], &[2, 5, 1], &[2, 3, 5, 5]] {
+        let error = layer.forward(&x, &mask(&ones(odd))).unwrap_err();
+        assert_says(&error, &["mask has shape", "expected [2, 5]"]);
+    }
+    let learned = candle_core::Var::from_tensor(&ones(&[1, 1, 3, 3])).unwrap();
+    let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
+    let input = input.with_attention_mask(learned.as_tensor().clone());
+    let error = model("base", DType::F32).forward(&input).unwrap_err();
+    assert_says(&error, &["attention_mask needs a gradient", "detach"]);
+}
+
+#[test]
 fn training_drops_and_evaluation_does_not() {
     let model = model("base", DType::F32);
     let input = BertInput::from_ids(ids(&[&[1, 2, 3, 4]]));
@@ -288,6 +308,17 @@ fn pruned_heads_are_masked_heads_and_smaller() {
     let small = pruned.forward_with(&by_head, &context()).unwrap().last_hidden_state;
     let full = model("base", DType::F32).forward_with(&by_head, &context()).unwrap();
     assert_close("by head", &small, &full.last_hidden_state, 1e-5);
+    let first = pruned.pooled(&by_head).unwrap();
+    let expected = pruned.forward(&by_head).unwrap().pooler_output.unwrap();
+    assert_close("first tokens", &first, &expected, 1e-5);
+    // One number for all heads, which are no neighbors in memory.
+    let half = |mask: Tensor| {
+        let options = ForwardOptions::new().with_head_mask(mask);
+        pruned.forward_with(&case.input, &options).unwrap().last_hidden_state
+    };
+    let halves = Tensor::full(0.5f32, 4, &device()).unwrap();
+    let spread = Tensor::full(0.5f32, 1, &device()).unwrap().broadcast_as(4).unwrap();
+    assert_close("halves", &half(spread), &half(halves), 1e-6);
 
     // Again and further; and what cannot be, which changes nothing.
     pruned.prune_heads(&[(2, vec![0, 1])].into()).unwrap();

@@ -151,7 +151,8 @@ impl Attention {
         Ok(match bias {
             // A mask by head is for all heads, including pruned ones.
             Some(bias) if bias.dim(1)? > self.heads.len() && bias.dim(1)? > 1 => {
-                Some(bias.index_select(&Tensor::new(&*self.heads, bias.device())?, 1)?)
+                let heads = Tensor::new(&*self.heads, bias.device())?;
+                Some(bias.contiguous()?.index_select(&heads, 1)?)
             }
             bias => bias.cloned(),
         })

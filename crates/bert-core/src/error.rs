@@ -125,18 +125,14 @@ pub enum Error {
     },
 
     /// Packed sequences cannot continue after cached tokens.
-    #[error(
-        "packed sequences cannot continue a cache of {past} tokens; pass them padded to forward_with"
-    )]
+    #[error("packed sequences cannot continue a cache of {past} tokens; pad them for forward_with")]
     PackedCache {
         /// Tokens in the cache.
         past: usize,
     },
 
     /// Choices are told apart by their rows.
-    #[error(
-        "multiple choice reads [B, C, S], and packed sequences do not say which belong together"
-    )]
+    #[error("multiple choice reads [B, C, S]; packed sequences do not say which belong together")]
     PackedChoices,
 
     /// A sequence is longer than the position table.
@@ -164,6 +160,13 @@ pub enum Error {
         got: f64,
         /// The values it may hold.
         expected: &'static str,
+    },
+
+    /// A mask is a variable, or was computed from one. Masks have no gradients.
+    #[error("{name} needs a gradient, which masks do not get; pass {name}.detach()")]
+    MaskGradient {
+        /// The mask's name.
+        name: &'static str,
     },
 
     /// A layer that the model does not have was asked for.
@@ -305,10 +308,7 @@ pub enum Error {
     },
 
     /// No label counts, so the loss would be the mean of nothing.
-    #[error(
-        "no label counts, so there is nothing to learn from: {ignored} stands for none, and a language model \
-         does not predict the first token of a row; leave such batches out"
-    )]
+    #[error("no label counts ({ignored}, or first in a decoder's row); leave such batches out")]
     NoLabels {
         /// The label that is not counted.
         ignored: i64,

@@ -53,6 +53,8 @@ impl BertLayer {
     /// # Errors
     /// When `x` or `mask` does not fit the layer or each other.
     pub fn forward(&self, x: &Tensor, mask: &AttentionMask) -> Result<Tensor> {
+        let (b, s, _) = x.dims3()?;
+        mask.check_layer([b, s, s], self.heads())?;
         let layout = Layout::Padded(mask.bias(x.device())?);
         self.forward_rows(x, &layout, Rows::All, PassState::default().layer(0)?)
     }

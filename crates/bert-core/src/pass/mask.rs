@@ -48,9 +48,11 @@ impl AttentionMask {
     /// * `[B, 1 or N, 1 or Q, K]` of an integer dtype: the same.
     /// * `[B, 1 or N, 1 or Q, K]` of a floating dtype: added to the scores. −∞ counts as [`MASKED`].
     ///
+    /// It is read as F32.
+    ///
     /// # Errors
     /// [`Error::Shape`] for another rank, [`Error::MaskValue`] for a value other than 0 and 1, or
-    /// for NaN or +∞ in an additive mask.
+    /// for NaN or +∞ in an additive mask, [`Error::MaskGradient`] for a mask that is to be learned.
     pub fn new(mask: &Tensor) -> Result<Self> {
         Self::of_argument(ATTENTION_MASK, Some(mask))
     }
@@ -58,6 +60,9 @@ impl AttentionMask {
     /// [`AttentionMask::new`] of the argument `name`; without it, every key is visible.
     pub(crate) fn of_argument(name: &'static str, mask: Option<&Tensor>) -> Result<Self> {
         let Some(mask) = mask else { return Ok(Self::all_visible()) };
+        if mask.track_op() {
+            return Err(Error::MaskGradient { name });
+        }
         let shape = match *mask.dims() {
             [b, k] => [b, 1, 1, k],
             [b, q, k] => [b, 1, q, k],
@@ -135,6 +140,13 @@ impl AttentionMask {
             Keys::Bias(bias) => bias.to_vec(),
         };
         Ok(Some(Tensor::from_vec(bias, &self.shape, device)?))
+    }
+
+    /// Checks that the mask fits scores of a layer alone, whose `heads` remain of an unknown number.
+    pub(crate) fn check_layer(&self, [b, q, k]: [usize; 3], heads: &[u32]) -> Result<()> {
+        let last = heads.last().map_or(0, |head| *head as usize);
+        let n = if self.shape[1] > last { self.shape[1] } else { heads.len() };
+        self.check("mask", [b, n, q, k])
     }
 
     /// Checks that the mask fits scores of shape `[B, N, Q, K]`.

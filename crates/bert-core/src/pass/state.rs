@@ -146,7 +146,7 @@ impl AttentionPass<'_> {
     pub(crate) fn head_factors(&self, heads: &[u32]) -> Result<Option<Tensor>> {
         let Some(mask) = &self.head_mask else { return Ok(None) };
         let heads = Tensor::new(heads, mask.device())?;
-        Ok(Some(mask.index_select(&heads, 0)?.reshape((1, (), 1, 1))?))
+        Ok(Some(mask.contiguous()?.index_select(&heads, 0)?.reshape((1, (), 1, 1))?))
     }
 }
 
