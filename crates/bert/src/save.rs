@@ -78,15 +78,7 @@ pub(crate) fn save_model<M: Parameters>(
         }
         staged.write("config.json", |file| file.write_all(config_text.as_bytes()))?;
         // Loaders take the first kind of weights that they find.
-        let is_new = |name: &String| names.contains(name) || count > 1 && name == INDEX;
-        let mut old = Vec::new();
-        for entry in std::fs::read_dir(folder)? {
-            let name = entry?.file_name().to_string_lossy().into_owned();
-            if is_weights(&name) && !is_new(&name) {
-                old.push(name);
-            }
-        }
-        staged.commit(old)
+        staged.commit(is_weights)
     };
     save().map_err(|source| Error::Save { path: folder.to_owned(), source })
 }
@@ -186,7 +178,7 @@ impl PreTrainedTokenizer for BertTokenizer {
             for (name, text) in &files {
                 staged.write(name, |file| file.write_all(text.as_bytes()))?;
             }
-            staged.commit(Vec::new())
+            staged.commit(|_| false)
         };
         save().map_err(|source| Error::Save { path: folder.to_owned(), source })
     }

@@ -34,7 +34,7 @@ pub fn save_tensors(tensors: &HashMap<String, Tensor>, path: impl AsRef<Path>) -
             file.write_all(&header(&entries)?)?;
             sorted.iter().try_for_each(|(_, tensor)| write_tensor(file, tensor))
         })?;
-        staged.commit(Vec::new())
+        staged.commit(|_| false)
     };
     save().map_err(|source| Error::Save { path: path.to_owned(), source })
 }

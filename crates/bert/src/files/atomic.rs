@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Result, Write};
+use std::io::{BufWriter, ErrorKind, Result, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -45,9 +45,8 @@ impl StagedFiles {
     /// For `folder`, which is created if need be. A save that was interrupted there is completed first.
     pub(crate) fn new(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
-        if let Some(journal) = Journal::read(folder) {
-            journal.carry_out(folder)?;
-        }
+        let _turn = Turn::wait(folder)?;
+        complete(folder)?;
         sweep(folder);
         Ok(Self { folder: folder.to_owned(), written: BTreeMap::new() })
     }
@@ -68,8 +67,18 @@ impl StagedFiles {
         Ok(())
     }
 
-    /// Gives the files their names, and removes the files called `removed`.
-    pub(crate) fn commit(mut self, removed: Vec<String>) -> Result<()> {
+    /// Gives the files their names, and removes the other files whose names are `old`. Saves of several
+    /// processes into a folder come one after the other.
+    pub(crate) fn commit(mut self, old: impl Fn(&str) -> bool) -> Result<()> {
+        let _turn = Turn::wait(&self.folder)?;
+        complete(&self.folder)?;
+        let mut removed = Vec::new();
+        for entry in std::fs::read_dir(&self.folder)? {
+            let name = entry?.file_name().to_string_lossy().into_owned();
+            if old(&name) && !self.written.contains_key(&name) {
+                removed.push(name);
+            }
+        }
         if removed.is_empty() && self.written.len() == 1 {
             for (name, file) in self.written {
                 file.persist(self.folder.join(name))?;
@@ -92,6 +101,30 @@ impl StagedFiles {
         }
         journal.carry_out(&self.folder)
     }
+}
+
+/// The right to give files of a folder their names, which one process has at a time.
+struct Turn {
+    /// The folder, which is locked as long as it is open.
+    _folder: Option<File>,
+}
+
+impl Turn {
+    fn wait(folder: &Path) -> Result<Self> {
+        // On Windows folders cannot be opened.
+        if cfg!(not(unix)) {
+            return Ok(Self { _folder: None });
+        }
+        let folder = File::open(folder)?;
+        while folder.lock().is_err_and(|error| error.kind() == ErrorKind::Interrupted) {}
+        // Some file systems have no locks.
+        Ok(Self { _folder: Some(folder) })
+    }
+}
+
+/// Completes a save into a folder that was interrupted, if there is one.
+fn complete(folder: &Path) -> Result<()> {
+    Journal::read(folder).map_or(Ok(()), |journal| journal.carry_out(folder))
 }
 
 impl Journal {
@@ -223,6 +256,31 @@ mod tests {
             names.sort();
             assert_eq!(names, ["a", "b", "other"], "{steps}");
             assert_eq!((read("a"), read("b")), (new("a"), new("b")));
+        }
+    }
+
+    #[test]
+    fn saves_of_several_threads_into_a_folder_are_never_mixed() {
+        let folder = tempfile::tempdir().unwrap();
+        let save = |files: &[&str], content: String| {
+            let mut staged = StagedFiles::new(folder.path()).unwrap();
+            for name in files {
+                staged.write(name, |file| file.write_all(content.as_bytes())).unwrap();
+            }
+            staged.commit(|name| name.starts_with("part")).unwrap();
+        };
+        for round in 0..30 {
+            std::thread::scope(|scope| {
+                scope.spawn(|| save(&["config", "part"], format!("a {round}")));
+                scope.spawn(|| save(&["config", "part-1", "part-2"], format!("b {round}")));
+            });
+            let read = |name| text(folder.path(), name);
+            let (parts, others) = match read("part") {
+                Some(_) => (vec!["part"], vec!["part-1", "part-2"]),
+                None => (vec!["part-1", "part-2"], vec!["part"]),
+            };
+            assert!(parts.iter().all(|name| read(name) == read("config")), "{round}");
+            assert!(others.iter().all(|name| read(name).is_none()), "{round}");
         }
     }
 
