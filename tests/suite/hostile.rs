@@ -125,6 +125,17 @@ fn names_and_storages_that_a_torch_file_repeats_are_not_copied() {
 }
 
 #[test]
+fn a_shape_whose_zeros_hide_its_size_is_an_error() {
+    let (big, folder) = (1u64 << 32, tempfile::tempdir().unwrap());
+    for shape in [[0, big, big], [big, 0, big], [big, big, 0]] {
+        let header = json!({"x": {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]}});
+        let path = folder.path().join("x.safetensors");
+        std::fs::write(&path, safetensors(&header.to_string(), 0)).unwrap();
+        assert!(matches!(load_tensors(&path), Err(Error::Safetensors { .. })), "{shape:?}");
+    }
+}
+
+#[test]
 fn a_storage_that_holds_all_weights_is_read_piece_by_piece() {
     let weights = tensors(&fixture("base/model.safetensors"));
     let (mut entries, mut storage) = (Vec::new(), Vec::new());

@@ -15,6 +15,9 @@ use super::stored_tensor::{StoredTensor, Tensors};
 
 /// The most values of a pickle that take memory: a model has about ten for each tensor.
 const MOST_VALUES: usize = 1 << 19;
+/// The most instructions: each may remember a value or put a number onto the stack, which takes little memory,
+/// but some.
+const MOST_INSTRUCTIONS: usize = 1 << 20;
 /// The deepest nesting of tuples in a state dict. Dropping a value recurses, so more is refused.
 const DEEPEST: usize = 32;
 /// The longest name of a storage, class or function: names are copied whenever they are used.
@@ -117,8 +120,9 @@ struct Machine {
     class: Option<Arc<str>>,
     /// The classes of the storages.
     classes: HashMap<Arc<str>, Arc<str>>,
-    /// How many values were put onto the stack.
+    /// How many values that take memory were put onto the stack.
     values: usize,
+    instructions: usize,
 }
 
 impl Machine {
@@ -135,6 +139,10 @@ impl Machine {
 
     /// Executes one instruction. The codes are those of Python's `pickletools`.
     fn step(&mut self, code: u8, reader: &mut Reader) -> Result<()> {
+        self.instructions += 1;
+        if self.instructions > MOST_INSTRUCTIONS {
+            return Err("its pickle has more instructions than any model".into());
+        }
         let value = match code {
             0x80 => return reader.bytes(1).map(drop), // PROTO
             0x95 => return reader.bytes(8).map(drop), // FRAME
@@ -350,5 +358,20 @@ fn size(value: &Value) -> Result<usize> {
             usize::try_from(*size).map_err(|_| format!("a tensor in it has the size {size}").into())
         }
         _ => Err("a tensor in it has a size that is not an integer".into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_take_little_memory_are_limited_too() {
+        // Remembered, on the stack, and marks.
+        for code in [&b"\x94"[..], b"N", b"K\x01", b"("] {
+            let pickle = [b"\x80\x04N", &code.repeat(2 * MOST_INSTRUCTIONS)[..]].concat();
+            let Err(Fault::Damaged(reason)) = state_dict(&pickle) else { panic!("{code:?}") };
+            assert!(reason.contains("more instructions"), "{reason}");
+        }
     }
 }

@@ -88,6 +88,12 @@ impl WeightFile for SafetensorsFile {
             let reason = format!("it has no {name}");
             return Err(Error::Safetensors { path: self.path.clone(), reason });
         };
+        // Candle multiplies sizes in another order than the header was checked in: zeros may come last.
+        let mut sizes = info.shape.iter().filter(|size| **size > 0);
+        if sizes.try_fold(1usize, |product, size| product.checked_mul(*size)).is_none() {
+            let reason = format!("the shape {:?} of {name} is too large", info.shape);
+            return Err(Error::Safetensors { path: self.path.clone(), reason });
+        }
         let (start, end) = info.data_offsets;
         let mut bytes = vec![0; end - start];
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
