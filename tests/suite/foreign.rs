@@ -144,6 +144,29 @@ fn another_architecture_that_calls_itself_bert_is_refused() {
 }
 
 #[test]
+fn a_config_may_name_the_file_of_weights() {
+    let zeros = || Tensor::zeros((60, 32), DType::F32, &Device::Cpu).unwrap();
+    let words = "embeddings.word_embeddings.weight";
+    let mut other = base_weights();
+    assert!(other.insert(words.to_owned(), zeros()).is_some());
+    let folder = folder_with(&base_weights(), json!({"transformers_weights": "v2.safetensors"}));
+    let load = || BertModel::from_pretrained(folder.path(), &load_options());
+    assert_says(&load().unwrap_err(), &["no v2.safetensors in"]);
+    candle_core::safetensors::save(&other, folder.path().join("v2.safetensors")).unwrap();
+    let model = load().unwrap();
+    assert_same("words", model.get_input_embeddings(), &zeros());
+    // What is saved has the usual name, also for Python.
+    model.save_pretrained(folder.path(), &SaveOptions::new()).unwrap();
+    let config = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+    assert!(!config.contains("transformers_weights"));
+    assert_same("words", load().unwrap().get_input_embeddings(), &zeros());
+
+    let outside = folder_with(&base_weights(), json!({"transformers_weights": "../x.safetensors"}));
+    let error = BertModel::from_pretrained(outside.path(), &load_options()).unwrap_err();
+    assert!(matches!(error, Error::FileName { .. }), "{error}");
+}
+
+#[test]
 fn an_untied_decoder_has_the_bias_of_the_head() {
     let folder = fixture("heads/masked_lm");
     let text = std::fs::read_to_string(folder.join("config.json")).unwrap();

@@ -12,6 +12,7 @@ use serde::de::Error as _;
 use crate::error::{Error, Result};
 use crate::files::atomic::current;
 use crate::files::file::{Bytes, File};
+use crate::files::names::{check_name, names_in};
 use crate::files::safetensors::SafetensorsFile;
 use crate::files::shards::shards;
 use crate::files::torch::TorchFile;
@@ -250,21 +251,30 @@ impl Checkpoint {
         })
     }
 
-    /// Opens the files of weights.
-    pub(crate) fn weights(&self) -> Result<Vec<Box<dyn WeightFile>>> {
-        let (safetensors, torch): (Open, Open) = (SafetensorsFile::open, TorchFile::open);
-        let candidates = [
-            ("model.safetensors", safetensors, false),
-            ("model.safetensors.index.json", safetensors, true),
-            ("pytorch_model.bin", torch, false),
-            ("pytorch_model.bin.index.json", torch, true),
+    /// Opens the files of weights: the file `named`, or else the first that there is.
+    pub(crate) fn weights(&self, named: Option<&str>) -> Result<Vec<Box<dyn WeightFile>>> {
+        const NAMES: [&str; 4] = [
+            "model.safetensors",
+            "model.safetensors.index.json",
+            "pytorch_model.bin",
+            "pytorch_model.bin.index.json",
         ];
-        let found = self.find(&candidates.map(|(name, ..)| name))?;
-        let (index, file) = found.ok_or_else(|| Error::NoWeights {
-            checkpoint: self.to_string(),
-            found: self.listing(),
-        })?;
-        let (_, open, is_index) = candidates[index];
+        let (name, file) = match named {
+            Some(name) => {
+                check_name(name)?;
+                (name, self.file(name)?)
+            }
+            None => match self.find(&NAMES)? {
+                Some((index, file)) => (NAMES[index], file),
+                None => {
+                    let (checkpoint, found) = (self.to_string(), self.listing());
+                    return Err(Error::NoWeights { checkpoint, found });
+                }
+            },
+        };
+        let is_index = name.ends_with(".index.json");
+        let is_torch = name.trim_end_matches(".index.json").ends_with(".bin");
+        let open: Open = if is_torch { TorchFile::open } else { SafetensorsFile::open };
         if !is_index {
             return Ok(vec![open(&file)?]);
         }
@@ -328,33 +338,6 @@ impl Checkpoint {
         let inside = all.iter().filter_map(|name| name.strip_prefix(&self.subfolder));
         Some(inside.map(str::to_owned).collect())
     }
-}
-
-/// Refuses names of files outside the checkpoint.
-fn check_name(name: &str) -> Result<()> {
-    let is_plain = |part: &str| !["", ".", ".."].contains(&part);
-    match !name.contains('\\') && name.split('/').all(is_plain) {
-        true => Ok(()),
-        false => Err(Error::FileName { got: name.to_owned() }),
-    }
-}
-
-/// The files of a folder and, with their paths, those in its folders.
-fn names_in(folder: &Path) -> Vec<String> {
-    let names = |folder: &Path| -> Vec<String> {
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
-    };
-    let mut all: Vec<String> = names(folder)
-        .into_iter()
-        .filter(|name| name != ".git")
-        .flat_map(|name| match names(&folder.join(&name)).as_slice() {
-            [] => vec![name],
-            inner => inner.iter().map(|inner| format!("{name}/{inner}")).collect(),
-        })
-        .collect();
-    all.sort();
-    all
 }
 
 /// Names and paths of checkpoints.

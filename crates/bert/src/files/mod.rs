@@ -4,6 +4,7 @@ pub(crate) mod atomic;
 mod fault;
 pub(crate) mod file;
 mod legacy_torch;
+pub(crate) mod names;
 mod pickle;
 mod pickle_reader;
 pub(crate) mod safetensors;

@@ -110,11 +110,19 @@ pub trait PreTrainedModel: Parameters {
         config.architectures = Some(vec![Self::CLASS.to_owned()]);
         let dtype = self.get_input_embeddings().dtype();
         config.dtype = Some(python_name(dtype).to_owned());
+        config.other.remove(NAMED_FILE);
         if self.get_output_embeddings().is_some() {
             config.tie_word_embeddings = self.has_tied_decoder();
         }
         save_model(self, &config, folder.as_ref(), options)
     }
+}
+
+/// The field of a config that names the file of weights.
+const NAMED_FILE: &str = "transformers_weights";
+
+fn named_file(config: &BertConfig) -> Option<&str> {
+    config.other.get(NAMED_FILE)?.as_str()
 }
 
 /// [`BertModel::from_pretrained_with_report`], without a pooler if the checkpoint has none and no new
@@ -127,7 +135,7 @@ pub(crate) fn load_with_or_without_pooler(
     let config = checkpoint.config()?;
     let weights = CheckpointBackend::new(
         checkpoint.to_string(),
-        checkpoint.weights()?,
+        checkpoint.weights(named_file(&config))?,
         config.clone(),
         options,
         new,
@@ -152,7 +160,7 @@ fn load_checkpoint<M: PreTrainedModel>(
     let config = checkpoint.config()?;
     let weights = CheckpointBackend::new(
         checkpoint.to_string(),
-        checkpoint.weights()?,
+        checkpoint.weights(named_file(&config))?,
         config.clone(),
         options,
         new,

@@ -212,7 +212,7 @@ impl<'a> Weights<'a> {
         files: &'a Checkpoint,
         (device, dtype): (&'a Device, DType),
     ) -> Result<Self> {
-        Ok(Self { files, opened: files.weights()?, device, dtype })
+        Ok(Self { files, opened: files.weights(None)?, device, dtype })
     }
 
     /// A weight that may be absent.
