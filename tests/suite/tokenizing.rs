@@ -50,6 +50,31 @@ fn no_printable_ascii_text_is_unknown() {
 }
 
 #[test]
+fn a_word_limit_of_its_own_is_saved_so_that_transformers_keeps_it() {
+    let path = root().join("crates/bert/built-in/tokenizer.json");
+    let text = std::fs::read_to_string(path).unwrap();
+    let mut file: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let word = "z".repeat(150);
+    for (limit, class) in [(100, "BertTokenizer"), (120, "PreTrainedTokenizerFast")] {
+        file["model"]["max_input_chars_per_word"] = limit.into();
+        let json = file.to_string();
+        let files = TokenizerFiles {
+            tokenizer: Some(json.as_bytes()),
+            tokenizer_config: Some(br#"{"tokenizer_class": "BertTokenizer"}"#),
+            ..TokenizerFiles::default()
+        };
+        let tokenizer = BertTokenizer::from_files(&files).unwrap();
+        let [_, (_, config)] = tokenizer.to_files().unwrap();
+        assert!(config.contains(&format!("\"tokenizer_class\": \"{class}\"")), "{config}");
+        let folder = tempfile::tempdir().unwrap();
+        tokenizer.save_pretrained(folder.path()).unwrap();
+        let saved = AutoTokenizer::from_pretrained(folder.path()).unwrap();
+        let encode = |it: &BertTokenizer| it.encode(&*word, &EncodeOptions::new()).unwrap();
+        assert_eq!(encode(&saved), encode(&tokenizer));
+    }
+}
+
+#[test]
 fn padding_fills_to_the_asked_length_on_the_asked_side() {
     let tokenizer = tokenizer();
     let texts = ["my dog is cute", "my"];

@@ -181,7 +181,9 @@ impl BertTokenizer {
         let added = added.map_err(|error| Error::Tokenizer(error.into()))?;
         config.insert("added_tokens_decoder".to_owned(), added);
         match tokenizer.get_normalizer() {
-            Some(NormalizerWrapper::BertNormalizer(bert)) if self.is_bert && bert.clean_text => {
+            Some(NormalizerWrapper::BertNormalizer(bert))
+                if self.is_bert && bert.clean_text && self.has_usual_words() =>
+            {
                 let chinese = bert.handle_chinese_chars;
                 config.insert("do_lower_case".to_owned(), bert.lowercase.into());
                 config.insert("strip_accents".to_owned(), bert.strip_accents.into());
@@ -205,6 +207,16 @@ impl BertTokenizer {
         let tokenizer = tokenizer.to_string(true).map_err(Error::Tokenizer)?;
         let config = format!("{:#}", Value::Object(config));
         Ok([("tokenizer.json", tokenizer), ("tokenizer_config.json", config)])
+    }
+
+    /// Whether words are cut as transformers' `BertTokenizer` cuts them.
+    fn has_usual_words(&self) -> bool {
+        match self.tokens.get_model() {
+            ModelWrapper::WordPiece(model) => {
+                model.continuing_subword_prefix == "##" && model.max_input_chars_per_word == 100
+            }
+            _ => false,
+        }
     }
 
     /// The special token that a file names so, like `cls_token` or a name of the model's own.
