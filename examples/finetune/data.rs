@@ -11,24 +11,36 @@ use serde::Deserialize;
 use serde_json::Value;
 
 /// A text, perhaps with a second one, and the name of its class.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct Example {
-    #[serde(alias = "sentence", alias = "sentence1")]
     pub text: String,
-    #[serde(default, alias = "sentence2")]
     pub text_pair: Option<String>,
-    #[serde(deserialize_with = "class_name")]
     pub label: String,
 }
 
+/// A row of a file, with its label as it is written there.
+#[derive(Deserialize)]
+struct Row<L> {
+    #[serde(alias = "sentence", alias = "sentence1")]
+    text: String,
+    #[serde(default, alias = "sentence2")]
+    text_pair: Option<String>,
+    label: L,
+}
+
+impl<L> Row<L> {
+    fn into_example(self, name: impl FnOnce(L) -> Result<String>) -> Result<Example> {
+        let Self { text, text_pair, label } = self;
+        Ok(Example { text, text_pair, label: name(label)? })
+    }
+}
+
 /// A class is called by a name or a whole number.
-fn class_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    match Value::deserialize(deserializer)? {
+fn class_name(label: Value) -> Result<String> {
+    match label {
         Value::String(name) if !name.is_empty() => Ok(name),
         Value::Number(id) if id.is_u64() => Ok(id.to_string()),
-        other => Err(serde::de::Error::custom(format!(
-            "label is {other}, expected the name of a class or a whole number"
-        ))),
+        other => bail!("label is {other}, expected the name of a class or a whole number"),
     }
 }
 
@@ -37,18 +49,24 @@ fn class_name<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Strin
 pub fn read(path: &Path) -> Result<Vec<Example>> {
     let text = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
     let examples: Vec<Example> = match path.extension().and_then(|extension| extension.to_str()) {
-        Some("tsv") => csv::ReaderBuilder::new()
-            .delimiter(b'\t')
-            .quoting(false)
-            .from_reader(text.as_bytes())
-            .deserialize()
-            .collect::<Result<_, _>>()
-            .with_context(|| path.display().to_string())?,
+        Some("tsv") => {
+            let mut reader = csv::ReaderBuilder::new();
+            let mut reader = reader.delimiter(b'\t').quoting(false).from_reader(text.as_bytes());
+            let read = |(i, row): (usize, Result<Row<String>, csv::Error>)| {
+                // In a table, `true` and `-1` are names like others.
+                let name = |label| class_name(Value::String(label));
+                let example = row.map_err(anyhow::Error::from).and_then(|it| it.into_example(name));
+                example.with_context(|| format!("{} row {}", path.display(), i + 1))
+            };
+            reader.deserialize().enumerate().map(read).collect::<Result<_>>()?
+        }
         Some("jsonl") => {
+            let text = text.strip_prefix('\u{feff}').unwrap_or(&text);
             let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
             let read = |(i, line)| {
-                let place = || format!("{} line {}", path.display(), i + 1);
-                serde_json::from_str(line).with_context(place)
+                let row = serde_json::from_str(line).map_err(anyhow::Error::from);
+                let example = row.and_then(|row: Row<Value>| row.into_example(class_name));
+                example.with_context(|| format!("{} line {}", path.display(), i + 1))
             };
             lines.map(read).collect::<Result<_>>()?
         }

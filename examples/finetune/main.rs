@@ -2,6 +2,7 @@
 
 mod data;
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -60,6 +61,7 @@ fn main() -> Result<()> {
     ensure!((1..=args.batch_size).contains(&args.accumulate), "--accumulate: 1 to --batch-size");
     let (mut train, held_back) = examples(&args)?;
     let mut trainer = Trainer::new(&args, &train, held_back.len())?;
+    trainer.task.check(train.iter().chain(&held_back))?;
     let mut order = ChaCha8Rng::seed_from_u64(args.seed);
     let mut best = -1.;
     let start = Instant::now();
@@ -112,8 +114,12 @@ impl Trainer {
         let (mut model, report) =
             BertForSequenceClassification::from_pretrained_with_report(&checkpoint, &options)?;
         println!("{checkpoint}: {report}");
-        let frozen = |name: &str| args.freeze.iter().any(|beginning| name.starts_with(beginning));
-        let vars = model.set_trainable(|name| !frozen(name))?;
+        let mut idle: Vec<&String> = args.freeze.iter().collect();
+        let vars = model.set_trainable(|name| {
+            idle.retain(|beginning| !name.starts_with(*beginning));
+            !args.freeze.iter().any(|beginning| name.starts_with(beginning))
+        })?;
+        ensure!(idle.is_empty(), "--freeze {}: no parameter's name begins so", idle[0]);
         let classes = model.bert.config().clone();
         println!(
             "{} of {} parameters learn {} classes from {} texts, measured on {held_back} others",
@@ -172,6 +178,12 @@ fn examples(args: &Args) -> Result<(Vec<Example>, Vec<Example>)> {
     train.shuffle(&mut ChaCha8Rng::seed_from_u64(args.seed));
     let rest = train.split_off(train.len() - train.len() / 10);
     ensure!(!rest.is_empty(), "{} texts are too few to hold some back; give --eval", train.len());
+    // A class that is learned from no text cannot be measured.
+    let known: HashSet<String> = train.iter().map(|example| example.label.clone()).collect();
+    let (rest, rare): (Vec<_>, Vec<_>) =
+        rest.into_iter().partition(|example| known.contains(&example.label));
+    train.extend(rare);
+    ensure!(!rest.is_empty(), "no class has enough texts to hold one back; give --eval");
     Ok((train, rest))
 }
 
@@ -183,6 +195,16 @@ struct Task {
 }
 
 impl Task {
+    /// Whether the model has the classes of all examples, and more than one.
+    fn check<'a>(&self, mut examples: impl Iterator<Item = &'a Example>) -> Result<()> {
+        let classes = self.classes.num_labels();
+        ensure!(classes > 1, "there is one class: nothing is to be told apart");
+        examples.try_for_each(|example| {
+            let id = self.classes.label_id(&example.label);
+            id.map(drop).with_context(|| format!("{:?}", example.text))
+        })
+    }
+
     fn tensors(&self, examples: &[Example], device: &Device) -> Result<(BertInput, Tensor)> {
         let options = EncodeOptions::new()
             .with_padding(Padding::Longest)

@@ -37,7 +37,11 @@ pub fn train(sentences: &[String], size: Option<usize>) -> Result<BertTokenizer>
     let mut alphabet: Vec<String> = learn(0, &[])?.get_vocab(true).into_keys().collect();
     alphabet.sort_by_key(|token| (token.starts_with("##"), token.clone()));
     let first = [&SPECIAL.map(str::to_owned), &alphabet[..]].concat();
-    let tokenizer = learn(size.unwrap_or(DEFAULT_SIZE), &first)?;
+    // Each token but the first ones is a pair that occurs, so there are at most as many as characters. The
+    // trainer takes memory for what is asked for.
+    let characters: usize = sentences.iter().map(|it| it.chars().count()).sum();
+    let most = first.len() + ascii.len() + characters;
+    let tokenizer = learn(size.unwrap_or(DEFAULT_SIZE).min(most), &first)?;
     let got = tokenizer.get_vocab_size(true);
     if let Some(size) = size {
         ensure!(got >= size, "--vocab-size is {size}: these texts give at most {got} tokens");

@@ -139,6 +139,47 @@ fn bad_data_and_settings_say_what_is_wrong() {
     }
 }
 
+#[test]
+fn labels_of_tables_are_names_and_lists_may_begin_with_a_mark() {
+    let folder = tempfile::tempdir().unwrap();
+    let labels = |name: &str, text: &str| -> Vec<String> {
+        let examples = data::read(Path::new(&write(folder.path(), name, text))).unwrap();
+        examples.into_iter().map(|example| example.label).collect()
+    };
+    let table = "text\tlabel\na\ttrue\nb\t-1\nc\t007\nd\tnan\ne\t0.5\n";
+    assert_eq!(labels("names.tsv", table), ["true", "-1", "007", "nan", "0.5"]);
+    let list = "\u{feff}{\"text\": \"a\", \"label\": 7}\r\n{\"text\": \"b\", \"label\": \"x\"}\r\n";
+    assert_eq!(labels("mark.jsonl", list), ["7", "x"]);
+}
+
+#[test]
+fn classes_that_cannot_be_learned_are_errors_before_training() {
+    let folder = tempfile::tempdir().unwrap();
+    let rows = |label: &dyn Fn(usize) -> String| -> String {
+        (0..20).map(|i| format!("dog {i}\t{}\n", label(i))).collect()
+    };
+    let table = |name: &str, label: &dyn Fn(usize) -> String| {
+        write(folder.path(), name, &format!("text\tlabel\n{}", rows(label)))
+    };
+    let different = table("different.tsv", &|i| format!("class {i}"));
+    assert_fails(&finetune(&["--train", &different]), &["no class has enough texts", "--eval"]);
+    let one = table("one.tsv", &|_| "same".to_owned());
+    assert_fails(&finetune(&["--train", &one]), &["there is one class"]);
+    // One that is rare is learned, not measured.
+    for seed in 1..4 {
+        let rare =
+            table("rare.tsv", &|i| if i < 4 { format!("rare {i}") } else { "any".to_owned() });
+        let output = folder.path().join("best");
+        let (seed, output) = (seed.to_string(), output.to_str().unwrap());
+        let args = ["--train", &rare, "--epochs=1", "--seed", &seed, "--output", output];
+        let run = finetune(&args);
+        assert!(run.status.success(), "{}", String::from_utf8_lossy(&run.stderr));
+        assert!(String::from_utf8_lossy(&run.stdout).contains("learn 5 classes"));
+    }
+    let frozen = ["--train", &texts(folder.path()), "--freeze", "embeddings."];
+    assert_fails(&finetune(&frozen), &["--freeze embeddings.", "no parameter"]);
+}
+
 /// A limit on the size of files stands for a full disk: both make a write fail half-way.
 #[cfg(unix)]
 #[test]

@@ -386,6 +386,7 @@ fn bad_texts_and_settings_say_what_is_wrong() {
     }
     for (args, parts) in [
         (["--vocab-size=5000"], &["--vocab-size is 5000", "give at most"][..]),
+        (["--vocab-size=1000000000000000000"], &["--vocab-size is 1000", "give at most"]),
         (["--vocab-size=20"], &["--vocab-size is 20", "the alphabet alone takes"]),
         (["--batch-size=0"], &["--batch-size is 0, expected at least 1"]),
         (["--steps=0"], &["--steps is 0"]),
