@@ -6,7 +6,7 @@ use candle_core::{D, Result, Tensor};
 use candle_nn::ops::softmax;
 
 use crate::backend::kernels;
-use crate::precision::{matmul, widen};
+use crate::precision::{matmul, wide_matmul_transposed, widen};
 use crate::sequences::{Sequence, Sequences};
 
 /// The value added to masked scores. It is finite, but so large in magnitude that adding it to a score
@@ -100,7 +100,7 @@ pub fn attention_with_weights(
     let n = args.heads;
     let (q, k, v) = (split_heads(q, n)?, split_heads(k, n)?, split_heads(v, n)?);
     let q = (q * args.scale)?;
-    let mut scores = widen(&matmul(&q, &k.t()?)?)?; // [B, N, Q, K]
+    let mut scores = wide_matmul_transposed(&q, &k)?; // [B, N, Q, K]
     if let Some(RelativePositions { embeddings, with_keys }) = args.relative {
         scores = (scores + widen(&distance_scores(&q, embeddings)?)?)?;
         if with_keys {
@@ -144,6 +144,24 @@ mod tests {
 
     use super::*;
     use crate::testing::{assert_close, strided, wave};
+
+    #[test]
+    fn scores_in_half_precision_are_not_rounded() -> Result<()> {
+        for (dtype, tolerance) in [(DType::F16, 8e-4), (DType::BF16, 6e-3)] {
+            // Scores with a standard deviation of about 8.
+            let part = |seed, size: f64| (wave(&[1, 64, 64], seed)? * size)?.to_dtype(dtype);
+            let [q, k, v] = [part(0.7, 3.)?, part(1.3, 3.)?, part(2.1, 1.)?];
+            let attend = |dtype| -> Result<Tensor> {
+                let [q, k, v] = [&q, &k, &v].map(|x| x.to_dtype(dtype));
+                attention(&q?, &k?, &v?, args(1, None))?.to_dtype(DType::F64)
+            };
+            let (got, expected) = (attend(dtype)?, attend(DType::F64)?);
+            let squares = |x: &Tensor| x.sqr()?.sum_all()?.to_scalar::<f64>();
+            let error = (squares(&(got - &expected)?)? / squares(&expected)?).sqrt();
+            assert!(error < tolerance, "{dtype:?}: {error}");
+        }
+        Ok(())
+    }
 
     fn args(heads: usize, mask: Option<&Tensor>) -> AttentionArgs<'_> {
         AttentionArgs {

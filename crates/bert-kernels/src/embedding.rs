@@ -5,6 +5,7 @@ use candle_core::{Result, Tensor};
 use crate::backend::kernels;
 use crate::ids::Ids;
 use crate::layer_norm::layer_norm;
+use crate::precision::add_repeated;
 use crate::weights::{EmbeddingWeights, LayerNormWeights};
 
 /// The rows of `x` that `rows` names, and zeros for [`Ids::ABSENT`].
@@ -66,7 +67,7 @@ pub fn embeddings_layer_norm(
     }
     let rows = lookups.iter().map(|it| embedding(it.table, it.ids));
     let terms = x.cloned().map(Ok).into_iter().chain(rows);
-    match terms.reduce(|sum, rows| sum?.broadcast_add(&rows?)) {
+    match terms.reduce(|sum, rows| add_repeated(&sum?, &rows?)) {
         Some(sum) => layer_norm(&sum?, norm),
         None => candle_core::bail!("embeddings: there is nothing to add up"),
     }
@@ -78,6 +79,20 @@ mod tests {
 
     use super::*;
     use crate::testing::{assert_close, strided, wave};
+
+    #[test]
+    fn gradients_of_positions_in_half_precision_are_added_up_in_single_precision() -> Result<()> {
+        const ROWS: usize = 4096;
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let positions = Var::zeros((1, 1, 2), dtype, &Device::Cpu)?;
+            let words = Tensor::zeros((ROWS, 1, 2), dtype, &Device::Cpu)?;
+            let sum = add_repeated(&words, &positions)?;
+            let gradients = (sum / ROWS as f64)?.sum_all()?.backward()?;
+            let got = gradients.get(&positions).unwrap().to_dtype(DType::F32)?;
+            assert_eq!(got.flatten_all()?.to_vec1::<f32>()?, [1., 1.], "{dtype:?}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn sums_of_rows_are_normalized_with_and_without_a_kernel() -> Result<()> {

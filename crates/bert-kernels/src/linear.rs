@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use crate::activate::activate;
 use crate::activation::Activation;
 use crate::backend::kernels;
-use crate::precision::{matmul, widen};
+use crate::precision::{add_repeated, matmul_transposed};
 use crate::weights::{LinearWeights, WeightForm, rows_of};
 
 /// `x Wᵀ + b` over the last dimension.
@@ -102,13 +102,8 @@ fn project(
 fn reference(x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
     let (o, i) = weight.dims2()?;
     let (leading, rows) = rows_of(x, [o, i])?;
-    let y = matmul(&x.reshape((rows, i))?, &weight.t()?)?;
-    let y = match bias.track_op() {
-        // The gradient is a sum over all rows, which would stop growing in 16 bits.
-        true => widen(&y)?.broadcast_add(&widen(bias)?)?.to_dtype(y.dtype())?,
-        false => y.broadcast_add(bias)?,
-    };
-    y.reshape([leading, &[o]].concat())
+    let y = matmul_transposed(&x.reshape((rows, i))?, weight)?;
+    add_repeated(&y, bias)?.reshape([leading, &[o]].concat())
 }
 
 #[cfg(test)]

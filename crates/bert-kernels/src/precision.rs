@@ -15,6 +15,34 @@ pub fn widen(x: &Tensor) -> Result<Tensor> {
     }
 }
 
+/// `a + b`, where `b` is repeated to the shape of `a`.
+///
+/// Its gradient is a sum over the repetitions, which would stop growing in 16 bits: it is computed in F32.
+pub(crate) fn add_repeated(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    match b.track_op() {
+        true => widen(a)?.broadcast_add(&widen(b)?)?.to_dtype(a.dtype()),
+        false => a.broadcast_add(b),
+    }
+}
+
+/// `a · bᵀ` over the last two dimensions, in the dtype of `a`. See [`matmul`].
+pub(crate) fn matmul_transposed(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if a.dtype() == DType::BF16 && a.device().is_cpu() {
+        // Neighbors in memory are converted faster than columns.
+        widen(a)?.matmul(&widen(b)?.t()?)?.to_dtype(DType::BF16)
+    } else {
+        a.matmul(&b.t()?)
+    }
+}
+
+/// `a · bᵀ` over the last two dimensions, in the dtype of statistics: F32 for F16 and BF16.
+pub(crate) fn wide_matmul_transposed(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    match a.device().is_cpu() {
+        true => widen(a)?.matmul(&widen(b)?.t()?),
+        false => widen(&a.matmul(&b.t()?)?),
+    }
+}
+
 /// `a · b` over the last two dimensions.
 ///
 /// On the CPU, where Candle cannot multiply BF16 matrices, it is computed in F32 and rounded.
