@@ -151,6 +151,12 @@ fn without_a_mask_the_padding_token_is_padding_unless_it_ends_texts() {
     let ends = decoder_with(serde_json::json!({"eos_token_id": [0, 57]}));
     assert_eq!(new(&ends, &inside), [[27, 27, 27, 27, 27, 9]]);
     assert_eq!(new(&decoder(), &inside.with_pad_token_id(3)), [[27, 27, 27, 27, 27, 9]]);
+    // A row that has ended is filled with what is padding for the call.
+    let both = BertInput::from_ids(ids(&[&[3, 3, 3, 7, 9], &[5, 6, 7, 8, 9]])).with_pad_token_id(3);
+    let ends = decoder_with(serde_json::json!({"eos_token_id": 7}));
+    let filled = new(&ends, &both);
+    assert_eq!(filled[0], [7, 3, 3, 3, 3, 3]);
+    assert_ne!(filled[1][1..], [3; 5]);
     let right = BertInput::from_ids(ids(&[&[5, 0]]));
     let error = decoder().generate(&right, &GenerationConfig::new(1)).unwrap_err();
     assert_says(&error, &["last token of a row is 0", "if pad_token_id is a word"]);
@@ -393,7 +399,10 @@ fn a_bad_label_is_named_with_its_own_index() {
     // The first label of a row is no next token.
     let labels = Tensor::new(&[[1i64, -100, -100]], &device()).unwrap();
     let error = decoder().forward_with_labels(&input, &labels, &ForwardOptions::new());
-    assert_says(&error.unwrap_err(), &["no label counts", "first in a decoder's row"]);
+    assert_says(
+        &error.unwrap_err(),
+        &["no label counts: all are -100", "first in a decoder's row"],
+    );
 }
 
 #[test]

@@ -162,7 +162,7 @@ pub enum Error {
         expected: &'static str,
     },
 
-    /// A mask is a variable, or was computed from one. Masks have no gradients.
+    /// What is added to scores is a variable, or was computed from one. Attention masks have no gradients.
     #[error("{name} needs a gradient, which masks do not get; pass {name}.detach()")]
     MaskGradient {
         /// The mask's name.
@@ -308,7 +308,7 @@ pub enum Error {
     },
 
     /// No label counts, so the loss would be the mean of nothing.
-    #[error("no label counts ({ignored}, or first in a decoder's row); leave such batches out")]
+    #[error("no label counts: all are {ignored} or first in a decoder's row; leave the batch out")]
     NoLabels {
         /// The label that is not counted.
         ignored: i64,

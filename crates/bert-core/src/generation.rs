@@ -105,8 +105,12 @@ impl Sampling {
     /// Draws a token from scores.
     fn draw(&self, logits: &[f32], generator: &mut ChaCha8Rng) -> u32 {
         let mut order: Vec<usize> = (0..logits.len()).collect();
-        order.sort_by(|a, b| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b)));
-        order.truncate(self.top_k.unwrap_or(order.len()));
+        let likelier = |a: &usize, b: &usize| logits[*b].total_cmp(&logits[*a]).then(a.cmp(b));
+        if let Some(top_k) = self.top_k.filter(|top_k| *top_k < order.len()) {
+            order.select_nth_unstable_by(top_k, likelier);
+            order.truncate(top_k);
+        }
+        order.sort_unstable_by(likelier);
         let best = f64::from(logits[order[0]]);
         let weight = |token: &usize| ((f64::from(logits[*token]) - best) / self.temperature).exp();
         let weights: Vec<f64> = order.iter().map(weight).collect();
@@ -132,9 +136,9 @@ impl BertLMHeadModel {
     /// Continues token sequences until each has an `eos_token_id` or `max_new_tokens` are added.
     ///
     /// `input`: `input_ids` `[B, S]` → ids `[B, S + new]`, U32, beginning with the input's. Sequences are
-    /// padded on the left, as an `attention_mask` `[B, S]` says; without one, each `pad_token_id` is
-    /// padding, unless it ends texts too. Positions are counted from the first token that is not padding.
-    /// New tokens have the type of the last one. Encoder states, with a mask `[B, K]`, are as in
+    /// padded on the left, as an `attention_mask` `[B, S]` says; without one, each `pad_token_id` (the
+    /// input's, or else the config's) is padding, unless it ends texts too. Positions count the tokens
+    /// that are not padding. New tokens have the type of the last one. Encoder states, with a mask `[B, K]`, are as in
     /// [`BertInput`]. Sequences that end before the others are filled with `pad_token_id` or, without one,
     /// with `eos_token_id`; a sequence that has all positions ends too. A sequence has the same tokens
     /// whatever its neighbors are, also when they are drawn. Hugging Face: `generate`, greedy or sampling.
@@ -232,7 +236,8 @@ impl BertLMHeadModel {
         // As in transformers, an id that no word has ends nothing.
         let ends: Vec<i64> =
             ends.into_iter().filter(|id| (0..config.vocab_size as i64).contains(id)).collect();
-        let pad = config.padding_row().map(i64::from).or(ends.first().copied()).unwrap_or(0);
+        let pad = input.pad_token_id.or(config.padding_row()).map(i64::from);
+        let pad = pad.or(ends.first().copied()).unwrap_or(0);
         Ok(Texts { ids, types, masks, ended: vec![false; b], ends, pad })
     }
 }

@@ -52,7 +52,7 @@ impl AttentionMask {
     ///
     /// # Errors
     /// [`Error::Shape`] for another rank, [`Error::MaskValue`] for a value other than 0 and 1, or
-    /// for NaN or +∞ in an additive mask, [`Error::MaskGradient`] for a mask that is to be learned.
+    /// for NaN or +∞ in an additive mask, [`Error::MaskGradient`] for one that is to be learned.
     pub fn new(mask: &Tensor) -> Result<Self> {
         Self::of_argument(ATTENTION_MASK, Some(mask))
     }
@@ -60,9 +60,6 @@ impl AttentionMask {
     /// [`AttentionMask::new`] of the argument `name`; without it, every key is visible.
     pub(crate) fn of_argument(name: &'static str, mask: Option<&Tensor>) -> Result<Self> {
         let Some(mask) = mask else { return Ok(Self::all_visible()) };
-        if mask.track_op() {
-            return Err(Error::MaskGradient { name });
-        }
         let shape = match *mask.dims() {
             [b, k] => [b, 1, 1, k],
             [b, q, k] => [b, 1, q, k],
@@ -171,6 +168,9 @@ impl AttentionMask {
 /// The elements of an additive mask. −∞ becomes [`MASKED`], and so does the lowest number of the
 /// mask's dtype, which callers use for −∞.
 fn additive(name: &'static str, mask: &Tensor) -> Result<Arc<[f32]>> {
+    if mask.track_op() {
+        return Err(Error::MaskGradient { name });
+    }
     let lowest = match mask.dtype() {
         DType::F16 => -65504.,
         DType::BF16 => f32::from_bits(0xff7f_0000),
