@@ -137,6 +137,26 @@ fn replaced_tables_are_nobody_elses() {
 }
 
 #[test]
+fn a_model_of_parameters_that_were_computed_from_variables_can_be_frozen() {
+    let folder = fixture("base");
+    let factor = candle_core::Var::new(1f32, &device()).unwrap();
+    let merged = tensors(&folder.join("model.safetensors")).into_iter();
+    let merged = merged.map(|(name, x)| (name, x.broadcast_mul(&factor).unwrap())).collect();
+    let vb = candle_nn::VarBuilder::from_tensors(merged, DType::F32, &device());
+    let mut model = BertModel::load(vb, load::<BertModel>("base").config()).unwrap();
+    let input = BertInput::from_ids(ids(&[&[3, 1, 5]]));
+    let states = |model: &BertModel| model.forward(&input).unwrap().last_hidden_state;
+    assert!(states(&model).sum_all().unwrap().backward().unwrap().get(&factor).is_some());
+    let error = model.resize_token_embeddings(70).unwrap_err();
+    assert!(matches!(error, ModelError::Trainable { .. }), "{error}");
+    model.freeze().unwrap();
+    let expected = states(&load("base"));
+    assert!(!states(&model).track_op());
+    factor.set(&Tensor::new(2f32, &device()).unwrap()).unwrap();
+    assert_same("frozen", &states(&model), &expected);
+}
+
+#[test]
 fn a_head_whose_words_were_resized_below_it_says_so() {
     let mut model = load::<BertForMaskedLM>("heads/masked_lm");
     model.bert.resize_token_embeddings(64).unwrap();

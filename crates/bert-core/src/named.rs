@@ -44,6 +44,11 @@ impl Parameter<'_> {
         matches!(self.0, Location::Tensor(tensor) if tensor.is_variable())
     }
 
+    /// Whether it is a variable, or was computed from one.
+    pub(crate) fn needs_gradient(&self) -> bool {
+        matches!(self.0, Location::Tensor(tensor) if tensor.track_op())
+    }
+
     /// Its value. A packed parameter is unpacked into a new tensor.
     ///
     /// # Errors
@@ -261,15 +266,16 @@ pub(crate) fn replace_projections(
     Ok(weights.convert(form)?)
 }
 
-/// Refuses `what` while a parameter is trained: its optimizer would continue with the old ones.
+/// Refuses `what` while a parameter is trained, or computed from what is: the optimizer would continue with the
+/// old ones.
 pub(crate) fn refuse_trained(part: &impl Named, what: &'static str) -> Result<()> {
-    part.visit("", &mut |name, parameter| match parameter.is_variable() {
+    part.visit("", &mut |name, parameter| match parameter.needs_gradient() {
         true => Err(Error::Trainable { what, name: name.to_owned() }),
         false => Ok(()),
     })
 }
 
-/// Whether any parameter is trained.
+/// Whether any parameter needs a gradient.
 pub(crate) fn is_trained(part: &impl Named) -> bool {
     refuse_trained(part, "inference").is_err()
 }

@@ -119,7 +119,7 @@ pub trait Parameters: Model {
                 vars.insert(name.to_owned(), var);
                 return Ok(Some(tensor));
             }
-            parameter.is_variable().then(|| untracked(parameter.tensor()?)).transpose()
+            parameter.needs_gradient().then(|| untracked(parameter.tensor()?)).transpose()
         })?;
         Ok(vars)
     }
