@@ -65,14 +65,15 @@ pub(crate) fn classification(
 /// Mean of `(logits − labels)²`. Both of one shape. PyTorch: `MSELoss`.
 pub(crate) fn mean_squared_error(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     let logits = widen(logits)?;
-    Ok((&logits - labels.to_dtype(logits.dtype())?)?.sqr()?.mean_all()?)
+    let labels = labels.to_device(logits.device())?.to_dtype(logits.dtype())?;
+    Ok((&logits - labels)?.sqr()?.mean_all()?)
 }
 
 /// Mean of `−(y ln σ(x) + (1 − y) ln(1 − σ(x)))`. Both of one shape. PyTorch:
 /// `BCEWithLogitsLoss`.
 pub(crate) fn binary_cross_entropy(logits: &Tensor, labels: &Tensor) -> Result<Tensor> {
     let logits = widen(logits)?;
-    let labels = labels.to_dtype(logits.dtype())?;
+    let labels = labels.to_device(logits.device())?.to_dtype(logits.dtype())?;
     // max(x, 0) − x y + ln(1 + e^−|x|) never overflows.
     let tail = (logits.abs()?.neg()?.exp()? + 1.)?.log()?;
     Ok(((logits.relu()? - (&logits * labels)?)? + tail)?.mean_all()?)
