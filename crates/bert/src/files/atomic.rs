@@ -4,10 +4,10 @@
 //! the new files count, whatever becomes of the process that renames them.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{BufWriter, ErrorKind, Result, Write};
+use std::fs::{File, TryLockError};
+use std::io::{BufWriter, Result, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tempfile::NamedTempFile;
@@ -17,6 +17,8 @@ const JOURNAL: &str = ".save.json";
 const UNFINISHED: (&str, &str) = (".tmp", ".incomplete");
 /// Unfinished files of this age are nobody's anymore.
 const ABANDONED: Duration = Duration::from_secs(60 * 60);
+/// How long another process that gives files their names is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A temporary file that other users of the folder can read once it has its name.
 pub(crate) fn shared_file(folder: &Path) -> Result<NamedTempFile> {
@@ -68,7 +70,7 @@ impl StagedFiles {
     }
 
     /// Gives the files their names, and removes the other files whose names are `old`. Saves of several
-    /// processes into a folder come one after the other.
+    /// processes into a folder come one after the other, as far as folders can be locked.
     pub(crate) fn commit(mut self, old: impl Fn(&str) -> bool) -> Result<()> {
         let _turn = Turn::wait(&self.folder)?;
         complete(&self.folder)?;
@@ -103,21 +105,28 @@ impl StagedFiles {
     }
 }
 
-/// The right to give files of a folder their names, which one process has at a time.
+/// The right to give files of a folder their names, which one process has at a time. On Windows, and on file
+/// systems without locks, every process has it.
 struct Turn {
     /// The folder, which is locked as long as it is open.
     _folder: Option<File>,
 }
 
 impl Turn {
+    /// Another process needs it for some renames: one that has it for longer than [`PATIENCE`] is not waited
+    /// for.
     fn wait(folder: &Path) -> Result<Self> {
-        // On Windows folders cannot be opened.
+        // `File::open` cannot open folders on Windows.
         if cfg!(not(unix)) {
             return Ok(Self { _folder: None });
         }
-        let folder = File::open(folder)?;
-        while folder.lock().is_err_and(|error| error.kind() == ErrorKind::Interrupted) {}
-        // Some file systems have no locks.
+        let (folder, start) = (File::open(folder)?, Instant::now());
+        while let Err(TryLockError::WouldBlock) = folder.try_lock() {
+            if start.elapsed() > PATIENCE {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
         Ok(Self { _folder: Some(folder) })
     }
 }
@@ -260,6 +269,7 @@ mod tests {
     }
 
     #[test]
+    #[cfg(unix)]
     fn saves_of_several_threads_into_a_folder_are_never_mixed() {
         let folder = tempfile::tempdir().unwrap();
         let save = |files: &[&str], content: String| {
