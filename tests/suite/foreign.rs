@@ -164,6 +164,13 @@ fn a_config_may_name_the_file_of_weights() {
     let outside = folder_with(&base_weights(), json!({"transformers_weights": "../x.safetensors"}));
     let error = BertModel::from_pretrained(outside.path(), &load_options()).unwrap_err();
     assert!(matches!(error, Error::FileName { .. }), "{error}");
+    for odd in [json!("x.pt"), json!("pytorch_model.bin"), json!(3)] {
+        let folder = folder_with(&base_weights(), json!({"transformers_weights": odd}));
+        let error = BertModel::from_pretrained(folder.path(), &load_options()).unwrap_err();
+        assert_says(&error, &["transformers_weights is", "the name of a .safetensors"]);
+    }
+    let none = folder_with(&base_weights(), json!({"transformers_weights": null}));
+    BertModel::from_pretrained(none.path(), &load_options()).unwrap();
 }
 
 #[test]

@@ -29,8 +29,9 @@ use crate::hub::options::{DownloadProgress, HubOptions};
 /// * `config.json`;
 /// * `tokenizer.json`, or else `vocab.txt`, with `tokenizer_config.json`, `special_tokens_map.json` and
 ///   `added_tokens.json` if they exist;
-/// * `model.safetensors`, or else `model.safetensors.index.json` and its shards, or else
-///   `pytorch_model.bin`, or else `pytorch_model.bin.index.json` and its shards;
+/// * the file that `transformers_weights` in `config.json` names, or else `model.safetensors`, or else
+///   `model.safetensors.index.json` and its shards, or else `pytorch_model.bin`, or else
+///   `pytorch_model.bin.index.json` and its shards;
 /// * any other file, with [`Checkpoint::read`].
 #[derive(Clone, Debug)]
 pub struct Checkpoint {

@@ -110,7 +110,7 @@ pub trait PreTrainedModel: Parameters {
         config.architectures = Some(vec![Self::CLASS.to_owned()]);
         let dtype = self.get_input_embeddings().dtype();
         config.dtype = Some(python_name(dtype).to_owned());
-        config.other.remove(NAMED_FILE);
+        config.other.shift_remove(NAMED_FILE);
         if self.get_output_embeddings().is_some() {
             config.tie_word_embeddings = self.has_tied_decoder();
         }
@@ -121,8 +121,17 @@ pub trait PreTrainedModel: Parameters {
 /// The field of a config that names the file of weights.
 const NAMED_FILE: &str = "transformers_weights";
 
-fn named_file(config: &BertConfig) -> Option<&str> {
-    config.other.get(NAMED_FILE)?.as_str()
+fn named_file(config: &BertConfig) -> Result<Option<&str>> {
+    let Some(value) = config.other.get(NAMED_FILE).filter(|it| !it.is_null()) else {
+        return Ok(None);
+    };
+    let endings = [".safetensors", ".safetensors.index.json"];
+    let name = value.as_str().filter(|name| endings.iter().any(|ending| name.ends_with(ending)));
+    name.map(Some).ok_or_else(|| {
+        let expected = "the name of a .safetensors or .safetensors.index.json".to_owned();
+        let got = value.to_string();
+        Error::Model(bert_core::Error::Config { field: NAMED_FILE, got, expected })
+    })
 }
 
 /// [`BertModel::from_pretrained_with_report`], without a pooler if the checkpoint has none and no new
@@ -135,7 +144,7 @@ pub(crate) fn load_with_or_without_pooler(
     let config = checkpoint.config()?;
     let weights = CheckpointBackend::new(
         checkpoint.to_string(),
-        checkpoint.weights(named_file(&config))?,
+        checkpoint.weights(named_file(&config)?)?,
         config.clone(),
         options,
         new,
@@ -160,7 +169,7 @@ fn load_checkpoint<M: PreTrainedModel>(
     let config = checkpoint.config()?;
     let weights = CheckpointBackend::new(
         checkpoint.to_string(),
-        checkpoint.weights(named_file(&config))?,
+        checkpoint.weights(named_file(&config)?)?,
         config.clone(),
         options,
         new,
