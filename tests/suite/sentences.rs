@@ -390,7 +390,7 @@ fn a_checkpoint_in_memory_and_one_with_its_transformer_in_a_folder_are_the_same(
 }
 
 #[test]
-fn without_the_network_a_module_needs_only_files_that_say_something() {
+fn without_the_network_a_module_may_lack_a_config_that_it_does_not_need() {
     let (cache, commit) = (tempfile::tempdir().unwrap(), "0123456789abcdef");
     let repo = cache.path().join("models--some--model");
     let snapshot = repo.join("snapshots").join(commit);
@@ -779,6 +779,25 @@ fn half_precision_is_pooled_in_single_precision() {
         model.encode(&text, &SentenceOptions::new()).unwrap()
     };
     let expected = vector(DType::F32);
+    // Modules after the transformer have kernels in half precision too.
+    for name in ["dense_tanh", "dense_residual", "multi_fixed"] {
+        let checkpoint = fixture("sentences").join(name);
+        let half = load_options().with_dtype(DType::BF16);
+        let encode = |options: &LoadOptions| -> Vec<f32> {
+            let plain = SentenceOptions::new();
+            match name {
+                "multi_fixed" => MultiVectorEncoder::from_pretrained(&checkpoint, options)
+                    .and_then(|model| Ok(model.encode(&text, &plain)?.concat()))
+                    .unwrap(),
+                _ => SentenceTransformer::from_pretrained(&checkpoint, options)
+                    .and_then(|model| model.encode(&text, &plain))
+                    .unwrap(),
+            }
+        };
+        for (x, y) in encode(&half).iter().zip(encode(&load_options())) {
+            assert!((x - y).abs() < 0.1 * y.abs().max(1.), "{name}: {x} and {y}");
+        }
+    }
     for (dtype, tolerance) in [(DType::F16, 0.02), (DType::BF16, 0.1)] {
         for (x, y) in vector(dtype).iter().zip(&expected) {
             assert!((x - y).abs() < tolerance * y.abs().max(1.), "{dtype:?}: {x} and {y}");

@@ -1,7 +1,7 @@
 //! The modules that come after the transformer.
 
+use bert_kernels::{LayerNormWeights, LinearWeights, WeightForm, layer_norm, linear};
 use candle_core::{D, DType, Device, Tensor};
-use candle_nn::Module as _;
 use serde::Deserialize;
 
 use super::activation::Activation;
@@ -97,7 +97,7 @@ pub(super) fn normalize(x: &Tensor) -> Result<Tensor> {
 /// `activation(x Wᵀ + b)`, perhaps with a residual connection.
 #[derive(Clone, Debug)]
 pub(super) struct Dense {
-    linear: candle_nn::Linear,
+    linear: LinearWeights,
     activation: Activation,
     residual: Residual,
     target: Target,
@@ -107,7 +107,7 @@ pub(super) struct Dense {
 enum Residual {
     None,
     Identity,
-    Linear(candle_nn::Linear),
+    Linear(LinearWeights),
 }
 
 #[derive(Deserialize)]
@@ -138,42 +138,47 @@ impl Dense {
             (true, true) => Residual::Identity,
             (true, false) => {
                 let weight = weights.get("residual.weight", &[output, input])?;
-                Residual::Linear(candle_nn::Linear::new(weight, None))
+                Residual::Linear(linear_map(weight, None)?)
             }
         };
         let weight = weights.get("linear.weight", &[output, input])?;
         let bias = weights.find("linear.bias", &[output])?;
         let target = config.module_input_name.unwrap_or(target);
         target.check_output(files, config.module_output_name.as_deref())?;
-        Ok(Self { linear: candle_nn::Linear::new(weight, bias), activation, residual, target })
+        Ok(Self { linear: linear_map(weight, bias)?, activation, residual, target })
     }
 
     /// A projection of tokens: `weight` `[D, H]`.
-    pub(super) fn of_tokens(weight: Tensor) -> Self {
-        Self {
-            linear: candle_nn::Linear::new(weight, None),
+    pub(super) fn of_tokens(weight: Tensor) -> Result<Self> {
+        Ok(Self {
+            linear: linear_map(weight, None)?,
             activation: Activation::Identity,
             residual: Residual::None,
             target: Target::Tokens,
-        }
+        })
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = self.activation.apply(&self.linear.forward(x)?)?;
+        let y = self.activation.apply(&linear(x, &self.linear)?)?;
         Ok(match &self.residual {
             Residual::None => y,
             Residual::Identity => (y + x)?,
-            Residual::Linear(linear) => (y + linear.forward(x)?)?,
+            Residual::Linear(weights) => (y + linear(x, weights)?)?,
         })
     }
 }
 
+fn linear_map(weight: Tensor, bias: Option<Tensor>) -> Result<LinearWeights> {
+    let none = || Tensor::zeros(weight.dim(0)?, weight.dtype(), weight.device());
+    let bias = bias.map_or_else(none, Ok)?;
+    let mut weights = LinearWeights::new(weight, bias);
+    weights.convert(WeightForm::Packed)?;
+    Ok(weights)
+}
+
 /// `γ (x − mean) / √(variance + 1e-5) + β`.
 #[derive(Clone, Debug)]
-pub(super) struct LayerNorm {
-    gamma: Tensor,
-    beta: Tensor,
-}
+pub(super) struct LayerNorm(LayerNormWeights);
 
 impl LayerNorm {
     fn read(files: &Checkpoint, at: (&Device, DType)) -> Result<Self> {
@@ -185,17 +190,12 @@ impl LayerNorm {
         let config: Config = read_existing(files, CONFIG)?;
         let weights = Weights::read(files, at)?;
         let of = |name| weights.get(name, &[config.dimension]);
-        Ok(Self { gamma: of("norm.weight")?, beta: of("norm.bias")? })
+        let (gamma, beta) = (of("norm.weight")?, of("norm.bias")?);
+        Ok(Self(LayerNormWeights { gamma, beta, eps: 1e-5 }))
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let dtype = x.dtype();
-        let x = x.to_dtype(accumulated_dtype(x))?;
-        let centered = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let variance = centered.sqr()?.mean_keepdim(D::Minus1)?;
-        let normed = centered.broadcast_div(&(variance + 1e-5)?.sqrt()?)?;
-        let normed = normed.to_dtype(dtype)?;
-        Ok(normed.broadcast_mul(&self.gamma)?.broadcast_add(&self.beta)?)
+        Ok(layer_norm(x, &self.0)?)
     }
 }
 

@@ -226,7 +226,7 @@ impl MultiVectorEncoder {
         };
         let weights = Weights::read(files, (self.model.device(), self.model.dtype()))?;
         let shape = weights.shape("linear.weight").unwrap_or_default();
-        self.modules.push(Module::Dense(Dense::of_tokens(weights.get("linear.weight", &shape)?)));
+        self.modules.push(Module::Dense(Dense::of_tokens(weights.get("linear.weight", &shape)?)?));
         self.modules.push(Module::Normalize(Target::Tokens));
         let tokens = [artifact.query_token_id, artifact.doc_token_id];
         let defaults = [("query", "[unused0]"), ("document", "[unused1]")];

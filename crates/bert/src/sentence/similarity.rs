@@ -76,8 +76,30 @@ impl SimilarityFunction {
         a: &[V],
         b: &[W],
     ) -> Result<Vec<Vec<f32>>> {
-        let row = |a: &V| b.iter().map(|b| self.between(a.as_ref(), b.as_ref())).collect();
-        a.iter().map(row).collect()
+        let lengths = self.lengths(b);
+        a.iter().map(|a| self.with_all(a.as_ref(), b, &lengths)).collect()
+    }
+
+    /// The lengths of vectors, if they matter.
+    fn lengths<V: AsRef<[f32]>>(self, vectors: &[V]) -> Vec<f32> {
+        match self {
+            Self::Cosine => vectors.iter().map(|it| length(it.as_ref())).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// How similar `a` is to each of `b`, whose lengths are known.
+    fn with_all<V: AsRef<[f32]>>(self, a: &[f32], b: &[V], lengths: &[f32]) -> Result<Vec<f32>> {
+        if self != Self::Cosine {
+            return b.iter().map(|b| self.between(a, b.as_ref())).collect();
+        }
+        let own = length(a);
+        let unit: Vec<f32> = a.iter().map(|x| if own == 0. { 0. } else { x / own }).collect();
+        let cosine = |(b, length): (&V, &f32)| {
+            let dot = Self::Dot.between(&unit, b.as_ref())?;
+            Ok(if *length == 0. { 0. } else { dot / length })
+        };
+        b.iter().zip(lengths).map(cosine).collect()
     }
 
     /// How similar each of `a` is to the one of `b` in the same place.
@@ -105,10 +127,9 @@ pub fn semantic_search<V: AsRef<[f32]>, W: AsRef<[f32]>>(
     top_k: usize,
     function: SimilarityFunction,
 ) -> Result<Vec<Vec<Hit>>> {
+    let lengths = function.lengths(corpus);
     let hits = queries.iter().map(|query| {
-        let scores: Result<Vec<f32>> =
-            corpus.iter().map(|other| function.between(query.as_ref(), other.as_ref())).collect();
-        let scores = scores?;
+        let scores = function.with_all(query.as_ref(), corpus, &lengths)?;
         let best = largest(&scores, top_k).into_iter();
         Ok(best.map(|corpus_id| Hit { corpus_id, score: scores[corpus_id] }).collect())
     });

@@ -101,6 +101,18 @@ impl SparseVector {
         dense
     }
 
+    /// The numbers of both in the dimensions where one of them is not zero.
+    fn numbers_beside(&self, other: &Self) -> (Vec<f32>, Vec<f32>) {
+        let (mut a, mut b) = (self.iter().peekable(), other.iter().peekable());
+        let mut numbers = (Vec::new(), Vec::new());
+        while let Some(index) = a.peek().into_iter().chain(b.peek()).map(|it| it.0).min() {
+            let number = |next: Option<(u32, f32)>| next.map_or(0., |it| it.1);
+            numbers.0.push(number(a.next_if(|it| it.0 == index)));
+            numbers.1.push(number(b.next_if(|it| it.0 == index)));
+        }
+        numbers
+    }
+
     /// The dot product of two vectors.
     pub fn dot(&self, other: &Self) -> f32 {
         let pairs = self.iter().filter_map(|(index, value)| {
@@ -160,6 +172,8 @@ impl SpladePooling {
 fn log1p(x: &Tensor) -> Result<Tensor> {
     let sum = (x + 1.)?;
     let lost = (x - (&sum - 1.)?)?;
+    // ∞ has lost nothing.
+    let lost = x.lt(f64::from(f32::MAX))?.where_cond(&lost, &lost.zeros_like()?)?;
     Ok((sum.log()? + (lost / &sum)?)?)
 }
 
@@ -248,15 +262,14 @@ impl SparseEncoder {
     /// # Errors
     /// As [`SimilarityFunction::between`].
     pub fn similarity(&self, a: &[SparseVector], b: &[SparseVector]) -> Result<Vec<Vec<f32>>> {
-        if self.similarity == SimilarityFunction::Dot {
-            let row = |a: &SparseVector| b.iter().map(|b| a.dot(b)).collect();
-            return Ok(a.iter().map(row).collect());
-        }
-        let width = self.model.bert.config().vocab_size;
-        let dense = |all: &[SparseVector]| -> Vec<Vec<f32>> {
-            all.iter().map(|vector| vector.to_dense(width)).collect()
+        let between = |a: &SparseVector, b: &SparseVector| match self.similarity {
+            SimilarityFunction::Dot => Ok(a.dot(b)),
+            function => {
+                let (a, b) = a.numbers_beside(b);
+                function.between(&a, &b)
+            }
         };
-        self.similarity.matrix(&dense(a), &dense(b))
+        a.iter().map(|a| b.iter().map(|b| between(a, b)).collect()).collect()
     }
 
     fn vectors(
@@ -297,5 +310,25 @@ fn sparse(weights: &[f32], most: Option<usize>) -> SparseVector {
     SparseVector {
         values: indices.iter().map(|i| weights[*i]).collect(),
         indices: indices.into_iter().map(|i| i as u32).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    #[test]
+    fn logarithms_of_small_and_of_infinite_numbers_are_right() -> Result<()> {
+        let x = [0f32, 1e-30, 1e-9, 1e-4, 0.5, 1., 1e4, 3e38, f32::INFINITY];
+        let got = log1p(&Tensor::new(&x, &Device::Cpu)?)?.to_vec1::<f32>()?;
+        for (x, got) in x.into_iter().zip(got) {
+            let expected = x.ln_1p();
+            let is_near = (got - expected).abs() <= 3e-7 * expected;
+            assert!(got == expected || is_near, "{x}: {got}, expected {expected}");
+        }
+        assert!(log1p(&Tensor::new(f32::NAN, &Device::Cpu)?)?.to_scalar::<f32>()?.is_nan());
+        Ok(())
     }
 }
