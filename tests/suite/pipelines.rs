@@ -531,6 +531,29 @@ fn entailment_is_found_by_either_name_of_a_label() {
 }
 
 #[test]
+fn thousands_of_labels_have_the_scores_that_they_have_alone() {
+    let folder = fixture("pipelines/nli");
+    let pipeline =
+        ZeroShotClassificationPipeline::from_pretrained(folder, &load_options()).unwrap();
+    let labels: Vec<String> = (0..1100).map(|i| format!("dog {i}")).collect();
+    let options = ZeroShotClassificationOptions::new().with_multi_label();
+    let texts = ["the dog is happy", "a cat"];
+    let results = pipeline.run_all(texts, &labels, &options).collect::<Result<Vec<_>>>().unwrap();
+    for (text, all) in texts.iter().zip(results) {
+        assert_eq!(all.labels.len(), labels.len());
+        for at in [0, 500, 1099] {
+            let alone = pipeline.run(text, &[&all.labels[at]], &options).unwrap();
+            assert!((alone.scores[0] - all.scores[at]).abs() < 1e-6, "{text} {}", all.labels[at]);
+        }
+    }
+    // The row is that of the text, whichever of its labels does not fit.
+    let long = format!("dog {}", "very ".repeat(90));
+    let labels: Vec<&str> = (0..1100).map(|i| if i == 1090 { &*long } else { "dog" }).collect();
+    let mut results = pipeline.run_all(texts, &labels, &options);
+    assert_says(&results.next().unwrap().unwrap_err(), &["text 0 has more tokens"]);
+}
+
+#[test]
 fn options_need_not_outlive_the_call_and_texts_come_in_many_forms() {
     let classifier = classifier();
     let results = classifier.run_all(["a dog"], &TextClassificationOptions::new());

@@ -165,16 +165,15 @@ impl FillMaskPipeline {
 
     /// The ids of words: of one that the vocabulary does not have, that of the one token to which it is cut.
     fn ids_of(&self, words: &[String]) -> Result<Vec<u32>> {
-        let mut ids = Vec::new();
+        let (mut ids, vocab_size) = (Vec::new(), self.model.bert.config().vocab_size);
         for word in words {
             let id = match self.tokenizer.token_to_id(word) {
                 Some(id) => Some(id),
                 None => one_token(&self.tokenizer, word)?,
             };
-            let words = self.model.bert.config().vocab_size;
-            if id.is_some_and(|id| id as usize >= words) {
+            if id.is_some_and(|id| id as usize >= vocab_size) {
                 let expected = format!(
-                    "one of the model's {words} words; resize_token_embeddings makes room for new ones"
+                    "one of the model's {vocab_size} words; resize_token_embeddings makes room for new ones"
                 );
                 return Err(TaskError::option("target", format!("{word:?}"), expected).into());
             }

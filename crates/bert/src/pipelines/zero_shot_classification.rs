@@ -10,6 +10,9 @@ use crate::error::Result;
 use crate::scores::{rows, softmax};
 use crate::task_error::TaskError;
 
+/// The most pairs of a text and a label that are encoded at a time: there may be thousands of labels.
+const PAIRS: usize = 1024;
+
 pipeline! {
     /// How well labels fit a text, by a model that was trained for natural-language inference: it tells whether
     /// "This example is LABEL." follows from the text. Hugging Face: `ZeroShotClassificationPipeline`.
@@ -156,14 +159,17 @@ impl ZeroShotClassificationPipeline {
                 .with_strategy(TruncationStrategy::OnlyFirst)
         });
         let way_out = "ask for ZeroShotClassificationOptions::with_truncation, or shorten the text or the label";
-        let row = |pair| first_row + pair / labels.len();
-        let batch = encode(tokenizer, config, &pairs[..], row, truncation, way_out)?;
-        let logits = in_batches(
-            &batch.encodings,
-            model.bert.device(),
-            |it| it.len(),
-            |input, _| rows(&model.forward_packed(input)?.logits),
-        )?;
+        let mut logits = Vec::with_capacity(pairs.len());
+        for part in pairs.chunks(PAIRS) {
+            let row = |pair| first_row + (logits.len() + pair) / labels.len();
+            let batch = encode(tokenizer, config, part, row, truncation, way_out)?;
+            logits.extend(in_batches(
+                &batch.encodings,
+                model.bert.device(),
+                |it| it.len(),
+                |input, _| rows(&model.forward_packed(input)?.logits),
+            )?);
+        }
         let results = texts.iter().zip(logits.chunks(labels.len())).map(|(text, logits)| {
             let scores = probabilities(logits, entailment, options.multi_label);
             let mut order: Vec<usize> = (0..labels.len()).collect();
