@@ -119,7 +119,7 @@ impl Trainer {
             idle.retain(|beginning| !name.starts_with(*beginning));
             !args.freeze.iter().any(|beginning| name.starts_with(beginning))
         })?;
-        ensure!(idle.is_empty(), "--freeze {}: no parameter's name begins so", idle[0]);
+        ensure!(idle.is_empty(), "--freeze {}: no parameter name starts with this", idle[0]);
         let classes = model.bert.config().clone();
         println!(
             "{} of {} parameters learn {} classes from {} texts, measured on {held_back} others",
@@ -198,7 +198,7 @@ impl Task {
     /// Whether the model has the classes of all examples, and more than one.
     fn check<'a>(&self, mut examples: impl Iterator<Item = &'a Example>) -> Result<()> {
         let classes = self.classes.num_labels();
-        ensure!(classes > 1, "there is one class: nothing is to be told apart");
+        ensure!(classes > 1, "there is only one class, so there is nothing to learn");
         examples.try_for_each(|example| {
             let id = self.classes.label_id(&example.label);
             id.map(drop).with_context(|| format!("{:?}", example.text))

@@ -37,10 +37,10 @@ pub fn train(sentences: &[String], size: Option<usize>) -> Result<BertTokenizer>
     let mut alphabet: Vec<String> = learn(0, &[])?.get_vocab(true).into_keys().collect();
     alphabet.sort_by_key(|token| (token.starts_with("##"), token.clone()));
     let first = [&SPECIAL.map(str::to_owned), &alphabet[..]].concat();
-    // Each token but the first ones is a pair that occurs, so there are at most as many as characters. The
-    // trainer takes memory for what is asked for.
-    let characters: usize = sentences.iter().map(|it| it.chars().count()).sum();
-    let most = first.len() + ascii.len() + characters;
+    // The trainer takes memory for the size that it is asked for. Each further token merges a pair that occurs,
+    // so there are fewer than bytes: normalizing makes at most three letters of a syllable of three bytes.
+    let bytes: usize = sentences.iter().map(String::len).sum();
+    let most = first.len() + 2 * ascii.len() + bytes;
     let tokenizer = learn(size.unwrap_or(DEFAULT_SIZE).min(most), &first)?;
     let got = tokenizer.get_vocab_size(true);
     if let Some(size) = size {

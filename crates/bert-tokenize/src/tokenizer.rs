@@ -20,8 +20,8 @@ use crate::template::Template;
 
 /// Texts to token ids and back. Hugging Face: `BertTokenizer`.
 ///
-/// Truncation and padding happen when a call asks for them. Of those that a `tokenizer.json` contains only the
-/// side counts: they would cut texts silently.
+/// Truncation and padding happen when a call asks for them. Of the truncation and padding in a `tokenizer.json`,
+/// only the sides and the padding token's name count; applying the rest would cut texts silently.
 #[derive(Clone, Debug)]
 pub struct BertTokenizer {
     /// Normalizer, pre-tokenizer, vocabulary and decoder only.

@@ -325,7 +325,7 @@ impl From<candle_core::Error> for Error {
 }
 
 impl Error {
-    /// The text that an error is about.
+    /// The row of the text that an error is about.
     pub(crate) fn row_mut(&mut self) -> Option<&mut usize> {
         use bert_tokenize::Error::{NoTokens, Stride, Truncation};
         match self {

@@ -123,7 +123,7 @@ pub enum TaskError {
 }
 
 impl TaskError {
-    /// The text that an error is about.
+    /// The row of the text that an error is about.
     pub(crate) fn row_mut(&mut self) -> Option<&mut usize> {
         match self {
             Self::TextTooLong { row, .. }
