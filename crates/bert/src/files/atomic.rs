@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, TryLockError};
-use std::io::{BufWriter, Result, Write};
+use std::io::{BufWriter, Error, ErrorKind, Result, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -17,7 +17,7 @@ const JOURNAL: &str = ".save.json";
 const UNFINISHED: (&str, &str) = (".tmp", ".incomplete");
 /// Unfinished files of this age are nobody's anymore.
 const ABANDONED: Duration = Duration::from_secs(60 * 60);
-/// How long another process that gives files their names is waited for.
+/// How long another process that gives files of a folder their names is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A temporary file that other users of the folder can read once it has its name.
@@ -47,7 +47,7 @@ impl StagedFiles {
     /// For `folder`, which is created if need be. A save that was interrupted there is completed first.
     pub(crate) fn new(folder: &Path) -> Result<Self> {
         std::fs::create_dir_all(folder)?;
-        let _turn = Turn::wait(folder)?;
+        let _turn = Turn::wait(folder, PATIENCE)?;
         complete(folder)?;
         sweep(folder);
         Ok(Self { folder: folder.to_owned(), written: BTreeMap::new() })
@@ -72,7 +72,7 @@ impl StagedFiles {
     /// Gives the files their names, and removes the other files whose names are `old`. Saves of several
     /// processes into a folder come one after the other, as far as folders can be locked.
     pub(crate) fn commit(mut self, old: impl Fn(&str) -> bool) -> Result<()> {
-        let _turn = Turn::wait(&self.folder)?;
+        let _turn = Turn::wait(&self.folder, PATIENCE)?;
         complete(&self.folder)?;
         let mut removed = Vec::new();
         for entry in std::fs::read_dir(&self.folder)? {
@@ -113,17 +113,20 @@ struct Turn {
 }
 
 impl Turn {
-    /// Another process needs it for some renames: one that has it for longer than [`PATIENCE`] is not waited
-    /// for.
-    fn wait(folder: &Path) -> Result<Self> {
+    /// Another process needs it for some renames only.
+    ///
+    /// # Errors
+    /// When one has it for longer than `patience`.
+    fn wait(folder: &Path, patience: Duration) -> Result<Self> {
         // `File::open` cannot open folders on Windows.
         if cfg!(not(unix)) {
             return Ok(Self { _folder: None });
         }
         let (folder, start) = (File::open(folder)?, Instant::now());
         while let Err(TryLockError::WouldBlock) = folder.try_lock() {
-            if start.elapsed() > PATIENCE {
-                break;
+            if start.elapsed() > patience {
+                let reason = "another process has locked the folder and stands still; end it";
+                return Err(Error::new(ErrorKind::TimedOut, reason));
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -292,6 +295,17 @@ mod tests {
             assert!(parts.iter().all(|name| read(name) == read("config")), "{round}");
             assert!(others.iter().all(|name| read(name).is_none()), "{round}");
         }
+    }
+
+    #[test]
+    #[cfg(unix)]
+    fn a_process_that_has_locked_the_folder_is_not_waited_for_forever() {
+        let folder = tempfile::tempdir().unwrap();
+        let wait = || Turn::wait(folder.path(), Duration::from_millis(20));
+        let turn = wait().unwrap();
+        assert_eq!(wait().err().map(|error| error.kind()), Some(ErrorKind::TimedOut));
+        drop(turn);
+        wait().unwrap();
     }
 
     #[test]
