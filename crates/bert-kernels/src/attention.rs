@@ -6,7 +6,7 @@ use candle_core::{D, Result, Tensor};
 use candle_nn::ops::softmax;
 
 use crate::backend::kernels;
-use crate::precision::{matmul, wide_matmul_transposed, widen};
+use crate::precision::{matmul, wide_matmul_transposed};
 use crate::sequences::{Sequence, Sequences};
 
 /// The value added to masked scores. It is finite, but so large in magnitude that adding it to a score
@@ -102,10 +102,10 @@ pub fn attention_with_weights(
     let q = (q * args.scale)?;
     let mut scores = wide_matmul_transposed(&q, &k)?; // [B, N, Q, K]
     if let Some(RelativePositions { embeddings, with_keys }) = args.relative {
-        scores = (scores + widen(&distance_scores(&q, embeddings)?)?)?;
+        scores = (scores + distance_scores(&q, embeddings)?)?;
         if with_keys {
             let from_keys = distance_scores(&(&k * args.scale)?, &embeddings.transpose(0, 1)?)?;
-            scores = (scores + widen(&from_keys.transpose(2, 3)?)?)?;
+            scores = (scores + from_keys.transpose(2, 3)?)?;
         }
     }
     if let Some(mask) = args.mask {
@@ -121,11 +121,11 @@ pub fn attention_with_weights(
 
 /// The dot products of each row of `x` with the embeddings of its position.
 ///
-/// `x`: `[B, N, Q, D]`; `embeddings`: `[Q, K, D]` → `[B, N, Q, K]`.
+/// `x`: `[B, N, Q, D]`; `embeddings`: `[Q, K, D]` → `[B, N, Q, K]`, in the dtype of statistics.
 fn distance_scores(x: &Tensor, embeddings: &Tensor) -> Result<Tensor> {
     let (b, n, q, d) = x.dims4()?;
     let by_position = x.permute((2, 0, 1, 3))?.reshape((q, b * n, d))?;
-    let scores = matmul(&by_position, &embeddings.transpose(1, 2)?.contiguous()?)?; // [Q, B·N, K]
+    let scores = wide_matmul_transposed(&by_position, &embeddings.contiguous()?)?; // [Q, B·N, K]
     scores.reshape((q, b, n, ()))?.permute((1, 2, 0, 3))
 }
 

@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use crate::backend::kernels;
 use crate::ids::Ids;
 use crate::layer_norm::layer_norm;
-use crate::precision::add_repeated;
+use crate::precision::{add_repeated, widen};
 use crate::weights::{EmbeddingWeights, LayerNormWeights};
 
 /// The rows of `x` that `rows` names, and zeros for [`Ids::ABSENT`].
@@ -33,7 +33,12 @@ pub fn gather_rows(x: &Tensor, rows: &Ids) -> Result<Tensor> {
 /// # Errors
 /// As [`gather_rows`].
 pub fn embedding(weights: &EmbeddingWeights, ids: &Ids) -> Result<Tensor> {
-    let rows = gather_rows(&weights.weight, ids)?;
+    let table = &weights.weight;
+    let rows = match table.track_op() {
+        // The gradient is a sum over all tokens with an id, which would stop growing in 16 bits.
+        true => gather_rows(&widen(table)?, ids)?.to_dtype(table.dtype())?,
+        false => gather_rows(table, ids)?,
+    };
     let Some(id) = weights.padding.filter(|_| rows.track_op()) else { return Ok(rows) };
     let is_padding = ids.tensor(rows.device())?.eq(id)?.unsqueeze(2)?;
     is_padding.broadcast_as(rows.shape())?.where_cond(&rows.detach(), &rows)
@@ -81,7 +86,7 @@ mod tests {
     use crate::testing::{assert_close, strided, wave};
 
     #[test]
-    fn gradients_of_positions_in_half_precision_are_added_up_in_single_precision() -> Result<()> {
+    fn gradients_of_tables_in_half_precision_are_added_up_in_single_precision() -> Result<()> {
         const ROWS: usize = 4096;
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             let positions = Var::zeros((1, 1, 2), dtype, &Device::Cpu)?;
@@ -90,6 +95,14 @@ mod tests {
             let gradients = (sum / ROWS as f64)?.sum_all()?.backward()?;
             let got = gradients.get(&positions).unwrap().to_dtype(DType::F32)?;
             assert_eq!(got.flatten_all()?.to_vec1::<f32>()?, [1., 1.], "{dtype:?}");
+            // And those of one row that all tokens have.
+            let table = Var::zeros((3, 2), dtype, &Device::Cpu)?;
+            let weights = EmbeddingWeights { weight: table.as_tensor().clone(), padding: None };
+            let rows = embedding(&weights, &Ids::new(vec![1; ROWS], (1, ROWS), 3)?)?;
+            assert_eq!(rows.dtype(), dtype);
+            let gradients = (rows / ROWS as f64)?.sum_all()?.backward()?;
+            let got = gradients.get(&table).unwrap().to_dtype(DType::F32)?.to_vec2::<f32>()?;
+            assert_eq!(got, [[0., 0.], [1., 1.], [0., 0.]], "{dtype:?}");
         }
         Ok(())
     }

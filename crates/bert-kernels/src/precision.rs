@@ -35,7 +35,8 @@ pub(crate) fn matmul_transposed(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
 }
 
-/// `a · bᵀ` over the last two dimensions, in the dtype of statistics: F32 for F16 and BF16.
+/// `a · bᵀ` over the last two dimensions, in the dtype of statistics: F32 for F16 and BF16. On the CPU nothing
+/// is rounded in between; elsewhere the product is rounded to the dtype of `a` first.
 pub(crate) fn wide_matmul_transposed(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match a.device().is_cpu() {
         true => widen(a)?.matmul(&widen(b)?.t()?),
