@@ -157,6 +157,9 @@ fn without_a_mask_the_padding_token_is_padding_unless_it_ends_texts() {
     let filled = new(&ends, &both);
     assert_eq!(filled[0], [7, 3, 3, 3, 3, 3]);
     assert_ne!(filled[1][1..], [3; 5]);
+    // A padding token that the model does not have fills nothing.
+    let beyond = BertInput::from_ids(ids(&[&[3, 3, 3, 7, 9], &[5, 6, 7, 8, 9]]));
+    assert_eq!(new(&ends, &beyond.with_pad_token_id(99)).len(), 2);
     let right = BertInput::from_ids(ids(&[&[5, 0]]));
     let error = decoder().generate(&right, &GenerationConfig::new(1)).unwrap_err();
     assert_says(&error, &["last token of a row is 0", "if pad_token_id is a word"]);

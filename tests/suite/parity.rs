@@ -254,10 +254,18 @@ fn a_mask_that_does_not_fit_a_layer_or_is_to_be_learned_is_an_error() {
         assert_says(&error, &["mask has shape", "expected [2, 5]"]);
     }
     let learned = candle_core::Var::from_tensor(&ones(&[1, 1, 3, 3])).unwrap();
-    let input = BertInput::from_ids(ids(&[&[1, 2, 3]]));
-    let input = input.with_attention_mask(learned.as_tensor().clone());
-    let error = model("base", DType::F32).forward(&input).unwrap_err();
-    assert_says(&error, &["attention_mask needs a gradient", "detach"]);
+    let row = candle_core::Var::from_tensor(&ones(&[1, 3])).unwrap();
+    for mask in [learned.as_tensor(), row.as_tensor()] {
+        for name in ["base", "decoder"] {
+            let input = BertInput::from_ids(ids(&[&[1, 2, 3]])).with_attention_mask(mask.clone());
+            let error = model(name, DType::F32).forward(&input).unwrap_err();
+            assert_says(&error, &["attention_mask needs a gradient", "detach"]);
+        }
+    }
+    // A comparison has no gradient.
+    let compared = row.as_tensor().ge(0f32).unwrap();
+    let input = BertInput::from_ids(ids(&[&[1, 2, 3]])).with_attention_mask(compared);
+    model("base", DType::F32).forward(&input).unwrap();
 }
 
 #[test]

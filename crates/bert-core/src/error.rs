@@ -162,7 +162,7 @@ pub enum Error {
         expected: &'static str,
     },
 
-    /// What is added to scores is a variable, or was computed from one. Attention masks have no gradients.
+    /// A mask of a floating dtype is a variable, or was computed from one. Attention masks have no gradients.
     #[error("{name} needs a gradient, which masks do not get; pass {name}.detach()")]
     MaskGradient {
         /// The mask's name.
@@ -263,13 +263,13 @@ pub enum Error {
 
     /// The parameters of a model that trains cannot be replaced.
     #[error(
-        "{what} is impossible while {name} is trained, because its optimizer would keep the old \
-         parameters; call freeze() before it, set_trainable() after it, and make a new optimizer"
+        "{what} is impossible while {name} is trained, or computed from a variable: the optimizer would keep \
+         the old one; call freeze() before it, set_trainable() after it, and make a new optimizer"
     )]
     Trainable {
         /// What was asked for.
         what: &'static str,
-        /// A parameter that is trained.
+        /// A parameter that is trained, or computed from what is.
         name: String,
     },
 

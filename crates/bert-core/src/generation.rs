@@ -236,7 +236,8 @@ impl BertLMHeadModel {
         // As in transformers, an id that no word has ends nothing.
         let ends: Vec<i64> =
             ends.into_iter().filter(|id| (0..config.vocab_size as i64).contains(id)).collect();
-        let pad = input.pad_token_id.or(config.padding_row()).map(i64::from);
+        let pad = input.pad_token_id.filter(|id| (*id as usize) < config.vocab_size);
+        let pad = pad.or(config.padding_row()).map(i64::from);
         let pad = pad.or(ends.first().copied()).unwrap_or(0);
         Ok(Texts { ids, types, masks, ended: vec![false; b], ends, pad })
     }

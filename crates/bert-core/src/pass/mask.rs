@@ -52,7 +52,7 @@ impl AttentionMask {
     ///
     /// # Errors
     /// [`Error::Shape`] for another rank, [`Error::MaskValue`] for a value other than 0 and 1, or
-    /// for NaN or +∞ in an additive mask, [`Error::MaskGradient`] for one that is to be learned.
+    /// for NaN or +∞ in an additive mask, [`Error::MaskGradient`] for a mask that is to be learned.
     pub fn new(mask: &Tensor) -> Result<Self> {
         Self::of_argument(ATTENTION_MASK, Some(mask))
     }
@@ -60,6 +60,7 @@ impl AttentionMask {
     /// [`AttentionMask::new`] of the argument `name`; without it, every key is visible.
     pub(crate) fn of_argument(name: &'static str, mask: Option<&Tensor>) -> Result<Self> {
         let Some(mask) = mask else { return Ok(Self::all_visible()) };
+        check_gradient(name, mask)?;
         let shape = match *mask.dims() {
             [b, k] => [b, 1, 1, k],
             [b, q, k] => [b, 1, q, k],
@@ -106,7 +107,10 @@ impl AttentionMask {
                 let expected = format!("[{batch}, {keys}], cached and new tokens");
                 return Err(Error::shape(ATTENTION_MASK, mask, expected));
             }
-            Some(mask) => visibility(ATTENTION_MASK, mask)?,
+            Some(mask) => {
+                check_gradient(ATTENTION_MASK, mask)?;
+                visibility(ATTENTION_MASK, mask)?
+            }
             None => vec![true; keys].into(),
         };
         let dims = mask.map_or(vec![1, 1, queries, keys], |mask| mask.dims().into());
@@ -165,12 +169,17 @@ impl AttentionMask {
     }
 }
 
+/// Refuses a mask that would have to have a gradient. What is compared has none.
+fn check_gradient(name: &'static str, mask: &Tensor) -> Result<()> {
+    match mask.dtype().is_float() && mask.track_op() {
+        true => Err(Error::MaskGradient { name }),
+        false => Ok(()),
+    }
+}
+
 /// The elements of an additive mask. −∞ becomes [`MASKED`], and so does the lowest number of the
 /// mask's dtype, which callers use for −∞.
 fn additive(name: &'static str, mask: &Tensor) -> Result<Arc<[f32]>> {
-    if mask.track_op() {
-        return Err(Error::MaskGradient { name });
-    }
     let lowest = match mask.dtype() {
         DType::F16 => -65504.,
         DType::BF16 => f32::from_bits(0xff7f_0000),
