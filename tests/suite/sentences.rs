@@ -763,6 +763,14 @@ fn what_is_no_number_is_not_similar() {
     ] {
         assert!(function.between(&nan, &one).unwrap().is_nan(), "{function:?}");
     }
+    // One by one as all at once, whatever the numbers.
+    let odd = [&[0., 0.], &[f32::INFINITY, 1.], &[3e38, 3e38], &[1e-30, 1e-30], &[1., 2.]];
+    let all = SimilarityFunction::Cosine.matrix(&odd, &odd).unwrap();
+    for (a, row) in odd.iter().zip(all) {
+        let each = SimilarityFunction::Cosine.pairwise(&[*a; 5], &odd.map(|it| it)).unwrap();
+        let bits = |row: Vec<f32>| -> Vec<u32> { row.iter().map(|x| x.to_bits()).collect() };
+        assert_eq!(bits(row), bits(each), "{a:?}");
+    }
     assert!(max_sim(&[&one], &[&one, &nan, &one]).unwrap().is_nan());
     let hits = semantic_search(&[&one], &[&nan, &one], 2, SimilarityFunction::Cosine).unwrap();
     assert_eq!((hits[0][0].corpus_id, hits[0][1].corpus_id), (1, 0));

@@ -47,21 +47,10 @@ impl SimilarityFunction {
     /// # Errors
     /// [`TaskError::Option`] for vectors of different widths.
     pub fn between(self, a: &[f32], b: &[f32]) -> Result<f32> {
-        if a.len() != b.len() {
-            return Err(
-                TaskError::option("width of a vector", b.len(), format!("{}", a.len())).into()
-            );
-        }
+        check_widths(a, b)?;
         Ok(match self {
             Self::Dot => sum(a, b, |x, y| x * y),
-            Self::Cosine => {
-                // The lengths of both may be very large or very small.
-                let (a_length, b_length) = (length(a), length(b));
-                match a_length == 0. || b_length == 0. {
-                    true => 0.,
-                    false => sum(a, b, |x, y| (x / a_length) * (y / b_length)),
-                }
-            }
+            Self::Cosine => cosine((a, length(a)), (b, length(b))),
             Self::Euclidean => -sum(a, b, |x, y| (x - y) * (x - y)).sqrt(),
             Self::Manhattan => -sum(a, b, |x, y| (x - y).abs()),
         })
@@ -94,10 +83,9 @@ impl SimilarityFunction {
             return b.iter().map(|b| self.between(a, b.as_ref())).collect();
         }
         let own = length(a);
-        let unit: Vec<f32> = a.iter().map(|x| if own == 0. { 0. } else { x / own }).collect();
         let cosine = |(b, length): (&V, &f32)| {
-            let dot = Self::Dot.between(&unit, b.as_ref())?;
-            Ok(if *length == 0. { 0. } else { dot / length })
+            check_widths(a, b.as_ref())?;
+            Ok(cosine((a, own), (b.as_ref(), *length)))
         };
         b.iter().zip(lengths).map(cosine).collect()
     }
@@ -149,6 +137,23 @@ fn sum(a: &[f32], b: &[f32], term: impl Fn(f32, f32) -> f32) -> f32 {
     }
     let rest: f32 = a_rest.iter().zip(b_rest).map(|(a, b)| term(*a, *b)).sum();
     parts.iter().sum::<f32>() + rest
+}
+
+/// The cosine of the angle between two vectors with their lengths, which may be very large or very small.
+fn cosine((a, a_length): (&[f32], f32), (b, b_length): (&[f32], f32)) -> f32 {
+    match a_length == 0. || b_length == 0. {
+        true => 0.,
+        false => sum(a, b, |x, y| (x / a_length) * (y / b_length)),
+    }
+}
+
+fn check_widths(a: &[f32], b: &[f32]) -> Result<()> {
+    match a.len() == b.len() {
+        true => Ok(()),
+        false => {
+            Err(TaskError::option("width of a vector", b.len(), format!("{}", a.len())).into())
+        }
+    }
 }
 
 fn length(a: &[f32]) -> f32 {
