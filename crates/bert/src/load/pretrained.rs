@@ -128,7 +128,7 @@ fn named_file(config: &BertConfig) -> Result<Option<&str>> {
     let endings = [".safetensors", ".safetensors.index.json"];
     let name = value.as_str().filter(|name| endings.iter().any(|ending| name.ends_with(ending)));
     name.map(Some).ok_or_else(|| {
-        let expected = "the name of a .safetensors or .safetensors.index.json".to_owned();
+        let expected = "the name of a .safetensors or .safetensors.index.json file".to_owned();
         let got = value.to_string();
         Error::Model(bert_core::Error::Config { field: NAMED_FILE, got, expected })
     })
