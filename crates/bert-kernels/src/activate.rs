@@ -65,15 +65,26 @@ fn between(x: &Tensor, low: f64, high: f64) -> Result<Tensor> {
     replaced(&x, x.ge(high)?, high)
 }
 
-/// `ln(1 + eˣ)`, as `max(x, 0) + ln(1 + u)` with `u = e^−|x|`.
-///
-/// `ln(1 + u)` is `ln(w) + (u − (w − 1))/w` with the rounded `w = 1 + u`. The second term corrects the
-/// rounding: a very negative `x` gives `eˣ` and not 0.
+/// `ln(1 + eˣ)`, as `max(x, 0) + ln(1 + e^−|x|)`: a very negative `x` gives `eˣ` and not 0.
 fn softplus(x: &Tensor) -> Result<Tensor> {
-    let u = x.abs()?.neg()?.exp()?;
-    let w = (&u + 1.)?;
-    let lost = (u - (&w - 1.)?)?;
-    x.relu()? + (w.log()? + lost.div(&w)?)?
+    x.relu()? + log1p(&x.abs()?.neg()?.exp()?)?
+}
+
+/// `ln(1 + x)` of numbers that are not negative, elementwise, with all digits where they are small. PyTorch:
+/// `log1p`.
+///
+/// `x`: `[…]` → `[…]`, in the dtype of `x`, F32 or F64.
+///
+/// It is `ln(w) + (x − (w − 1))/w` with the rounded `w = 1 + x`. The second term corrects the rounding.
+///
+/// # Errors
+/// When `x` is not a floating-point tensor.
+pub fn log1p(x: &Tensor) -> Result<Tensor> {
+    let w = (x + 1.)?;
+    let lost = (x - (&w - 1.)?)?;
+    // ∞ has lost nothing.
+    let lost = x.lt(f64::from(f32::MAX))?.where_cond(&lost, &lost.zeros_like()?)?;
+    w.log()? + lost.div(&w)?
 }
 
 #[cfg(test)]
@@ -267,6 +278,19 @@ mod tests {
         for name in ["", "GELU", "prelu", "xielu", "no_such_activation"] {
             assert_eq!(Activation::from_name(name), None);
         }
+    }
+
+    #[test]
+    fn logarithms_of_small_and_of_infinite_numbers_are_right() -> Result<()> {
+        let x = [0f32, 1e-30, 1e-9, 1e-4, 0.5, 1., 1e4, 3e38, f32::INFINITY];
+        let got = log1p(&Tensor::new(&x, &Device::Cpu)?)?.to_vec1::<f32>()?;
+        for (x, got) in x.into_iter().zip(got) {
+            let expected = x.ln_1p();
+            let is_near = (got - expected).abs() <= 3e-7 * expected;
+            assert!(got == expected || is_near, "{x}: {got}, expected {expected}");
+        }
+        assert!(log1p(&Tensor::new(f32::NAN, &Device::Cpu)?)?.to_scalar::<f32>()?.is_nan());
+        Ok(())
     }
 
     #[test]

@@ -51,7 +51,7 @@ mod sum_rows;
 mod testing;
 mod weights;
 
-pub use activate::activate;
+pub use activate::{activate, log1p};
 pub use activation::Activation;
 pub use attention::{AttentionArgs, MASKED, RelativePositions, attention, attention_with_weights};
 pub use cpu::team::with_thread_team;

@@ -28,8 +28,7 @@ pub(crate) fn add_repeated(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// `a · bᵀ` over the last two dimensions, in the dtype of `a`. See [`matmul`].
 pub(crate) fn matmul_transposed(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     if a.dtype() == DType::BF16 && a.device().is_cpu() {
-        // Neighbors in memory are converted faster than columns.
-        widen(a)?.matmul(&widen(b)?.t()?)?.to_dtype(DType::BF16)
+        wide_matmul_transposed(a, b)?.to_dtype(DType::BF16)
     } else {
         a.matmul(&b.t()?)
     }
@@ -39,6 +38,7 @@ pub(crate) fn matmul_transposed(a: &Tensor, b: &Tensor) -> Result<Tensor> {
 /// is rounded in between; elsewhere the product is rounded to the dtype of `a` first.
 pub(crate) fn wide_matmul_transposed(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     match a.device().is_cpu() {
+        // Neighbors in memory are converted faster than columns.
         true => widen(a)?.matmul(&widen(b)?.t()?),
         false => widen(&a.matmul(&b.t()?)?),
     }

@@ -1,5 +1,6 @@
 //! Activation functions by the names of PyTorch's classes.
 
+use bert_kernels::activate;
 use candle_core::{D, Tensor};
 
 use crate::error::Result;
@@ -8,26 +9,24 @@ use crate::error::Result;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Activation {
     Identity,
-    Gelu,
-    Relu,
-    Sigmoid,
-    Silu,
+    Elementwise(bert_kernels::Activation),
     Softmax,
     Softplus,
-    Tanh,
 }
 
 impl Activation {
     const NAMES: [(&str, Self); 8] = [
         ("Identity", Self::Identity),
-        ("GELU", Self::Gelu),
-        ("ReLU", Self::Relu),
-        ("Sigmoid", Self::Sigmoid),
-        ("SiLU", Self::Silu),
+        ("GELU", Self::Elementwise(bert_kernels::Activation::Gelu)),
+        ("ReLU", Self::Elementwise(bert_kernels::Activation::Relu)),
+        ("Sigmoid", Self::SIGMOID),
+        ("SiLU", Self::Elementwise(bert_kernels::Activation::Silu)),
         ("Softmax", Self::Softmax),
         ("Softplus", Self::Softplus),
-        ("Tanh", Self::Tanh),
+        ("Tanh", Self::TANH),
     ];
+    pub(super) const SIGMOID: Self = Self::Elementwise(bert_kernels::Activation::Sigmoid);
+    pub(super) const TANH: Self = Self::Elementwise(bert_kernels::Activation::Tanh);
 
     /// The function of a class, like `torch.nn.modules.activation.Tanh`.
     ///
@@ -46,14 +45,10 @@ impl Activation {
     pub(super) fn apply(self, x: &Tensor) -> Result<Tensor> {
         Ok(match self {
             Self::Identity => x.clone(),
-            Self::Gelu => x.gelu_erf()?,
-            Self::Relu => bert_kernels::activate(x, bert_kernels::Activation::Relu)?,
-            Self::Sigmoid => candle_nn::ops::sigmoid(x)?,
-            Self::Silu => x.silu()?,
+            Self::Elementwise(function) => activate(x, function)?,
             Self::Softmax => candle_nn::ops::softmax(x, D::Minus1)?,
             // Without overflow: max(x, 0) + ln(1 + exp(−|x|)).
             Self::Softplus => (x.relu()? + (x.abs()?.neg()?.exp()? + 1.)?.log()?)?,
-            Self::Tanh => x.tanh()?,
         })
     }
 }

@@ -136,7 +136,7 @@ impl CrossEncoder {
                 path: checkpoint.to_string().into(),
                 reason,
             })?,
-            None if config.num_labels() == 1 => Activation::Sigmoid,
+            None if config.num_labels() == 1 => Activation::SIGMOID,
             None => Activation::Identity,
         };
         let prompts =

@@ -1,11 +1,11 @@
 //! The modules that come after the transformer.
 
-use bert_kernels::{LayerNormWeights, LinearWeights, WeightForm, layer_norm, linear};
+use bert_kernels::{LayerNormWeights, LinearWeights, WeightForm, layer_norm, linear, widen};
 use candle_core::{D, DType, Device, Tensor};
 use serde::Deserialize;
 
 use super::activation::Activation;
-use super::features::{Features, Target, accumulated_dtype};
+use super::features::{Features, Target};
 use super::files::{ModuleFiles, module_error, read, read_existing};
 use super::pooling::Pooling;
 use crate::checkpoint::Checkpoint;
@@ -89,7 +89,7 @@ impl Module {
 
 /// Rows of length 1: `x / max(‖x‖, 1e-12)`.
 pub(super) fn normalize(x: &Tensor) -> Result<Tensor> {
-    let wide = x.to_dtype(accumulated_dtype(x))?;
+    let wide = widen(x)?;
     let length = wide.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?.maximum(1e-12)?;
     Ok(wide.broadcast_div(&length)?.to_dtype(x.dtype())?)
 }
@@ -129,7 +129,7 @@ impl Dense {
             Some(name) if name.starts_with("torch.") => {
                 Activation::of_class(name).map_err(|reason| module_error(files, CONFIG, reason))?
             }
-            _ => Activation::Tanh,
+            _ => Activation::TANH,
         };
         let (input, output) = (config.in_features, config.out_features);
         let weights = Weights::read(files, at)?;
