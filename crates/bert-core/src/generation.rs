@@ -138,12 +138,13 @@ impl BertLMHeadModel {
     /// `input`: `input_ids` `[B, S]` → ids `[B, S + new]`, U32, beginning with the input's. Sequences are
     /// padded on the left, as an `attention_mask` `[B, S]` says; without one, each `pad_token_id` (the
     /// input's, or else the config's) is padding, unless it ends texts too. Positions count the tokens
-    /// that are not padding. New tokens have the type of the last one. Encoder states, with a mask `[B, K]`, are as in
-    /// [`BertInput`]. Sequences that end before the others are filled with `pad_token_id` or, without one,
-    /// with `eos_token_id`; a sequence that has all positions ends too. A sequence has the same tokens
-    /// whatever its neighbors are, also when they are drawn. Hugging Face: `generate`, greedy or sampling.
-    /// Of the checkpoint's settings, `eos_token_id` and `pad_token_id` of `config.json` count. The other
-    /// ones are those of `generation`; a `generation_config.json` is not read.
+    /// that are not padding. New tokens have the type of the last one. Encoder states, with a mask
+    /// `[B, K]`, are as in [`BertInput`]. Sequences that end before the others are filled with
+    /// `pad_token_id` or, without one, with `eos_token_id`; a sequence that has all positions ends too.
+    /// A sequence has the same tokens whatever its neighbors are, also when they are drawn. Of the
+    /// checkpoint's settings, `eos_token_id` and `pad_token_id` of `config.json` count. The other ones
+    /// are those of `generation`; a `generation_config.json` is not read. Hugging Face: `generate`,
+    /// greedy or sampling.
     ///
     /// # Errors
     /// [`Error::NotADecoder`] when the model looks at later tokens; [`Error::NotForGeneration`] for

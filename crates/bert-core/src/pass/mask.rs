@@ -46,9 +46,8 @@ impl AttentionMask {
     ///
     /// * `[B, K]` or `[B, Q, K]` of any dtype: 1 where a key is visible, 0 where it is hidden.
     /// * `[B, 1 or N, 1 or Q, K]` of an integer dtype: the same.
-    /// * `[B, 1 or N, 1 or Q, K]` of a floating dtype: added to the scores. −∞ counts as [`MASKED`].
-    ///
-    /// It is read as F32.
+    /// * `[B, 1 or N, 1 or Q, K]` of a floating dtype: added to the scores, in F32. −∞ counts as
+    ///   [`MASKED`].
     ///
     /// # Errors
     /// [`Error::Shape`] for another rank, [`Error::MaskValue`] for a value other than 0 and 1, or
@@ -60,7 +59,6 @@ impl AttentionMask {
     /// [`AttentionMask::new`] of the argument `name`; without it, every key is visible.
     pub(crate) fn of_argument(name: &'static str, mask: Option<&Tensor>) -> Result<Self> {
         let Some(mask) = mask else { return Ok(Self::all_visible()) };
-        check_gradient(name, mask)?;
         let shape = match *mask.dims() {
             [b, k] => [b, 1, 1, k],
             [b, q, k] => [b, 1, q, k],
@@ -107,10 +105,7 @@ impl AttentionMask {
                 let expected = format!("[{batch}, {keys}], cached and new tokens");
                 return Err(Error::shape(ATTENTION_MASK, mask, expected));
             }
-            Some(mask) => {
-                check_gradient(ATTENTION_MASK, mask)?;
-                visibility(ATTENTION_MASK, mask)?
-            }
+            Some(mask) => visibility(ATTENTION_MASK, mask)?,
             None => vec![true; keys].into(),
         };
         let dims = mask.map_or(vec![1, 1, queries, keys], |mask| mask.dims().into());
@@ -169,14 +164,6 @@ impl AttentionMask {
     }
 }
 
-/// Refuses a mask that would have to have a gradient. What is compared has none.
-fn check_gradient(name: &'static str, mask: &Tensor) -> Result<()> {
-    match mask.dtype().is_float() && mask.track_op() {
-        true => Err(Error::MaskGradient { name }),
-        false => Ok(()),
-    }
-}
-
 /// The elements of an additive mask. −∞ becomes [`MASKED`], and so does the lowest number of the
 /// mask's dtype, which callers use for −∞.
 fn additive(name: &'static str, mask: &Tensor) -> Result<Arc<[f32]>> {
@@ -211,6 +198,10 @@ fn read<T>(
     expected: &'static str,
     meaning: impl Fn(f64) -> Option<T>,
 ) -> Result<Arc<[T]>> {
+    // What is compared has no gradient.
+    if mask.dtype().is_float() && mask.track_op() {
+        return Err(Error::MaskGradient { name });
+    }
     let values = mask.to_device(&Device::Cpu)?.to_dtype(DType::F64)?.flatten_all()?;
     let read = |got| {
         let shape = || mask.dims().to_vec();
