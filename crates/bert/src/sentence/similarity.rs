@@ -65,29 +65,29 @@ impl SimilarityFunction {
         a: &[V],
         b: &[W],
     ) -> Result<Vec<Vec<f32>>> {
-        let lengths = self.lengths(b);
-        a.iter().map(|a| self.with_all(a.as_ref(), b, &lengths)).collect()
+        self.rows(a, b).collect()
     }
 
-    /// The lengths of vectors, if they matter.
-    fn lengths<V: AsRef<[f32]>>(self, vectors: &[V]) -> Vec<f32> {
-        match self {
-            Self::Cosine => vectors.iter().map(|it| length(it.as_ref())).collect(),
-            _ => Vec::new(),
-        }
-    }
-
-    /// How similar `a` is to each of `b`, whose lengths are known.
-    fn with_all<V: AsRef<[f32]>>(self, a: &[f32], b: &[V], lengths: &[f32]) -> Result<Vec<f32>> {
-        if self != Self::Cosine {
-            return b.iter().map(|b| self.between(a, b.as_ref())).collect();
-        }
-        let own = length(a);
-        let cosine = |(b, length): (&V, &f32)| {
-            check_widths(a, b.as_ref())?;
-            Ok(cosine((a, own), (b.as_ref(), *length)))
-        };
-        b.iter().zip(lengths).map(cosine).collect()
+    /// How similar each of `a` is to all of `b`, when it is asked for.
+    fn rows<V: AsRef<[f32]>, W: AsRef<[f32]>>(
+        self,
+        a: &[V],
+        b: &[W],
+    ) -> impl Iterator<Item = Result<Vec<f32>>> {
+        let is_cosine = self == Self::Cosine;
+        let lengths = is_cosine.then(|| b.iter().map(|b| length(b.as_ref())).collect::<Vec<_>>());
+        a.iter().map(move |a| {
+            let a = a.as_ref();
+            let Some(lengths) = &lengths else {
+                return b.iter().map(|b| self.between(a, b.as_ref())).collect();
+            };
+            let own = length(a);
+            let cosine = |(b, length): (&W, &f32)| {
+                check_widths(a, b.as_ref())?;
+                Ok(cosine((a, own), (b.as_ref(), *length)))
+            };
+            b.iter().zip(lengths).map(cosine).collect()
+        })
     }
 
     /// How similar each of `a` is to the one of `b` in the same place.
@@ -115,9 +115,8 @@ pub fn semantic_search<V: AsRef<[f32]>, W: AsRef<[f32]>>(
     top_k: usize,
     function: SimilarityFunction,
 ) -> Result<Vec<Vec<Hit>>> {
-    let lengths = function.lengths(corpus);
-    let hits = queries.iter().map(|query| {
-        let scores = function.with_all(query.as_ref(), corpus, &lengths)?;
+    let hits = function.rows(queries, corpus).map(|scores| {
+        let scores = scores?;
         let best = largest(&scores, top_k).into_iter();
         Ok(best.map(|corpus_id| Hit { corpus_id, score: scores[corpus_id] }).collect())
     });
