@@ -73,25 +73,23 @@ pub(crate) fn in_windows_ahead<T: Send + Sync, R>(
 ) -> impl Iterator<Item = Result<R>> {
     let mut texts = texts.into_iter().fuse();
     let (mut ready, mut ahead) = (Vec::new().into_iter(), Ok(Vec::new()));
-    let (mut read, mut done, mut ended) = (0, 0, false);
+    let (mut done, mut ended) = (0, false);
     std::iter::from_fn(move || {
         while ready.len() == 0 && !ended {
             let next = window(&mut texts, &size);
-            let first = read;
-            read += next.len();
-            let encode_next = || match next.as_slice() {
-                [] => Ok(Vec::new()),
-                next => encode(next).map_err(|error| error.at_row(|row| first + row)),
-            };
             let results = std::mem::replace(&mut ahead, Ok(Vec::new())).and_then(|encodings| {
+                let first = done;
+                done += encodings.len();
+                let encode_next = || match next.as_slice() {
+                    [] => Ok(Vec::new()),
+                    next => encode(next).map_err(|error| error.at_row(|row| done + row)),
+                };
                 if encodings.is_empty() {
                     // The beginning or the end.
                     ahead = encode_next();
                     ended = next.is_empty();
                     return Ok(Vec::new());
                 }
-                let first = done;
-                done += encodings.len();
                 std::thread::scope(|scope| {
                     let encoding = scope.spawn(encode_next);
                     let results = run(&encodings, done);

@@ -134,6 +134,19 @@ fn named_file(config: &BertConfig) -> Result<Option<&str>> {
     })
 }
 
+/// The config of a checkpoint, and its weights.
+fn open(
+    checkpoint: &Checkpoint,
+    options: &LoadOptions,
+    new: NewWeights,
+) -> Result<(BertConfig, CheckpointBackend)> {
+    let config = checkpoint.config()?;
+    let files = checkpoint.weights(named_file(&config)?)?;
+    let name = checkpoint.to_string();
+    let weights = CheckpointBackend::new(name, files, config.clone(), options, new)?;
+    Ok((config, weights))
+}
+
 /// [`BertModel::from_pretrained_with_report`], without a pooler if the checkpoint has none and no new
 /// one is asked for.
 pub(crate) fn load_with_or_without_pooler(
@@ -141,14 +154,7 @@ pub(crate) fn load_with_or_without_pooler(
     options: &LoadOptions,
     new: NewWeights,
 ) -> Result<(BertModel, LoadReport)> {
-    let config = checkpoint.config()?;
-    let weights = CheckpointBackend::new(
-        checkpoint.to_string(),
-        checkpoint.weights(named_file(&config)?)?,
-        config.clone(),
-        options,
-        new,
-    )?;
+    let (config, weights) = open(checkpoint, options, new)?;
     // One under a longer name is an error that says how to load it.
     let has_pooler = weights.stored_names().iter().any(|name| name.contains("pooler.dense."));
     let without_pooler =
@@ -166,14 +172,7 @@ fn load_checkpoint<M: PreTrainedModel>(
     new: NewWeights,
 ) -> Result<(M, LoadReport)> {
     let checkpoint = checkpoint.try_into().map_err(Into::into)?;
-    let config = checkpoint.config()?;
-    let weights = CheckpointBackend::new(
-        checkpoint.to_string(),
-        checkpoint.weights(named_file(&config)?)?,
-        config.clone(),
-        options,
-        new,
-    )?;
+    let (config, weights) = open(&checkpoint, options, new)?;
     load(&weights, &config, options)
 }
 
