@@ -187,14 +187,7 @@ fn settings_of_generation_are_those_of_the_call_and_two_tokens_of_the_config() {
 fn text_ends_at_the_end_token() {
     let case = all_cases().remove("generate").unwrap();
     let stop = values(&case.expected["stop"])[0] as i64;
-    let folder = tempfile::tempdir().unwrap();
-    let text = std::fs::read_to_string(fixture("heads/lm/config.json")).unwrap();
-    let mut config: serde_json::Value = serde_json::from_str(&text).unwrap();
-    config["eos_token_id"] = stop.into();
-    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
-    let weights = fixture("heads/lm/model.safetensors");
-    std::fs::copy(weights, folder.path().join("model.safetensors")).unwrap();
-    let model = BertLMHeadModel::from_pretrained(folder.path(), &load_options()).unwrap();
+    let model = decoder_with(serde_json::json!({"eos_token_id": stop}));
     let plain = BertInput::from_ids(case.input.input_ids.clone().unwrap());
     let got = generated(&model, &plain, &GenerationConfig::new(6));
     assert_same("stopped", &got, &case.expected["stopped"]);

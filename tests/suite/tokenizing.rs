@@ -9,6 +9,23 @@ fn tokenizer() -> BertTokenizer {
     AutoTokenizer::from_pretrained(Checkpoint::built_in()).unwrap()
 }
 
+/// The built-in `tokenizer.json`.
+fn built_in_file() -> serde_json::Value {
+    let path = root().join("crates/bert/built-in/tokenizer.json");
+    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
+}
+
+/// The tokenizer of a `tokenizer.json` and a `tokenizer_config.json`.
+fn with_config(file: &serde_json::Value, config: &str) -> BertTokenizer {
+    let json = file.to_string();
+    let files = TokenizerFiles {
+        tokenizer: Some(json.as_bytes()),
+        tokenizer_config: Some(config.as_bytes()),
+        ..TokenizerFiles::default()
+    };
+    BertTokenizer::from_files(&files).unwrap()
+}
+
 fn tokens(batch: &BatchEncoding) -> Vec<String> {
     batch.encodings.iter().map(|encoding| encoding.tokens.join(" ")).collect()
 }
@@ -51,19 +68,11 @@ fn no_printable_ascii_text_is_unknown() {
 
 #[test]
 fn a_word_limit_of_its_own_is_saved_so_that_transformers_keeps_it() {
-    let path = root().join("crates/bert/built-in/tokenizer.json");
-    let text = std::fs::read_to_string(path).unwrap();
-    let mut file: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let mut file = built_in_file();
     let word = "z".repeat(150);
     for (limit, class) in [(100, "BertTokenizer"), (120, "PreTrainedTokenizerFast")] {
         file["model"]["max_input_chars_per_word"] = limit.into();
-        let json = file.to_string();
-        let files = TokenizerFiles {
-            tokenizer: Some(json.as_bytes()),
-            tokenizer_config: Some(br#"{"tokenizer_class": "BertTokenizer"}"#),
-            ..TokenizerFiles::default()
-        };
-        let tokenizer = BertTokenizer::from_files(&files).unwrap();
+        let tokenizer = with_config(&file, r#"{"tokenizer_class": "BertTokenizer"}"#);
         let [_, (_, config)] = tokenizer.to_files().unwrap();
         assert!(config.contains(&format!("\"tokenizer_class\": \"{class}\"")), "{config}");
         let folder = tempfile::tempdir().unwrap();
@@ -141,9 +150,7 @@ fn truncation_cuts_what_was_asked() {
 
 #[test]
 fn truncation_and_padding_in_the_file_are_ignored() {
-    let path = root().join("crates/bert/built-in/tokenizer.json");
-    let mut file: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    let mut file = built_in_file();
     file["truncation"] = serde_json::json!(
         {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0});
     file["padding"] = serde_json::json!({
@@ -156,23 +163,14 @@ fn truncation_and_padding_in_the_file_are_ignored() {
 
 #[test]
 fn sides_are_those_of_the_config_or_else_of_the_file() {
-    let mut file: serde_json::Value = serde_json::from_slice(
-        &std::fs::read(root().join("crates/bert/built-in/tokenizer.json")).unwrap(),
-    )
-    .unwrap();
+    let mut file = built_in_file();
     file["truncation"] = serde_json::json!(
         {"direction": "Left", "max_length": 3, "strategy": "LongestFirst", "stride": 0});
     file["padding"] = serde_json::json!({
         "strategy": "BatchLongest", "direction": "Left", "pad_to_multiple_of": null,
         "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"});
-    let file = file.to_string();
     let encoded = |config: &str| {
-        let files = TokenizerFiles {
-            tokenizer: Some(file.as_bytes()),
-            tokenizer_config: Some(config.as_bytes()),
-            ..TokenizerFiles::default()
-        };
-        let tokenizer = BertTokenizer::from_files(&files).unwrap();
+        let tokenizer = with_config(&file, config);
         let options = EncodeOptions::new().with_padding(Padding::Longest);
         let options = options.with_truncation(Truncation::to(4));
         tokens(&tokenizer.encode_batch(["my dog is cute", "my"], &options).unwrap())
@@ -188,19 +186,13 @@ fn sides_are_those_of_the_config_or_else_of_the_file() {
 
 #[test]
 fn old_files_say_the_most_tokens_under_another_name() {
-    let file = std::fs::read(root().join("crates/bert/built-in/tokenizer.json")).unwrap();
     for (config, expected) in [
         (r#"{"max_len": 20}"#, Some(20)),
         (r#"{"max_len": 20, "model_max_length": 30}"#, Some(30)),
         (r#"{"max_len": 20, "model_max_length": null}"#, None),
         ("{}", None),
     ] {
-        let files = TokenizerFiles {
-            tokenizer: Some(&file),
-            tokenizer_config: Some(config.as_bytes()),
-            ..TokenizerFiles::default()
-        };
-        let tokenizer = BertTokenizer::from_files(&files).unwrap();
+        let tokenizer = with_config(&built_in_file(), config);
         assert_eq!(tokenizer.model_max_length(), expected, "{config}");
     }
 }
@@ -346,13 +338,7 @@ fn the_config_says_how_long_a_text_may_be() {
         ("\"long\"", None),
     ] {
         let config = format!("{{\"model_max_length\": {value}}}");
-        let tokenizer = std::fs::read(root().join("crates/bert/built-in/tokenizer.json")).unwrap();
-        let files = TokenizerFiles {
-            tokenizer: Some(&tokenizer),
-            tokenizer_config: Some(config.as_bytes()),
-            ..TokenizerFiles::default()
-        };
-        let length = BertTokenizer::from_files(&files).unwrap().model_max_length();
+        let length = with_config(&built_in_file(), &config).model_max_length();
         assert_eq!(length, expected, "{value}");
     }
 }
